@@ -42,6 +42,8 @@ class EngineConfig(BaseSettings):
         import_idle_seconds: An open import to which nothing was added for this long is aborted.
             The author of a slow import says so every few seconds.
         node_name: Name of this node in its answers; empty for its stored identity.
+        fit_confidence: Whether this node fits the numbers behind the confidence by itself when
+            routes have changed enough.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -57,6 +59,7 @@ class EngineConfig(BaseSettings):
     unmatched_kept: int = Field(default=0, ge=0, le=10_000)
     import_idle_seconds: float = Field(default=900.0, ge=1, le=604_800)
     node_name: str = Field(default="", max_length=128)
+    fit_confidence: bool = True
 
 
 class ClusterConfig(BaseSettings):

@@ -675,41 +675,6 @@ class RouteSetSettings(BaseModel):
     repair_words: bool = Field(default=False, exclude_if=lambda value: not value)
 
 
-class CascadeReport(BaseModel):
-    """The state of the cascade on one node.
-
-    Attributes:
-        state: ``off``, ``no_table``, ``uncalibrated``, ``refused``, ``suspended`` or ``on``.
-        reason: Why it is not on; empty if it is on, or off by the settings.
-        static: Queries answered by the static stage since the start.
-        deferred: Queries that the static stage left to the encoder while it was on.
-        changed_share: Share of the calibrated routes that have changed since.
-        at: ``epoch.seq`` of the calibrated route set; None before the first calibration.
-        table: First digits of the static table's checksum.
-        guard_margin: Margin over the next route that a score of zero needs.
-        slope: By how much each unit of score lowers that margin.
-        floor: Lowest score of the static stage that may answer.
-        share: Share of the calibration queries that the static stage would answer.
-        agreement: Share of these answers that the encoder, or the utterance's own route,
-            agrees with.
-        strays: Share of out-of-scope queries that it would answer against the encoder.
-    """
-
-    state: str
-    reason: str
-    static: int
-    deferred: int
-    changed_share: float
-    at: str | None = None
-    table: str | None = None
-    guard_margin: float | None = None
-    slope: float | None = None
-    floor: float | None = None
-    share: float | None = None
-    agreement: float | None = None
-    strays: float | None = None
-
-
 def check_prior(weights: Mapping[str, float]) -> dict[str, float]:
     """Check the prior of a query.
 

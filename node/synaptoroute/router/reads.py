@@ -11,6 +11,8 @@ import heapq
 from dataclasses import dataclass, field
 from typing import Final
 
+from pydantic import BaseModel
+
 from synaptoroute.cascade.cascade import NO_TABLE, Cascade, CascadeStatus
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.change import RouteRecord
@@ -18,7 +20,6 @@ from synaptoroute.core.mutation import Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import InvalidQuery, RouteNotFound
 from synaptoroute.models import (
-    CascadeReport,
     FeedbackSettings,
     RouteSetSettings,
     StoredRoute,
@@ -26,6 +27,7 @@ from synaptoroute.models import (
 from synaptoroute.ports import Admission, EngineCounters, EnginePort, EngineStatus
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.session import FollowerStatus
+from synaptoroute.router.decision_fits import DecisionFitter, FitOutlook
 from synaptoroute.serving.query import QueryEngine, load_json
 from synaptoroute.tensor import Tensor
 
@@ -91,6 +93,43 @@ class NodeStatus:
     admission: Admission
     follower: FollowerStatus | None = None
     cascade: CascadeStatus = field(default_factory=CascadeStatus)
+    fit: FitOutlook = field(default_factory=lambda: FitOutlook("off"))
+    fits: int = 0  # Fits of the confidence that this node made since its start
+
+
+class CascadeReport(BaseModel):
+    """The state of the cascade on one node.
+
+    Attributes:
+        state: ``off``, ``no_table``, ``uncalibrated``, ``refused``, ``suspended`` or ``on``.
+        reason: Why it is not on; empty if it is on, or off by the settings.
+        static: Queries answered by the static stage since the start.
+        deferred: Queries that the static stage left to the encoder while it was on.
+        changed_share: Share of the calibrated routes that have changed since.
+        at: ``epoch.seq`` of the calibrated route set; None before the first calibration.
+        table: First digits of the static table's checksum.
+        guard_margin: Margin over the next route that a score of zero needs.
+        slope: By how much each unit of score lowers that margin.
+        floor: Lowest score of the static stage that may answer.
+        share: Share of the calibration queries that the static stage would answer.
+        agreement: Share of these answers that the encoder, or the utterance's own route,
+            agrees with.
+        strays: Share of out-of-scope queries that it would answer against the encoder.
+    """
+
+    state: str
+    reason: str
+    static: int
+    deferred: int
+    changed_share: float
+    at: str | None = None
+    table: str | None = None
+    guard_margin: float | None = None
+    slope: float | None = None
+    floor: float | None = None
+    share: float | None = None
+    agreement: float | None = None
+    strays: float | None = None
 
 
 # --- the route set -------------------------------------------------------------------------
@@ -203,6 +242,7 @@ def node_status(
     cascade: Cascade | None,
     encoder: TextEncoder,
     config: EngineConfig,
+    fitter: DecisionFitter | None = None,
 ) -> NodeStatus:
     """Collect the status of a node without blocking."""
     status = engine.status() if engine else None
@@ -235,6 +275,8 @@ def node_status(
         admission=status.admission if status else Admission(),
         follower=follower.status() if follower else None,
         cascade=_cascade_status(engine, cascade),
+        fit=fitter.outlook if fitter else FitOutlook("off"),
+        fits=fitter.fits if fitter else 0,
     )
 
 

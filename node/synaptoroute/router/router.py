@@ -31,7 +31,6 @@ from synaptoroute.errors import ConfigError, InvalidRoute, NotCaughtUp, NotReady
 from synaptoroute.forks import guard
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
-    CascadeReport,
     HistoryPage,
     ImportResult,
     LevelOutlook,
@@ -49,6 +48,7 @@ from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin
+from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
 from synaptoroute.router.diagnostics import Diagnostics
 from synaptoroute.router.feedback import FeedbackExpiry, FeedbackQueue, stored_settings
 from synaptoroute.router.history import read_history
@@ -66,7 +66,7 @@ from synaptoroute.router.queries import (
     query_splits,
     split_query,
 )
-from synaptoroute.router.reads import NodeStatus, RoutePage
+from synaptoroute.router.reads import CascadeReport, NodeStatus, RoutePage
 from synaptoroute.router.route_checks import (
     checked_description,
     checked_name,
@@ -137,6 +137,7 @@ class AdaptiveRouter:
         self._lifecycle = Lifecycle(self._make_engine)
         # Returns the engine; before `start` the first call reads the database.
         self._engine = self._lifecycle.opened
+        self.fits = DecisionFitter(self._engine, self._writer, is_on=self._config.fit_confidence)
         guard(self)
 
     # --- lifecycle ---------------------------------------------------------------------
@@ -183,6 +184,7 @@ class AdaptiveRouter:
         if self._expiry is None:
             self._expiry = FeedbackExpiry(self.feedback)
             self._expiry.start()
+        self.fits.start(SPREAD_SECONDS if self.follower else 0.0)
         if self._cascade is not None and self._calibrator is None:
             self._calibrator = Calibrator(
                 self.acalibrate, self._cascade, self._live_tables if self.follower else None
@@ -211,6 +213,7 @@ class AdaptiveRouter:
         """Refuse new requests, answer the accepted ones, close the database."""
         if self._calibrator is not None:
             await self._calibrator.stop()
+        await self.fits.stop()
         if self._expiry is not None:
             await self._expiry.stop()
         if self._open_imports is not None:
@@ -571,6 +574,7 @@ class AdaptiveRouter:
             self._cascade,
             self._encoder,
             self._config,
+            self.fits,
         )
 
     def cascade(self) -> CascadeReport:
@@ -659,8 +663,6 @@ class AdaptiveRouter:
 
     async def acalibrate(self) -> tuple[Calibration, WriteResult]:
         """Calibrate the cascade on the current routes, on every node at one position.
-
-        This also happens by itself when the cascade is switched on and when routes change.
 
         Raises:
             ConfigError: This node has no table of the encoder that serves.

@@ -31,6 +31,7 @@ from synaptoroute.encoder import EncoderStats
 from synaptoroute.ports import CONFIDENCE_BOUNDS, DecisionFigures
 from synaptoroute.replication.session import FollowerStatus, LogState
 from synaptoroute.router import NodeStatus
+from synaptoroute.router.decision_fits import FIT_STATES
 from synaptoroute.sequencer.log import TRUST_MODES
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import KeysStatus
@@ -200,6 +201,7 @@ class NodeCollector(Collector):
         yield from _decisions(status.counters.decisions)
         yield _storage(status)
         yield _cascade(status)
+        yield from _fit(status)
         if status.follower is not None:
             yield from _of_follower(status.follower)
         info = GaugeMetricFamily(
@@ -293,6 +295,26 @@ def _cascade(status: NodeStatus) -> Metric:
     for state in CASCADE_STATES:
         family.add_metric([state], int(state == status.cascade.state))
     return family
+
+
+def _fit(status: NodeStatus) -> Iterator[Metric]:
+    """The fit of the confidence on the route set."""
+    family = GaugeMetricFamily(
+        "synaptoroute_calibration_state",
+        "1 for the state of the numbers behind the confidence.",
+        labels=("state",),
+    )
+    for state in FIT_STATES:
+        family.add_metric([state], int(state == status.fit.state))
+    yield family
+    yield GaugeMetricFamily(
+        "synaptoroute_calibration_changed_share",
+        "Share of the fitted utterances whose routes have changed since.",
+        value=status.fit.changed_share,
+    )
+    yield CounterMetricFamily(
+        "synaptoroute_calibrations", "Fits that this node wrote to the log.", value=status.fits
+    )
 
 
 def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:

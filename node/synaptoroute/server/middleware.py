@@ -198,7 +198,7 @@ def scope_needed(method: str, path: str) -> KeyScope | None:
         return "admin"
     if path == "/v1/revisions/preview":  # it shows the texts of the queue
         return "admin"
-    if path == "/v1/settings" and method != "GET":
+    if path in ("/v1/settings", "/v1/settings/calibration") and method not in SAFE_METHODS:
         return "admin"
     if method in SAFE_METHODS or path in _READING_POSTS:
         return "read"

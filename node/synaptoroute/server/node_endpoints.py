@@ -18,13 +18,14 @@ from synaptoroute.models import (
     CANDIDATES_MAX,
     NAME_CHARACTERS_MAX,
     NAME_PATTERN,
-    CascadeReport,
     HistoryPage,
     Match,
     RouteSetSettings,
 )
+from synaptoroute.router.decision_fits import CalibrationReport
 from synaptoroute.router.diagnostics import LabelledText
 from synaptoroute.router.history import HISTORY_ENTRIES_MAX
+from synaptoroute.router.reads import CascadeReport
 from synaptoroute.server.metrics import CONTENT_TYPE
 from synaptoroute.server.parameters import WriteParameters, checked, read_document
 from synaptoroute.server.responses import (
@@ -69,6 +70,28 @@ _CASCADE_EXAMPLE: Final = {
     "share": 0.61,
     "agreement": 0.996,
     "strays": 0.005,
+}
+_CALIBRATION_EXAMPLE: Final = {
+    "state": "fitted",
+    "changed_share": 0.02,
+    "refit_changed_share": 0.1,
+    "pending": "nothing",
+    "at": "1.104",
+    "fitted_at": "2026-03-01T12:00:00.123+00:00",
+    "fitted_by": "5f0c6a5e9d1b4b0f8a3a1c2d3e4f5a6b",
+    "aggregation": "adaptive",
+    "encoder": "84e3529a87ae1ff8",
+    "routes": 150,
+    "utterances": 1_500,
+    "temperature": 17.4,
+    "inside_mean": 0.61,
+    "inside_deviation": 0.12,
+    "outside_mean": 0.38,
+    "outside_deviation": 0.07,
+    "accuracy": 0.904,
+    "ece": 0.042,
+    "curve": [{"confidence_min": 0.5, "coverage": 0.93, "accuracy": 0.95}],
+    "payload_bytes": 98_816,
 }
 _HISTORY_EXAMPLE: Final = {
     "entries": [
@@ -143,6 +166,56 @@ async def show_cascade(request: Request) -> Response:
     router = runtime_of(request).serving_router
     version = router.visible.version
     return model_response(router.cascade(), headers=version_headers(version))
+
+
+@endpoints.get(
+    "/v1/settings/calibration",
+    tags=["settings"],
+    summary="Show the numbers behind the confidence",
+    responses={
+        200: success(
+            "The numbers, and what is pending",
+            _CALIBRATION_EXAMPLE,
+            CalibrationReport,
+            headers="SR-Version",
+        ),
+        **problems(*READ_PROBLEMS),
+    },
+)
+async def show_calibration(request: Request) -> Response:
+    """When and by which node the route set was fitted, the numbers, how good they are on its own
+    utterances, and whether a fit is due.
+    """
+    router = runtime_of(request).serving_router
+    report = await router.fits.report()
+    return model_response(report, headers=version_headers(router.visible.version))
+
+
+@endpoints.post(
+    "/v1/settings/calibration",
+    tags=["settings"],
+    summary="Fit the numbers behind the confidence now",
+    responses={
+        200: success(
+            "The new numbers",
+            _CALIBRATION_EXAMPLE,
+            CalibrationReport,
+            headers="SR-Version SR-Op-Id",
+        ),
+        **problems(*READ_PROBLEMS, 409),
+    },
+)
+async def fit_calibration(request: Request) -> Response:
+    """Fit the route set as it is now, on this node, and write the numbers to the log. Nodes do
+    this by themselves when enough utterances have changed. Needs the scope `admin`.
+    """
+    router = runtime_of(request).serving_router
+    result = await router.fits.fit_now()
+    report = await router.fits.report()
+    headers = version_headers(result.version if result else router.visible.version)
+    if result is not None:
+        headers["SR-Op-Id"] = result.op_id
+    return model_response(report, headers=headers)
 
 
 @endpoints.get(

@@ -604,7 +604,8 @@ class Tensor:
         self._put_thresholds(records)
         stop = 0
         for record in records:
-            start, stop = stop, stop + len(record.example_slots)
+            start = stop
+            stop += len(record.slots) + (record.description_slot is not None)
             self._records[record.route_id] = self._routes[record.name] = record
             self._slots_of[record.route_id] = slots[start:stop]
             if record.negative_slots:

@@ -108,6 +108,35 @@ def show(
     print_table(("utterance",), ((text,) for text in route["utterances"]))
 
 
+def calibration(
+    refit: Annotated[bool, typer.Option("--refit", help="Fit the routes now.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the numbers behind the confidence of answers, or fit them again."""
+    path = "/v1/settings/calibration"
+    with NodeClient(url, api_key) as client:
+        report = client.post(path, {}) if refit else client.get(path)
+    if as_json:
+        print_json(report)
+        return
+    print_line(f"state        {report['state']}, pending: {report['pending']}")
+    if report["at"] is None:
+        note("confidences come from numbers that ship with the encoder, if it has some")
+        return
+    where = f"{report['fitted_at']} on revision {report['at']} by node {report['fitted_by']}"
+    print_line(f"fitted       {where}")
+    print_line(f"             {report['routes']} routes, {report['utterances']} rows")
+    changed = f"{report['changed_share']:.1%} of the utterances"
+    print_line(f"changed      {changed}; fitted again at {report['refit_changed_share']:.0%}")
+    accuracy, ece = number(report["accuracy"]), number(report["ece"])
+    print_line(f"accuracy     {accuracy}, calibration error {ece}")
+    columns = ("confidence_min", "coverage", "accuracy")
+    rows = (tuple(number(point[each]) for each in columns) for point in report["curve"])
+    print_table(columns, rows, right=columns)
+
+
 def export(
     file: Annotated[
         Path | None,
@@ -205,21 +234,17 @@ def put(
     """Create or replace a route, from options or from a file."""
     if (file is None) == (name is None):
         raise BadUsage("give either a name with -u or --file")
+    fields = {
+        "threshold": threshold,
+        "confidence_min": confidence_min,
+        "description": description,
+        "negatives": negative or None,
+    }
     if file is not None:
-        given = (utterance, payload, metadata, description, negative)
-        if any(given) or threshold is not None or confidence_min is not None:
-            raise BadUsage("--file defines whole routes: other options cannot be used with it")
-        from synaptoroute.cli.route_files import plain_route, read_route_file
-
-        routes = [plain_route(route) for route in read_route_file(file).routes]
+        given = (*fields.values(), utterance, payload, metadata)
+        routes = _from_file(file, has_options=any(each is not None for each in given))
     else:
         assert name is not None
-        fields = {
-            "threshold": threshold,
-            "confidence_min": confidence_min,
-            "description": description,
-            "negatives": negative or None,
-        }
         routes = [_from_options(name, utterance or [], fields, payload, metadata)]
     if len(routes) > 1 and if_match is not None:
         raise BadUsage("--if-match needs a single route")
@@ -271,6 +296,14 @@ def _precondition_headers(if_match: str | None, if_new: bool) -> dict[str, str]:
     if if_new:
         headers["If-None-Match"] = "*"
     return headers
+
+
+def _from_file(file: Path, *, has_options: bool) -> list[dict[str, Any]]:
+    if has_options:
+        raise BadUsage("--file defines whole routes: other options cannot be used with it")
+    from synaptoroute.cli.route_files import plain_route, read_route_file
+
+    return [plain_route(route) for route in read_route_file(file).routes]
 
 
 def _from_options(
