@@ -412,46 +412,6 @@ class WriteResult(BaseModel):
     warnings: list[str] = Field(default=[], exclude_if=lambda found: not found)
 
 
-class HistoryEntry(BaseModel):
-    """One entry of the log: who did what, and when.
-
-    Attributes:
-        version: Its ``epoch.seq``.
-        at: When it was ordered, RFC 3339 in UTC.
-        author: Name of the API key that wrote it; None for a client without a key, a node
-            itself, or an entry below level 2 of the log.
-        action: What was done, such as ``put_route``.
-        route: The route that it names.
-        import_id: The import that it belongs to.
-        status: ``applied``, ``unchanged`` or ``rejected``.
-        code: Error code of a rejection.
-        count: Utterances added or removed, or routes imported.
-        op_id: Identity of the write, 32 hexadecimal digits.
-    """
-
-    version: str
-    at: str
-    author: str | None
-    action: str
-    route: str | None = None
-    import_id: str | None = None
-    status: str
-    code: str | None = None
-    count: int = 0
-    op_id: str
-
-
-class HistoryPage(BaseModel):
-    """A page of the history, newest first.
-
-    Attributes:
-        next_before: ``before`` of the next page; None at the end of what the node keeps.
-    """
-
-    entries: list[HistoryEntry]
-    next_before: int | None
-
-
 class OrphanedWrite(BaseModel):
     """A write that a recovery dropped from the log and that one node still had.
 

@@ -31,7 +31,6 @@ from synaptoroute.errors import ConfigError, InvalidRoute, NotCaughtUp, NotReady
 from synaptoroute.forks import guard
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
-    HistoryPage,
     ImportResult,
     LevelOutlook,
     Match,
@@ -51,7 +50,7 @@ from synaptoroute.router.admin import ClusterAdmin
 from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
 from synaptoroute.router.diagnostics import Diagnostics
 from synaptoroute.router.feedback import FeedbackExpiry, FeedbackQueue, stored_settings
-from synaptoroute.router.history import read_history
+from synaptoroute.router.history import HistoryPage, read_history
 from synaptoroute.router.imports import Importer
 from synaptoroute.router.large_writes import LargeWrites
 from synaptoroute.router.lifecycle import Lifecycle

@@ -18,13 +18,12 @@ from synaptoroute.models import (
     CANDIDATES_MAX,
     NAME_CHARACTERS_MAX,
     NAME_PATTERN,
-    HistoryPage,
     Match,
     RouteSetSettings,
 )
 from synaptoroute.router.decision_fits import CalibrationReport
 from synaptoroute.router.diagnostics import LabelledText
-from synaptoroute.router.history import HISTORY_ENTRIES_MAX
+from synaptoroute.router.history import HISTORY_ENTRIES_MAX, HistoryPage
 from synaptoroute.router.reads import CascadeReport
 from synaptoroute.server.metrics import CONTENT_TYPE
 from synaptoroute.server.parameters import WriteParameters, checked, read_document

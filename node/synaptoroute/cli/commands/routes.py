@@ -204,14 +204,10 @@ def put(
         typer.Option(min=-1.0, max=1.0, show_default="the default one", help="Its threshold."),
     ] = None,
     confidence_min: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, show_default="the default one", help="Its lowest confidence."
-        ),
+        float | None, typer.Option(min=0, max=1, show_default=False, help="Its least confidence.")
     ] = None,
     description: Annotated[
-        str | None,
-        typer.Option(show_default=False, help="What it is for; counts as one more example."),
+        str | None, typer.Option(show_default=False, help="What it is for; one more example.")
     ] = None,
     negative: Annotated[
         list[str] | None,
