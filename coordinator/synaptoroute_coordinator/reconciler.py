@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 import uuid
@@ -54,6 +55,7 @@ ANSWERING_SECONDS: Final = 7.0
 """A node that answered no scrape for this long is not live while Redis does not answer."""
 IMPORTS_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 1.0
+VOTER_SECONDS: Final = 20.0  # For a change of the voters, which asks all of them
 SELF: Final = "coordinator itself"  # no name of a key has a space
 
 _log = logging.getLogger(__name__)
@@ -313,6 +315,8 @@ class Reconciler:
                 return ActionResult(done.outcome, f"{self._names((node,))[0]} {done.detail}")
             case ChangeVoter():
                 self.state.voter_change_seconds = now_seconds
+                if self.log.has_genesis:
+                    return await self._have_voter_changed(action)
                 return await self._executor.change_voter(action)
             case AbortImport(import_id, touched_seq):
                 self.state.imports.pop(OpenImport(import_id, touched_seq), None)
@@ -321,6 +325,25 @@ class Reconciler:
                 # Counts from the start, so that a failing backup is not retried at once.
                 self.state.backup_seconds = now_seconds
                 return self._start_backup(node, url)
+
+    async def _have_voter_changed(self, action: ChangeVoter) -> ActionResult:
+        """Ask a node: where voters are pinned, a change needs the voters' agreement."""
+        voters = set(self.view.log.voters)
+        sound = [node for node in self.view.live if node.url and node.health == "ok"]
+        chosen = max(sound, key=lambda node: node.node in voters, default=None)
+        if chosen is None:
+            return ActionResult("failed", "no node can be asked")
+        answer = await self.client.ask(
+            Target(chosen.url, chosen.node),
+            "POST",
+            "/v1/cluster/voters",
+            body=json.dumps({"node": action.node, "vote": action.is_adding}).encode(),
+            headers={"Content-Type": "application/json"},
+            timeout_seconds=VOTER_SECONDS,
+        )
+        if answer.status not in (200, 202):
+            return ActionResult("failed", answer.body.decode(errors="replace")[:500])
+        return ActionResult("done", f"{action.reason}; by {chosen.node}")
 
     async def _complete_audit(self) -> ActionResult:
         pending = self.state.pending

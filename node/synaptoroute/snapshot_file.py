@@ -88,6 +88,7 @@ class FileContent:
     root: str  # 64 hexadecimal digits
     voters: tuple[str, ...]
     voter_keys: Mapping[str, str]  # Public keys by name, as far as they are known
+    voter_links: tuple[str, ...] = ()  # The chain of the voters, see ``trust.voters``
 
 
 def read_content(path: Path) -> FileContent:
@@ -161,7 +162,8 @@ def _read_content(connection: sqlite3.Connection, version: int) -> FileContent:
     )
     voters = snapshot.epochs[-1].opened.voters if snapshot.epochs else ()
     root = root_of(snapshot, fingerprint, dim)
-    return FileContent(position, root, voters, dict(snapshot.voter_keys))
+    links = tuple(json.loads(facts.get("voter_links", "[]")))
+    return FileContent(position, root, voters, dict(snapshot.voter_keys), links)
 
 
 def load_settings(text: str) -> Settings:

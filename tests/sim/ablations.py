@@ -34,6 +34,7 @@ from synaptoroute.replication.head_reads import has_left
 from synaptoroute.sequencer.epochs import LogCheck
 from synaptoroute.sequencer.peers import PeerHead
 from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.sequencer.votes import VoteCheck
 
 # --- no hash chain: places alone say whether histories agree ---------------------------------
 
@@ -382,6 +383,15 @@ class FollowingNode(Node):
         return None
 
 
+class AdmittingNode(Node):
+    """Follows every change of the voters that a member writes."""
+
+    @property
+    def check_votes(self) -> VoteCheck:
+        world = self.world
+        return VoteCheck(world.read_vote, world.read_change, lambda: False, lambda *_: None)
+
+
 # --- what a server shows may be any order of genuine entries ------------------------------------
 
 
@@ -473,6 +483,7 @@ ABLATIONS = {
     "confirm_held": Ablation("the majority that holds the head", Kinds(HastyNode), 200, "head"),
     "seal": Ablation("the seals of entries", Kinds(UnsealedNode), 100, "hijack"),
     "drop_forged": Ablation("the ballot against forgeries", Kinds(PassiveNode), 100, "hijack"),
+    "voters": Ablation("the agreement to new voters", Kinds(AdmittingNode), 100, "hijack"),
     "votes": Ablation("the votes in an opening", Kinds(FollowingNode), 100, "hijack"),
     "room": Ablation("the trim by the node that writes", Kinds(CrampedNode), 50, "room"),
     "log_limit": Ablation("the limit of the log", Kinds(server=BoundlessServer), 50, "room"),

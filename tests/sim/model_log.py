@@ -234,6 +234,12 @@ class ModelLog:
         m |= {"epoch": entry.epoch, "epoch_id": name, "seq": entry.seq, "chain": entry.chain}
         self.sent.append(entry)
 
+    def hijack_sealed(self, frame: bytes, proposal: Proposal) -> None:
+        """Append as a member does who owns the server."""
+        m = self.store.meta
+        if m is not None and m["epoch"]:
+            self._place(m, frame, proposal, Position(m["epoch"], m["seq"], m["chain"]))
+
     def claim_trimmed(self) -> None:
         """Claim an entry that was trimmed, as somebody does who owns the server."""
         m = self.store.meta

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sim.model_disk import Disk, DiskFull
 from sim.model_server import ModelServer
 from synaptoroute.core.levels import VOTES_LEVEL
-from synaptoroute.core.mutation import Ballot, Entry, Position
+from synaptoroute.core.mutation import Ballot, Entry, Position, VoterAdd, VoterRemove
 from synaptoroute.core.recovery import (
     Action,
     Assessment,
@@ -254,8 +254,19 @@ class Node:
         for entry in found.entries:
             if entry.prev_chain != after.chain or entry.stood is None:
                 return None, voters
+            if self.refuses(entry, after, voters):
+                return None, voters
             after, voters = entry.position, voters_after(voters, entry.proposal.mutation)
         return after, voters
+
+    def refuses(self, entry: Entry, base: Position, voters: tuple[str, ...]) -> bool:
+        """Whether the voters have not agreed to an entry of the server's history."""
+        is_voted = isinstance(entry.proposal.mutation, VoterAdd | VoterRemove)
+        check = self.check_votes
+        if check is None or not (is_voted or entry.epoch != base.epoch):
+            return False
+        is_checked = self.replica.level >= VOTES_LEVEL
+        return is_checked and check(entry, Electors(base, voters, {})) is not None
 
     def forks(self, reports: tuple[Report, ...]) -> Common | None:
         """Where histories part, as the shell finds it out; ablations do not ask."""
@@ -304,7 +315,9 @@ class Node:
     @property
     def check_votes(self) -> Callable[[Entry, Electors], str | None] | None:
         """What finds openings without a majority; ablations have none."""
-        return VoteCheck(self.world.read_vote, lambda _entry, _electors, _by: None)
+        return VoteCheck(
+            self.world.read_vote, self.world.read_change, lambda: True, lambda *_: None
+        )
 
     def _conclude(self, head: Head, ballot: Ballot, log_check: LogCheck) -> Life:
         reports = self.proved(log_check.reports)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sim.model_server import ModelServer
 from sim.model_store import ENCODERS
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.imports import are_routes_imported, generation_id, missing_texts, vectors_in
+from synaptoroute.core.levels import VOTES_LEVEL
 from synaptoroute.core.mutation import (
     ImportBegin,
     ImportChunk,
@@ -47,6 +49,10 @@ class Operators(ABC):
         """A node by its name."""
 
     @abstractmethod
+    def agree(self, mutation: VoterAdd | VoterRemove, op_id: bytes) -> tuple[str, ...]:
+        """Have the voters agree to a change."""
+
+    @abstractmethod
     def carry(self, server: ModelServer) -> None:
         """Put what was published into the inboxes."""
 
@@ -61,7 +67,10 @@ class Operators(ABC):
             return
         mutation = VoterAdd(subject) if act == "add" else VoterRemove(subject)
         self._names += 1
-        proposal = Proposal(b"voter" + self._names.to_bytes(11, "big"), mutation)
+        op_id = b"voter" + self._names.to_bytes(11, "big")
+        if node.replica.level >= VOTES_LEVEL:
+            mutation = replace(mutation, votes=self.agree(mutation, op_id))
+        proposal = Proposal(op_id, mutation)
         frame = encode_proposal(proposal)
         placed = node.server.append(
             node.replica.position,

@@ -206,7 +206,8 @@ class Schedule:
 
     def _hijack(self) -> str:
         """What somebody does who can write to the server, and a member who opens an epoch."""
-        acts = ["hijack forge", "hijack again 2", "hijack again 9", "hijack open", "hijack claim"]
+        acts = ["hijack forge", "hijack again 2", "hijack again 9", "hijack claim"]
+        acts += ["hijack open", "hijack voter"]
         return self.draw.choice(acts)
 
     def _rare(self, name: str) -> str:

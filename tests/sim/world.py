@@ -43,11 +43,14 @@ from synaptoroute.core.mutation import (
     Position,
     Proposal,
     PutRoute,
+    VoterAdd,
+    VoterRemove,
 )
 from synaptoroute.core.recovery import Decision, Report
 from synaptoroute.core.replica import Replica, Source
 from synaptoroute.errors import ProtocolError
 from synaptoroute.sequencer.scripts import Head, Placed
+from synaptoroute.trust.voters import AgreedChange, VoterChange, hash_of_keys
 
 STEP_MS = 40
 HEAL_TURNS_MAX = 4_000
@@ -102,6 +105,7 @@ class World(ServerFates, Operators, Upkeep):
         self.is_forced = False
         self._names = 0
         self.votes: dict[str, Report] = {}  # What nodes signed, by its text
+        self.agreed: dict[str, AgreedChange] = {}
         self.log_bytes_max = 0
         self.expiries: dict[bytes, tuple[str, int]] = {}
         self.found: list[str] = []
@@ -140,6 +144,26 @@ class World(ServerFates, Operators, Upkeep):
         if (found := self.votes.get(text)) is None:
             raise ProtocolError("nobody gave this vote", forged=True)
         return found, found.node_id
+
+    def agree(self, mutation: VoterAdd | VoterRemove, op_id: bytes) -> tuple[str, ...]:
+        """The voters that can be reached agree to a change of the voters."""
+        is_adding, texts = isinstance(mutation, VoterAdd), []
+        for node in self.nodes:
+            voters = node.replica.voters
+            if not node.is_up or node.is_cut or node.node_id not in voters:
+                continue
+            before = hash_of_keys("" for _ in voters)
+            change = VoterChange("c", op_id.hex(), is_adding, mutation.node_id, "", before)
+            texts.append(f"{node.node_id} agrees to {op_id.hex()}")
+            at = node.replica.position
+            self.agreed[texts[-1]] = AgreedChange(node.node_id, node.node_id, change, at)
+        return tuple(texts)
+
+    def read_change(self, text: str) -> AgreedChange:
+        """Verify a voter's agreement."""
+        if (found := self.agreed.get(text)) is None:
+            raise ProtocolError("nobody agreed to this", forged=True)
+        return found
 
     def ballot_name(self) -> str:
         """A name that no other ballot has."""
@@ -374,6 +398,10 @@ class World(ServerFates, Operators, Upkeep):
         elif act == "open":
             number = self.counts["hijacks"]
             self.server.open_alone(FORGED + number.to_bytes(10, "big"), self.ballot_name())
+        elif act == "voter":
+            number = self.counts["hijacks"]
+            proposal = Proposal(FORGED + number.to_bytes(10, "big"), VoterAdd("liar"))
+            self.server.hijack_sealed(encode_proposal(proposal), proposal)
         elif act == "forge":
             number = self.counts["hijacks"]
             proposal = Proposal(FORGED + number.to_bytes(10, "big"), DeleteRoute("a"))

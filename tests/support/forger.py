@@ -136,6 +136,13 @@ class Member(Forger):
         report = Report(signer.name, ballot, at, tuple(meta["voters"].split(",")))
         return sign_vote(signer, meta["lineage"], report)
 
+    def append_sealed(self, proposal: Proposal) -> int:
+        """Append an entry with a genuine seal, at the head of the log."""
+        meta = self.meta()
+        frame = encode_proposal(proposal)
+        base = Position(int(meta["epoch"]), int(meta["seq"]), meta["chain"])
+        return self.append(self.signing_keys.seal(frame, base), frame)
+
     def open_epoch(self, opened: OpenEpoch, epoch: int = 0) -> str:
         """Append the entry that opens the next epoch, as no script would; return its ballot."""
         meta = self.meta()

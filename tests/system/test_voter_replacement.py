@@ -12,6 +12,8 @@ import pytest
 
 from node_cluster import Cluster, Member, StartCluster
 from processes import CoordinatorProcess
+from synaptoroute.trust.genesis import dump_genesis
+from synaptoroute.trust.identity import NodeIdentity
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -35,14 +37,29 @@ def written(cluster: Cluster, name: str) -> bool:
     return cluster[0].http.put(path, json={"name": name, "utterances": [name]}).is_success
 
 
-@pytest.mark.parametrize("is_signed", [False, True])
+def trusted(folder: Path, mode: str) -> dict[str, str]:
+    """Settings of nodes and coordinator in a mode of trust."""
+    keys_file, genesis_file = folder / "keys", folder / "genesis.json"
+    keys_file.write_text("a " + "s" * 32 + "\n")
+    settings = {} if mode == "trusting-redis" else {"signing_keys_file": str(keys_file)}
+    if mode == "pinned":
+        (nodes := folder / "nodes").mkdir()
+        # Where a node would make its key itself.
+        keys = {
+            name: NodeIdentity.load_or_create(nodes / f"{name}.key").public_key
+            for name in ("n0", "n1", "n2")
+        }
+        genesis_file.write_text(dump_genesis("default", keys))
+        settings["genesis_file"] = str(genesis_file)
+    return settings
+
+
+@pytest.mark.parametrize("mode", ["trusting-redis", "authenticated", "pinned"])
 def test_two_wiped_disks_one_after_the_other_keep_the_log_open(
-    tmp_path: Path, start_cluster: StartCluster, is_signed: bool
+    tmp_path: Path, start_cluster: StartCluster, mode: str
 ) -> None:
     """After both replacements a restart of Redis is recovered without an operator."""
-    keys_file = tmp_path / "keys"
-    keys_file.write_text("a " + "s" * 32 + "\n")
-    signing = {"signing_keys_file": str(keys_file)} if is_signed else {}
+    signing = trusted(tmp_path, mode)
     cluster = start_cluster("valkey", 3, **signing)
     settings = {"voter_missing_seconds": "2", "audit_seconds": "0", "scrub_seconds": "0"}
     coordinator = CoordinatorProcess(

@@ -22,7 +22,7 @@ from typing import Any, Final
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, ConfigError
 from synaptoroute.private_files import make_private_file, make_private_folder
-from synaptoroute.sequencer.certificates import gather_certificate
+from synaptoroute.sequencer.certificates import gather_certificate, learn_chain
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
@@ -154,15 +154,17 @@ class Backups:
         head = await self._log.head()
         if isinstance(head, NoLog) or not self._is_required(head):
             return None
-        electorate = Electorate(keys=self._pinned)
-        if not self._pinned:
-            electorate = Electorate.of_names(head.voters, {})
-        count = ContentCount(Verifier(self._secret), electorate, head.cluster_id, position)
         urls = [
             seen.report.url
             for seen in await self._log.presence.nodes()
             if seen.report.url and seen.report.node_id in head.voters
         ]
+        verifier = Verifier(self._secret)
+        electorate = Electorate.of_names(head.voters, {})
+        if self._pinned:
+            keys, _ = await learn_chain(self._peers, urls, verifier, self._pinned, head.cluster_id)
+            electorate = Electorate(keys=keys)
+        count = ContentCount(verifier, electorate, head.cluster_id, position)
         return await gather_certificate(self._peers, urls, position, count)
 
     def _is_required(self, head: Head) -> bool:

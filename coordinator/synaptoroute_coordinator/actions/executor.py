@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from synaptoroute.author import AUTHOR
-from synaptoroute.core.levels import BASE_LEVEL
+from synaptoroute.core.levels import BASE_LEVEL, VOTES_LEVEL
 from synaptoroute.core.mutation import (
     Audit,
     ImportAbort,
@@ -53,6 +53,7 @@ class Executor:
         self._signer = signer  # Signs commands as this coordinator
         self._head: Head | None = None
         self.level = BASE_LEVEL  # The highest that was seen
+        self._keys: dict[str, str] = {}  # By which nodes sign their rows
         log.attach(
             position=lambda: self._head.position if self._head else Position(),
             fingerprint=lambda: self._head.fingerprint if self._head else "",
@@ -74,6 +75,8 @@ class Executor:
         Returns:
             Whether it rose.
         """
+        nodes = tuple(nodes)
+        self._keys = {each.report.node_id: each.public_key for each in nodes if each.public_key}
         voters = set(self._head.voters) if self._head else set()
         told = [n.report for n in nodes if n.public_key and n.report.node_id in voters]
         levels = sorted((each.log_level for each in told), reverse=True)
@@ -111,7 +114,11 @@ class Executor:
         return await self._append(Proposal(op_id, ImportAbort(action.import_id)))
 
     async def change_voter(self, action: ChangeVoter) -> ActionResult:
-        mutation = VoterAdd(action.node) if action.is_adding else VoterRemove(action.node)
+        mutation: VoterAdd | VoterRemove = VoterRemove(action.node)
+        if action.is_adding:
+            # From this level on a voter counts with the key that it has when it gets its vote.
+            is_key_kept = self._head is not None and self._head.level >= VOTES_LEVEL
+            mutation = VoterAdd(action.node, self._keys.get(action.node, "") if is_key_kept else "")
         done = await self._append(Proposal(uuid.uuid4().bytes, mutation))
         return replace(done, detail=f"{action.reason}; {done.detail}")
 

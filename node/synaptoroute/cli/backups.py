@@ -72,6 +72,7 @@ def verify_origin(
     from synaptoroute.trust.cluster_secret import ClusterSecret
     from synaptoroute.trust.genesis import read_genesis
     from synaptoroute.trust.statements import Verifier
+    from synaptoroute.trust.voters import verify_chain
 
     is_checked = keys_file is not None or genesis_file is not None
     document = manifest.get("certificate")
@@ -88,12 +89,16 @@ def verify_origin(
     if document is None:
         raise BackupUnverified("no majority of the voters has certified the backup")
     content = read_content(file)
+    verifier = Verifier(secret)
     if genesis_file is not None:
-        electorate = Electorate(keys=frozenset(read_genesis(genesis_file, namespace).values()))
+        genesis = read_genesis(genesis_file, namespace).values()
+        # A chain of changes in the file proves itself: a majority agreed to each.
+        keys, _ = verify_chain(content.voter_links, verifier, genesis, "")
+        electorate = Electorate(keys=keys)
     else:
         electorate = Electorate.of_names(content.voters, content.voter_keys)
     try:
-        certificate = check_certificate(document, Verifier(secret), electorate)
+        certificate = check_certificate(document, verifier, electorate)
     except ProtocolError as error:
         raise BackupUnverified(f"the certificate of the backup is not valid: {error}") from error
     if (certificate.position, certificate.root) != (content.position, content.root):

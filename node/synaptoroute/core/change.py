@@ -172,6 +172,8 @@ class Change:
     epoch: OpenEpoch | None = None  # The epoch that the entry opened
     finalized: Finalize | None = None  # The level of the log from now on, if it rose
     voters: tuple[str, ...] | None = None  # The new voters, sorted, if they changed
+    # What proves that change, canonical JSON, if voters agreed to it; see ``trust.voters``
+    voter_link: str = ""
     encoder: EncoderChange | None = None  # The encoder of all rows from now on, if it changed
     feedback: tuple[FeedbackItem, ...] = ()  # Items of the review queue that are new or changed
     # Items that leave the review queue, and earlier states of those in ``feedback``

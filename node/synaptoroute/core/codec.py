@@ -449,6 +449,25 @@ def _read_epoch(fields: Fields, vectors: bytes) -> OpenEpoch:
     )
 
 
+def _write_voter(change: VoterAdd | VoterRemove) -> tuple[Fields, Vectors]:
+    fields: Fields = {"node_id": change.node_id}
+    if isinstance(change, VoterAdd) and change.public_key:
+        fields["public_key"] = change.public_key
+    if change.votes:
+        fields["votes"] = list(change.votes)
+    return fields, []
+
+
+def _read_voter(fields: Fields, vectors: bytes) -> tuple[str, tuple[str, ...]]:
+    _split(vectors, 0)
+    return _text(fields["node_id"]), _texts(fields.get("votes", []))
+
+
+def _read_voter_add(fields: Fields, vectors: bytes) -> VoterAdd:
+    node_id, votes = _read_voter(fields, vectors)
+    return VoterAdd(node_id, _text(fields.get("public_key", "")), votes)
+
+
 _Writer = Callable[[Any], tuple[Fields, Vectors]]
 _Reader = Callable[[Fields, bytes], Mutation]
 _Kind = tuple[int, type[Mutation], _Writer, _Reader]
@@ -478,8 +497,8 @@ _KINDS: Final[tuple[_Kind, ...]] = (
     _plain(9, ImportCommit, import_id=_text, chunk_count=_count),
     _plain(10, ImportAbort, import_id=_text),
     (11, OpenEpoch, _write_epoch, _read_epoch),
-    _plain(12, VoterAdd, node_id=_text),
-    _plain(13, VoterRemove, node_id=_text),
+    (12, VoterAdd, _write_voter, _read_voter_add),
+    (13, VoterRemove, _write_voter, lambda f, v: VoterRemove(*_read_voter(f, v))),
     _plain(20, Audit, audit_id=_text, is_deep=_flag),
     _plain(21, SwitchEncoder, import_id=_text),
     _plain(22, Calibrate, calibration=_text),

@@ -23,6 +23,8 @@ from synaptoroute.core.mutation import (
     PutRoute,
     PutSettings,
     ReviseRoutes,
+    VoterAdd,
+    VoterRemove,
 )
 
 BASE_LEVEL: Final = 1  # Level of entries without anything newer; every release reads them
@@ -77,6 +79,8 @@ def _is_of_decisions(mutation: Mutation) -> bool:
             )
         case CalibrateDecision() | PutFeedback() | ReviseRoutes():
             return True
+        case VoterAdd(name) | VoterRemove(name):
+            return mutation not in (VoterAdd(name), VoterRemove(name))
         case _:
             return False
 

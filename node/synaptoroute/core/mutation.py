@@ -263,6 +263,8 @@ class VoterAdd:
     """Add a voter: the node votes on recoveries and counts for a quorum."""
 
     node_id: str
+    public_key: str = ""  # The key with which it votes, from level 3 of the log on
+    votes: tuple[str, ...] = ()  # Statements of the voters before it; see ``trust.voters``
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,7 @@ class VoterRemove:
     """Remove a voter; the last one cannot be removed."""
 
     node_id: str
+    votes: tuple[str, ...] = ()  # As in ``VoterAdd``
 
 
 @dataclass(frozen=True, slots=True)

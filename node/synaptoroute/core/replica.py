@@ -16,9 +16,10 @@ Source of the follower's states and transitions: etcd/raft's ``tracker``.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -121,6 +122,7 @@ class Electors:
     base: Position
     voters: tuple[str, ...]
     keys: Mapping[str, str]  # Public key by voter, as far as they are known
+    chains: Mapping[int, str] = field(default_factory=dict)  # Of the newest places
 
 
 VoteCheck: TypeAlias = Callable[[Entry, Electors], str | None]
@@ -402,9 +404,11 @@ class Replica:
             return f"entry {entry.seq} has the seal of entry {first}"
         if self.check_votes is None or self.level < VOTES_LEVEL:
             return None
-        if entry.epoch == self.position.epoch:
+        is_voted = isinstance(entry.proposal.mutation, VoterAdd | VoterRemove)
+        if entry.epoch == self.position.epoch and not is_voted:
             return None
-        return self.check_votes(entry, Electors(self.position, self.voters, self.voter_keys))
+        electors = Electors(self.position, self.voters, self.voter_keys, self._chains)
+        return self.check_votes(entry, electors)
 
     def _contradiction(self, entry: Entry) -> str | None:
         if entry.prev_chain != self.position.chain:
@@ -475,16 +479,36 @@ class Replica:
             checked = self.table.apply(entry.proposal, at)
             if checked.outcome.code:
                 return checked
-            return self._with_keys(plan_voters(self.voters, mutation, at))
+            planned = plan_voters(self.voters, mutation, at)
+            return self._with_keys(planned, entry.proposal.op_id, mutation)
         return self.table.apply(entry.proposal, at)
 
-    def _with_keys(self, change: Change) -> Change:
-        """Forget the key of a voter that was removed: it may come back with another one."""
-        gone = self.voter_keys.keys() - (change.voters or self.voter_keys.keys())
-        if not gone:
+    def _with_keys(self, change: Change, op_id: bytes, mutation: VoterAdd | VoterRemove) -> Change:
+        """Keep the key of a new voter, forget that of a removed one, and link the change.
+
+        A voter that was removed may come back with another key.
+        """
+        if change.voters is None:
             return change
-        kept = [(name, key) for name, key in self.voter_keys.items() if name not in gone]
-        return replace(change, finalized=Finalize(self.level, tuple(sorted(kept))))
+        keys = {name: key for name, key in self.voter_keys.items() if name in change.voters}
+        name, is_adding = mutation.node_id, False
+        key = self.voter_keys.get(name, "")
+        if isinstance(mutation, VoterAdd):
+            is_adding, key = True, mutation.public_key
+            if key:
+                keys[name] = key
+        if mutation.votes:
+            link = {
+                "op": op_id.hex(),
+                "is_adding": is_adding,
+                "key": key,
+                "before": sorted(self.voter_keys.get(name, "") for name in self.voters),
+                "votes": list(mutation.votes),
+            }
+            change = replace(change, voter_link=json.dumps(link, separators=(",", ":")))
+        if keys == self.voter_keys:
+            return change
+        return replace(change, finalized=Finalize(self.level, tuple(sorted(keys.items()))))
 
     def _recall(self, op_id: bytes, seq: int) -> Remembered | None:
         """Find an outcome inside the idempotency window, counted from ``seq``."""

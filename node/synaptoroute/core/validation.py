@@ -65,6 +65,7 @@ VECTOR_ITEM_BYTES: Final = 4
 
 _NAME = re.compile(NAME_PATTERN)
 _ITEM_ID = re.compile(r"[0-9a-f]{16}")
+_PUBLIC_KEY = re.compile(r"([0-9a-f]{64})?")
 _NODE_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _WRITE_JSON = json.JSONEncoder(
@@ -113,6 +114,8 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
         case VoterAdd(node_id) | VoterRemove(node_id):
             if not _NODE_ID.fullmatch(node_id):
                 raise Rejection("invalid_request", "a voter's identity is malformed")
+            if isinstance(mutation, VoterAdd) and not _PUBLIC_KEY.fullmatch(mutation.public_key):
+                raise Rejection("invalid_request", "a voter's public key is malformed")
         case Finalize(level):
             if level < 2:
                 raise Rejection("invalid_request", "the level of a log only rises")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from synaptoroute.core.levels import VOTES_LEVEL
-from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position
+from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, VoterAdd, VoterRemove
 from synaptoroute.core.recovery import Report
 from synaptoroute.core.replica import Electors, level_after
 from synaptoroute.errors import OperatorSignatureNeeded, ProtocolError
@@ -21,6 +21,7 @@ from synaptoroute.sequencer.log import Coverage
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute.sequencer.votes import VoteCheck, read_vote, sign_vote
 from synaptoroute.trust.operator import OPERATOR
+from synaptoroute.trust.voters import AgreedChange, read_change
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,12 @@ class Agreement:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._vote_check = VoteCheck(self._read, self._may_force)
+        self._vote_check = VoteCheck(
+            self._read,
+            self._read_change,
+            lambda: session.log.has_genesis,
+            self._may_force,
+        )
 
     def check(self, entry: Entry, electors: Electors) -> str | None:
         """Return why an entry is not followed; None if the voters agreed, or need not."""
@@ -48,7 +54,8 @@ class Agreement:
     def refuses(self, entry: Entry, base: Position, voters: tuple[str, ...]) -> bool:
         """Whether an entry after a position that no node has applied is not agreed to."""
         session = self._session
-        if entry.epoch == base.epoch or session.level < VOTES_LEVEL:
+        is_voted = isinstance(entry.proposal.mutation, VoterAdd | VoterRemove)
+        if session.level < VOTES_LEVEL or not (is_voted or entry.epoch != base.epoch):
             return False
         keys = session.engine.replica_status.voter_keys
         return self.check(entry, Electors(base, voters, keys)) is not None
@@ -135,6 +142,13 @@ class Agreement:
     def _read(self, statement: str) -> tuple[Report, str]:
         session = self._session
         return read_vote(session.log.verifier, statement, session.cluster_id)
+
+    def _read_change(self, statement: str) -> AgreedChange:
+        session = self._session
+        said = read_change(session.log.verifier, statement)
+        if said.change.cluster != session.cluster_id:
+            raise ProtocolError(f"{said.by!r} agreed to a change in another cluster", forged=True)
+        return said
 
     def _may_force(self, entry: Entry, electors: Electors, by: frozenset[str]) -> str | None:
         """Return why an epoch that was opened without a majority is not followed, or None."""

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from synaptoroute.core.mutation import Position
@@ -26,7 +27,7 @@ from synaptoroute.errors import (
     SynaptoRouteError,
 )
 from synaptoroute.replication.session import Session
-from synaptoroute.sequencer.certificates import gather_certificate
+from synaptoroute.sequencer.certificates import gather_certificate, learn_chain
 from synaptoroute.sequencer.peers import PeerClient
 from synaptoroute.trust.certificates import (
     CERTIFIED_LEVEL,
@@ -38,6 +39,7 @@ from synaptoroute.trust.certificates import (
 from synaptoroute.trust.genesis import read_genesis, read_operator
 from synaptoroute.trust.operator import Operator
 from synaptoroute.trust.statements import Signer, Verifier
+from synaptoroute.trust.voters import verify_chain
 
 WAIT_SECONDS: Final = 5.0
 """Longest that a voter waits for a position that a peer asks for."""
@@ -77,6 +79,9 @@ class Certificates:
         self._verifier = verifier
         self._has_secret = has_secret
         self.pinned: frozenset[str] = frozenset()  # Public keys of the genesis file
+        self._keys: frozenset[str] = frozenset()  # Those of today's voters, as far as is proved
+        self._chain_length = 0  # Number of changes that led to them
+        self._voters_followed: tuple[str, ...] = ()
         self._is_unproven = False
 
     # --- policy -----------------------------------------------------------------------
@@ -96,10 +101,34 @@ class Certificates:
     def electorate(self) -> Electorate:
         """The voters whose majority counts."""
         if self.pinned:
-            return Electorate(keys=self.pinned)
+            return Electorate(keys=self._keys)
         replica, head = self._engine.replica_status, self._session.head
         names = replica.voters or (head.voters if head else ())
         return Electorate.of_names(names, replica.voter_keys)
+
+    async def _follow_own_chain(self) -> None:
+        """Follow the changes of the voters that this node has applied."""
+        voters = self._engine.replica_status.voters
+        if voters != self._voters_followed:
+            self.follow_chain(await asyncio.to_thread(self._engine.database.voter_links))
+            self._voters_followed = voters
+
+    def follow_chain(self, links: Sequence[str]) -> None:
+        """Follow a chain of the voters, whoever shows it, if it leads farther than the known."""
+        verifier, cluster_id = self._verifier, self._session.cluster_id
+        keys, count = verify_chain(links, verifier, self.pinned, cluster_id)
+        if count >= self._chain_length:
+            self._keys, self._chain_length = keys, count
+
+    async def _learn_chain(self) -> None:
+        """Ask some peers for the chain of the voters: an empty node knows the genesis alone."""
+        seen = await self._session.log.presence.nodes()
+        own = self._session.node_id
+        urls = [e.report.url for e in seen if e.report.url and e.report.node_id != own]
+        cluster_id = self._session.cluster_id
+        keys, length = await learn_chain(self._peers, urls, self._verifier, self.pinned, cluster_id)
+        if length > self._chain_length:
+            self._keys, self._chain_length = keys, length
 
     # --- this node's own state --------------------------------------------------------
 
@@ -112,7 +141,7 @@ class Certificates:
         if (path := self._session.config.genesis_file) is not None:
             namespace = self._session.log.signing_keys.namespace
             keys = await asyncio.to_thread(read_genesis, path, namespace)
-            self.pinned = frozenset(keys.values())
+            self.pinned = self._keys = frozenset(keys.values())
             self._session.log.has_genesis = True
         await asyncio.to_thread(self._load_operator)
         database = self._engine.database
@@ -187,6 +216,10 @@ class Certificates:
         Raises:
             ClusterError: No majority of the voters certifies it.
         """
+        if self.pinned:
+            await self._follow_own_chain()
+            if self._is_unproven:
+                await self._learn_chain()
         count = ContentCount(self._verifier, self.electorate, self._session.cluster_id, position)
         if own_root:
             own = sign_content(self._signer, self._session.cluster_id, position, own_root)

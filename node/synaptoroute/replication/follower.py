@@ -40,6 +40,7 @@ from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.row_repair import RowRepair
 from synaptoroute.replication.session import Barriers, FollowerStatus, LogState, Session
 from synaptoroute.replication.snapshots import PeerSecret, SnapshotServer, delete_leftovers
+from synaptoroute.replication.voter_changes import VoterChanges
 from synaptoroute.sequencer.append_errors import Reason, unavailable
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import RedisLog
@@ -120,6 +121,7 @@ class Follower:
             log.verifier,
             has_secret=bool(log.signing_keys.secret),
         )
+        self.voter_changes = VoterChanges(session, self._peers, self.peer_watch, self.certificates)
         self.catch_up = CatchUp(
             session, self._peers, self.recovery, self.certificates, self.peer_watch
         )

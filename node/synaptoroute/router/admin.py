@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from typing import Final
 
 from synaptoroute.core.codec import LEVEL, decode_proposal
@@ -87,10 +88,14 @@ class ClusterAdmin:
         return (await self.recovery()).model_copy(update={"log_state": state})
 
     async def change_voter(
-        self, node_id: str, is_adding: bool, options: WriteOptions
+        self, node_id: str, is_adding: bool, options: WriteOptions, warrant: str = ""
     ) -> WriteResult:
-        self._member()
-        mutation = VoterAdd(node_id) if is_adding else VoterRemove(node_id)
+        follower = self._member()
+        op_id = options.op_id or uuid.uuid4().bytes  # The voters agree to this very write
+        options = replace(options, op_id=op_id)
+        mutation: Mutation = await follower.voter_changes.prepare(
+            VoterAdd(node_id) if is_adding else VoterRemove(node_id), op_id, warrant
+        )
         return await self._writer.write(mutation, options)
 
     async def level(self) -> LevelOutlook:

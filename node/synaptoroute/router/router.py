@@ -614,11 +614,9 @@ class AdaptiveRouter:
 
         The absent voters lose their vote.
 
-        Args:
-            warrant: The operator's signature; needed if the cluster knows the operator's key.
-
         Raises:
-            OperatorSignatureNeeded: It is missing or wrong.
+            OperatorSignatureNeeded: The cluster knows the operator's key, and ``warrant`` is not
+                its signature.
             SequencerUnavailable: Redis does not answer.
         """
         return await self._admin().force_recovery(warrant)
@@ -632,15 +630,22 @@ class AdaptiveRouter:
         return await self._admin().unfreeze()
 
     async def achange_voter(
-        self, node_id: str, *, is_adding: bool, options: WriteOptions = _QUORUM
+        self,
+        node_id: str,
+        *,
+        is_adding: bool,
+        options: WriteOptions = _QUORUM,
+        warrant: str = "",
     ) -> WriteResult:
         """Give one node a vote on recoveries, or take it away.
 
         Raises:
+            OperatorSignatureNeeded: The voters are pinned, it replaces no lost voter, and
+                ``warrant`` is not the operator's signature; see ``trust.operator``.
             SequencerUnavailable: With reason ``unheld`` if a majority does not hold the
                 last change yet.
         """
-        return await self._admin().change_voter(node_id, is_adding, options)
+        return await self._admin().change_voter(node_id, is_adding, options, warrant)
 
     async def alevel(self) -> LevelOutlook:
         """Show the level of the cluster's formats, and which nodes keep it from rising.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from synaptoroute.core.mutation import Position
@@ -19,10 +21,13 @@ from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.peers import PeerClient, format_position, parse_position
 from synaptoroute.trust.certificates import STATEMENTS_MAX as VOTERS_ASKED_MAX
 from synaptoroute.trust.certificates import Certificate, ContentCount
+from synaptoroute.trust.statements import Verifier
+from synaptoroute.trust.voters import verify_chain
 
 GATHER_SECONDS: Final = 10.0
 KEPT_MS: Final = 30_000  # How long a question and its answers stay in Redis
 BOARD_SECONDS: Final = 0.5
+CHAINS_ASKED_MAX: Final = 3  # Nodes that are asked for the chain of the voters
 BOARD_TRIES: Final = 6
 
 _log = logging.getLogger(__name__)
@@ -70,6 +75,28 @@ class ContentBoard:
             if (found := count.result()) is not None:
                 return found
         return None
+
+
+async def learn_chain(
+    peers: PeerClient,
+    urls: Sequence[str],
+    verifier: Verifier,
+    genesis: frozenset[str],
+    cluster_id: str,
+) -> tuple[frozenset[str], int]:
+    """Ask some nodes for the chain of the voters; return where the longest one leads.
+
+    A chain proves itself, so it does not matter who shows it.  See ``trust.voters.verify_chain``.
+    """
+    best, longest = genesis, 0
+    for url in random.sample(urls, min(len(urls), CHAINS_ASKED_MAX)):
+        with contextlib.suppress(ClusterError, ProtocolError, ValueError, TypeError, KeyError):
+            document = json.loads(await peers.read_voters(url))
+            links = [str(each) for each in document["links"]]
+            keys, length = verify_chain(links, verifier, genesis, cluster_id)
+            if length > longest:
+                best, longest = keys, length
+    return best, longest
 
 
 async def gather_certificate(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from synaptoroute.core.mutation import Ballot, Entry, Position
-from synaptoroute.errors import ClusterError, NotReady, ProtocolError
+from synaptoroute.errors import ClusterError, NotReady, OperatorSignatureNeeded, ProtocolError
 from synaptoroute.private_files import open_private
 from synaptoroute.sequencer.proven_http import (
     Answer,
@@ -32,6 +32,7 @@ from synaptoroute.sequencer.proven_http import (
 )
 from synaptoroute.sequencer.wire import SigningKeys, StreamEntry
 from synaptoroute.trust.statements import STATEMENT_BYTES_MAX, Signer, Verifier
+from synaptoroute.trust.voters import CHAIN_BYTES_MAX
 from synaptoroute.web.tls import ClientTls
 
 HEAD_PATH: Final = "/peer/v1/head"
@@ -40,6 +41,9 @@ SNAPSHOT_PATH: Final = "/peer/v1/snapshot"
 ROWS_PATH: Final = "/peer/v1/rows"
 CHALLENGE_CHARACTERS_MAX: Final = 64
 CERTIFICATE_PATH: Final = "/peer/v1/certificate"
+VOTERS_PATH: Final = "/peer/v1/voters"
+AGREEMENT_PATH: Final = "/peer/v1/voters/agreement"
+AGREEMENT_SECONDS: Final = 7.0
 OLD_PROOF_HEADER: Final = "SR-Peer-Proof"  # Of releases before level 2
 POSITION_HEADER: Final = "SR-Position"
 SHA_HEADER: Final = "SR-SHA256"
@@ -246,6 +250,28 @@ class PeerClient:
         async with self._open(url, path) as answer:
             return await answer.read(STATEMENT_BYTES_MAX)
 
+    async def read_agreement(self, url: str, node: str, query: str) -> str:
+        """Ask a voter to agree to a change of the voters; see ``trust.voters``.
+
+        Raises:
+            OperatorSignatureNeeded: It agrees only to what the operator signed.
+            ClusterError: No answer in time, or a refusal.
+        """
+        try:
+            async with asyncio.timeout(AGREEMENT_SECONDS):
+                async with self._open(url, f"{AGREEMENT_PATH}?{query}", node) as answer:
+                    text = (await answer.read(STATEMENT_BYTES_MAX)).decode("utf-8", "replace")
+        except TimeoutError as error:
+            raise ClusterError("a voter does not answer in time") from error
+        if (refusal := read_refusal(text)) is not None:
+            raise OperatorSignatureNeeded(refusal)
+        return text
+
+    async def read_voters(self, url: str) -> bytes:
+        """Read the chain of the voters as a peer has it; see ``trust.voters``."""
+        async with self._open(url, VOTERS_PATH) as answer:
+            return await answer.read(CHAIN_BYTES_MAX)
+
     async def fetch_snapshot(
         self,
         url: str,
@@ -303,6 +329,20 @@ class PeerClient:
         async with opened as answer:
             check_status(answer.status)
             yield answer
+
+
+def dump_refusal(reason: str) -> str:
+    """Write why a voter does not agree to a change of the voters."""
+    return json.dumps({"refused": reason})
+
+
+def read_refusal(text: str) -> str | None:
+    """Read why a voter does not agree; None if it is no refusal."""
+    try:
+        refused = json.loads(text).get("refused")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return refused if isinstance(refused, str) else None
 
 
 def _position_of(answer: Answer) -> str:

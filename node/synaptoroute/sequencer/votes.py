@@ -19,20 +19,29 @@ alone.  Source: the new-view message of Castro and Liskov, "Practical Byzantine 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
-from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position
+from synaptoroute.core.mutation import (
+    Ballot,
+    Entry,
+    OpenEpoch,
+    Position,
+    VoterAdd,
+    VoterRemove,
+)
 from synaptoroute.core.recovery import Report, is_majority
-from synaptoroute.core.replica import VOTERS_MAX, Electors
+from synaptoroute.core.replica import SEAL_ENTRIES_MAX, VOTERS_MAX, Electors, voters_after
 from synaptoroute.errors import ProtocolError, SequencerUnavailable
 from synaptoroute.sequencer.client import Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.trust.certificates import Electorate
 from synaptoroute.trust.statements import Signer, Verifier
+from synaptoroute.trust.voters import AgreedChange, VoterChange, count_agreed, hash_of_keys
 
 POSITION_PURPOSE: Final = "position 1"
 VOTE_PURPOSE: Final = "vote 1"
@@ -249,6 +258,8 @@ class VoteCheck:
 
     Args:
         read: Verifies a vote; returns the report, and the key that signed it.
+        read_change: Verifies a voter's statement about a change of the voters.
+        is_pinned: Returns whether a change of the voters needs such statements.
         may_force: Returns why an opening by the named nodes, without a majority of the voters,
             is not followed, or None.
     """
@@ -256,14 +267,20 @@ class VoteCheck:
     def __init__(
         self,
         read: Callable[[str], tuple[Report, str]],
+        read_change: Callable[[str], AgreedChange],
+        is_pinned: Callable[[], bool],
         may_force: Callable[[Entry, Electors, frozenset[str]], str | None],
     ) -> None:
         self._read = read
+        self._read_change = read_change
+        self._is_pinned = is_pinned
         self._may_force = may_force
 
     def __call__(self, entry: Entry, electors: Electors) -> str | None:
         """Return why an entry is not agreed to; None if it is, or needs no agreement."""
         opened = entry.proposal.mutation
+        if isinstance(opened, VoterAdd | VoterRemove):
+            return self._refusal_of_change(entry, opened, electors)
         if not isinstance(opened, OpenEpoch):
             return None
         ballot = Ballot(entry.epoch, opened.epoch_id)
@@ -283,6 +300,33 @@ class VoteCheck:
         return (
             f"entry {entry.seq} opens epoch {entry.epoch} with the votes of {count} of "
             f"{len(electors.voters)} voters"
+        )
+
+    def _refusal_of_change(
+        self, entry: Entry, mutation: VoterAdd | VoterRemove, electors: Electors
+    ) -> str | None:
+        if voters_after(electors.voters, mutation) == electors.voters:
+            return None  # It changes nothing
+        if not mutation.votes and not self._is_pinned():
+            return None
+        is_adding, key = False, electors.keys.get(mutation.node_id, "")
+        if isinstance(mutation, VoterAdd):
+            is_adding, key = True, mutation.public_key
+        before = hash_of_keys(electors.keys.get(name, "") for name in electors.voters)
+        agreed = []
+        for statement in mutation.votes[:VOTERS_MAX]:
+            with contextlib.suppress(ProtocolError):
+                said = self._read_change(statement)
+                op, node = entry.proposal.op_id.hex(), mutation.node_id
+                wanted = VoterChange(said.change.cluster, op, is_adding, node, key, before)
+                if said.change == wanted and _is_near(said.position, entry, electors):
+                    agreed.append(said)
+        count = count_agreed(agreed, electors.voters, electors.keys)
+        if 2 * count > len(electors.voters):
+            return None
+        return (
+            f"entry {entry.seq} changes the voters with the agreement of {count} of "
+            f"{len(electors.voters)}"
         )
 
     def _reports(
@@ -305,6 +349,12 @@ class VoteCheck:
             keys.add(public_key)
             reports[name] = report
         return tuple(reports.values())
+
+
+def _is_near(stood: Position, entry: Entry, electors: Electors) -> bool:
+    """Whether a voter stood on this history, not long before an entry."""
+    is_known = electors.chains.get(stood.seq, stood.chain) == stood.chain
+    return is_known and 0 < entry.seq - stood.seq <= SEAL_ENTRIES_MAX and stood.seq > 0
 
 
 def is_agreed(opened: OpenEpoch, reports: Sequence[Report], electors: Electors) -> bool:

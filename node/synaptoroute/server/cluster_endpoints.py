@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -24,14 +25,16 @@ from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.core.digest import BUCKET_COUNT
 from synaptoroute.core.mutation import Position
-from synaptoroute.errors import ClusterError, NotReady, ProtocolError
+from synaptoroute.errors import ClusterError, NotReady, OperatorSignatureNeeded, ProtocolError
 from synaptoroute.models import LevelOutlook, OrphanedWrite, RecoveryOutlook
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.row_repair import dump_rows
 from synaptoroute.replication.session import LogState
+from synaptoroute.replication.voter_changes import AskedChange
 from synaptoroute.router import WriteOptions
 from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.peers import (
+    AGREEMENT_PATH,
     CERTIFICATE_PATH,
     CHALLENGE_CHARACTERS_MAX,
     HEAD_PATH,
@@ -41,6 +44,8 @@ from synaptoroute.sequencer.peers import (
     ROWS_PATH,
     SHA_HEADER,
     SNAPSHOT_PATH,
+    VOTERS_PATH,
+    dump_refusal,
     format_position,
     parse_position,
 )
@@ -73,6 +78,7 @@ from synaptoroute.server.schemas import (
     RecoveryRequest,
     VoterChange,
 )
+from synaptoroute.trust.operator import WARRANT_CHARACTERS_MAX
 from synaptoroute.trust.requests import (
     ANSWER_HEADER,
     NO_BODY,
@@ -101,6 +107,7 @@ class ClusterNode(BaseModel):
         queue_requests: Queries that waited.
         age_ms: Age of that description, by the clock of Redis.
         is_live: Whether it counts as live.
+        public_key: Key by which it signs; empty if its row is not signed.
     """
 
     node: str
@@ -114,6 +121,7 @@ class ClusterNode(BaseModel):
     queue_requests: int
     age_ms: int
     is_live: bool
+    public_key: str = ""
 
 
 class Cluster(BaseModel):
@@ -206,6 +214,7 @@ async def show_cluster(request: Request) -> Response:
                 queue_requests=report.queue_count,
                 age_ms=each.age_ms,
                 is_live=each.is_live,
+                public_key=each.public_key,
             )
         )
     follows = follower.status()
@@ -337,7 +346,9 @@ async def change_voter(
     _check_member(request)
     options = WriteRequest(request, "quorum", ack_timeout).options(document)
     router = runtime_of(request).router
-    result = await router.achange_voter(asked.node, is_adding=asked.vote, options=options)
+    result = await router.achange_voter(
+        asked.node, is_adding=asked.vote, options=options, warrant=asked.warrant
+    )
     return write_response(result, options)
 
 
@@ -400,6 +411,9 @@ async def replay_orphan(request: Request) -> Response:
 # API keys do not open these paths.
 
 PART_BYTES: Final = 1 << 20
+_AGREEMENT: Final = re.compile(
+    r"[0-9a-f]{32}\|(add\|[A-Za-z0-9_\-]{1,64}\|[0-9a-f]{64}|remove\|[A-Za-z0-9_\-]{1,64}\|)"
+)
 _BINARY: Final = "application/octet-stream"
 
 
@@ -509,6 +523,38 @@ async def peer_certificate(request: Request) -> Response:
     except ProtocolError as error:
         raise InvalidParameter("position is epoch.seq.chain") from error
     text = await peer.follower.certificates.certify(position)
+    return peer.respond(text.encode(), "application/json")
+
+
+@peer_endpoints.get(VOTERS_PATH)
+async def peer_voters(request: Request) -> Response:
+    """The voters, their keys, and the chain of changes that proves them from the genesis on."""
+    peer = _member(request)
+    engine = peer.follower.session.engine
+    replica = engine.replica_status
+    links = await asyncio.to_thread(engine.database.voter_links)
+    document = {"voters": list(replica.voters), "keys": dict(replica.voter_keys), "links": links}
+    return peer.respond(json.dumps(document).encode(), "application/json")
+
+
+@peer_endpoints.get(AGREEMENT_PATH)
+async def peer_agreement(request: Request) -> Response:
+    """The signed statement of this voter that it agrees to a change of the voters."""
+    peer = _member(request)
+    asked = request.query_params
+    op, change, key = asked.get("op", ""), asked.get("change", ""), asked.get("key", "")
+    node, warrant = asked.get("node", ""), asked.get("warrant", "")
+    if not _AGREEMENT.fullmatch(f"{op}|{change}|{node}|{key}"):
+        raise InvalidParameter("op, change, node and key name a change of the voters")
+    if len(warrant) > WARRANT_CHARACTERS_MAX:
+        raise InvalidParameter(f"a warrant has at most {WARRANT_CHARACTERS_MAX} characters")
+    try:
+        is_adding = change == "add"
+        text = await peer.follower.voter_changes.agree(
+            AskedChange(op, is_adding, node, key, warrant)
+        )
+    except OperatorSignatureNeeded as error:
+        text = dump_refusal(error.message)
     return peer.respond(text.encode(), "application/json")
 
 

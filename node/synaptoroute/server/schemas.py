@@ -408,6 +408,7 @@ class VoterChange(RequestModel):
 
     node: str = Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")
     vote: StrictBool
+    warrant: str = Field(default="", max_length=WARRANT_CHARACTERS_MAX)
 
 
 class OrphanToReplay(RequestModel):

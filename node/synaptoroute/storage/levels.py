@@ -25,6 +25,7 @@ _FINALIZED_TABLES: Final = ("cluster", "seal")
 _DECISION_TABLES: Final = ("route_decision", "decision", "feedback")
 _LEVEL: Final = "level"
 _VOTER_KEYS: Final = "voter_keys"
+_VOTER_LINKS: Final = "voter_links"
 _INSERT: Final = "INSERT OR REPLACE INTO cluster VALUES (?, ?, ?)"
 
 
@@ -110,6 +111,21 @@ def write_decision(connection: sqlite3.Connection, decision: FittedDecision) -> 
     if decision.payload:
         row = (*decision, checksum(*decision))
         connection.execute("INSERT INTO decision VALUES (1, ?, ?, ?, ?)", row)
+
+
+def add_voter_link(connection: sqlite3.Connection, link: str) -> None:
+    """Append to the chain of the voters, inside the caller's transaction."""
+    text = json.dumps([*read_voter_links(connection), link], separators=(",", ":"))
+    connection.execute(_INSERT, (_VOTER_LINKS, text, checksum(_VOTER_LINKS, text)))
+
+
+def read_voter_links(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """Read the chain of the voters, see ``trust.voters``; it proves itself."""
+    if not is_finalized(connection):
+        return ()
+    found = connection.execute("SELECT value FROM cluster WHERE key = ?", (_VOTER_LINKS,))
+    row = found.fetchone()
+    return tuple(json.loads(row[0])) if row else ()
 
 
 def read_chains(connection: sqlite3.Connection, position: Position) -> tuple[tuple[int, str], ...]:

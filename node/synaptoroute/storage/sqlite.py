@@ -27,7 +27,7 @@ from synaptoroute.storage.checkpoint import drop_checkpoint
 from synaptoroute.storage.connection import FileLock, Synchronous, sibling, transaction, translated
 from synaptoroute.storage.corruption import CorruptFile, corruption_message, quarantine
 from synaptoroute.storage.database import NODE_ID, Database, open_database
-from synaptoroute.storage.levels import is_finalized
+from synaptoroute.storage.levels import is_finalized, read_voter_links
 from synaptoroute.storage.loader import StandbyEncoders, gc_paused, load
 from synaptoroute.storage.maintenance import Derive, MaintenanceThread, Pause
 from synaptoroute.storage.re_embedding import ReEmbedding
@@ -333,6 +333,11 @@ class SQLiteStorage:
             StorageUnavailable: Nothing was deleted.
         """
         self._opened().trim_log(floor)
+
+    def voter_links(self) -> tuple[str, ...]:
+        """The chain of the voters, see ``trust.voters``.  Any thread."""
+        with self._opened().reading("read the chain of the voters") as reader:
+            return read_voter_links(reader)
 
     def log_floor(self) -> int | None:
         """Seq of the oldest entry of the op log; None if it is empty.  Any thread."""

@@ -16,6 +16,7 @@ from typing import Final
 from synaptoroute.core.change import Commit, EpochRecord, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Position
 from synaptoroute.storage.levels import (
+    add_voter_link,
     trim_seals,
     write_confidence,
     write_decision,
@@ -151,6 +152,8 @@ def write_group(
             connection.execute(INSERT_EPOCH, row)
         if change.voters is not None:
             _write_voters(connection, commit.entry.epoch, change.voters)
+        if change.voter_link:
+            add_voter_link(connection, change.voter_link)
         if change.feedback or change.feedback_before:
             write_feedback(connection, change.feedback, change.feedback_before)
         if change.decision is not None:

@@ -82,7 +82,7 @@ class Certificate:
         """Write it as a JSON object."""
         return {
             "cluster": self.cluster_id,
-            "position": _dump_position(self.position),
+            "position": dump_position(self.position),
             "root": self.root,
             "statements": list(self.statements),
         }
@@ -90,7 +90,7 @@ class Certificate:
 
 def sign_content(signer: Signer, cluster_id: str, position: Position, root: str) -> str:
     """State the content root of this node's state at a position."""
-    body = {"cluster": cluster_id, "position": _dump_position(position), "root": root}
+    body = {"cluster": cluster_id, "position": dump_position(position), "root": root}
     return signer.sign(CONTENT_PURPOSE, json.dumps(body, separators=(",", ":")))
 
 
@@ -104,7 +104,7 @@ def read_content(verifier: Verifier, statement: str | bytes) -> ContentClaim:
     try:
         body: Any = json.loads(said.body)
         cluster_id, root = body["cluster"], body["root"]
-        position = _load_position(body["position"])
+        position = load_position(body["position"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProtocolError("a content statement is malformed") from error
     if not isinstance(cluster_id, str) or not isinstance(root, str) or not _ROOT.fullmatch(root):
@@ -173,7 +173,7 @@ def check_certificate(document: object, verifier: Verifier, electorate: Electora
     try:
         if not isinstance(document, dict):
             raise ValueError("not an object")
-        position = _load_position(document["position"])
+        position = load_position(document["position"])
         cluster_id, root = str(document["cluster"]), str(document["root"])
         statements = [str(each) for each in document["statements"]]
     except (ValueError, KeyError, TypeError) as error:
@@ -189,14 +189,20 @@ def check_certificate(document: object, verifier: Verifier, electorate: Electora
     return found
 
 
-def _dump_position(position: Position) -> str:
+def dump_position(position: Position) -> str:
+    """Write ``epoch.seq.chain``."""
     return f"{position.epoch}.{position.seq}.{position.chain}"
 
 
 _POSITION: Final = re.compile(r"([0-9]{1,16})\.([0-9]{1,16})\.([0-9a-f]{40})", re.ASCII)
 
 
-def _load_position(text: object) -> Position:
+def load_position(text: object) -> Position:
+    """Read ``epoch.seq.chain``.
+
+    Raises:
+        ValueError: It is malformed.
+    """
     found = _POSITION.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         raise ValueError("a position is epoch.seq.chain")

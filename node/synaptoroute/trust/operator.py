@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 from synaptoroute.core.mutation import Position, Revision
@@ -25,6 +26,7 @@ from synaptoroute.trust.statements import Signer, Verifier
 OPERATOR: Final = "operator"  # Who says it, in every warrant
 FORCE_PURPOSE: Final = "force 1"
 VOTERS_PURPOSE: Final = "operator voters 1"
+WARRANT_SECONDS: Final = 600.0
 WARRANT_CHARACTERS_MAX: Final = 2_048
 PUBLIC_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -45,6 +47,22 @@ def sign_force(identity: NodeIdentity, namespace: str, cluster_id: str, base: Re
         base: The last entry that is kept at least, as the node showed it.
     """
     return _sign(identity, namespace, FORCE_PURPOSE, [cluster_id, *base])
+
+
+@dataclass(frozen=True, slots=True)
+class SignedChange:
+    """A change of the voters, as the operator asks for it."""
+
+    cluster_id: str
+    is_adding: bool
+    node: str
+    key: str  # Public key of the node; empty if it is removed
+
+    def sign(self, identity: NodeIdentity, namespace: str, now_ms: int) -> str:
+        """Sign it, for ``WARRANT_SECONDS`` by the clocks of the voters."""
+        body = [self.cluster_id, self.is_adding, self.node, self.key]
+        until_ms = now_ms + int(WARRANT_SECONDS * 1_000)
+        return _sign(identity, namespace, VOTERS_PURPOSE, [*body, until_ms])
 
 
 class Operator:
@@ -78,6 +96,18 @@ class Operator:
             raise ProtocolError(
                 f"the operator's signature is for a history up to {epoch}.{seq}", forged=True
             )
+
+    def check_change(self, warrant: str, asked: SignedChange, now_ms: int) -> None:
+        """Verify that the operator asks for a change of the voters.
+
+        Raises:
+            ProtocolError: The operator did not sign that, or too long ago.
+        """
+        *said, until_ms = self._read(VOTERS_PURPOSE, warrant, 5)
+        if said != [asked.cluster_id, asked.is_adding, asked.node, asked.key]:
+            raise ProtocolError("the operator's signature is for another change", forged=True)
+        if not isinstance(until_ms, int) or now_ms > until_ms:
+            raise ProtocolError("the operator's signature has expired", forged=True)
 
     def _read(self, purpose: str, warrant: str, length: int) -> list[Any]:
         if not warrant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from synaptoroute.core.mutation import OpenEpoch, Position, Proposal, Revision
 from synaptoroute.errors import ConfigError, ProtocolError
 from synaptoroute.trust.genesis import dump_genesis, read_genesis, read_operator
 from synaptoroute.trust.identity import NodeIdentity
-from synaptoroute.trust.operator import Operator, sign_force
+from synaptoroute.trust.operator import WARRANT_SECONDS, Operator, SignedChange, sign_force
 
 pytestmark = pytest.mark.unit
 
@@ -76,3 +77,21 @@ def test_command_makes_a_key_once(tmp_path: Path) -> None:
     assert NodeIdentity.load(path).public_key == json.loads(made.output)["public_key"]
     assert path.stat().st_mode & 0o077 == 0
     assert CliRunner().invoke(app, ["keys", "operator", str(path)]).exit_code == 2
+
+
+def test_signed_change_of_voters_is_good_for_that_change_and_some_minutes() -> None:
+    change = SignedChange("c", True, "n4", "ab" * 32)
+    warrant = change.sign(KEY, "default", 1_000)
+    OPERATOR.check_change(warrant, change, 1_000 + int(WARRANT_SECONDS * 1_000))
+    for other in (
+        replace(change, cluster_id="d"),
+        replace(change, is_adding=False),
+        replace(change, node="n5"),
+        replace(change, key="cd" * 32),
+    ):
+        with pytest.raises(ProtocolError, match="another change"):
+            OPERATOR.check_change(warrant, other, 1_000)
+    with pytest.raises(ProtocolError, match="expired"):
+        OPERATOR.check_change(warrant, change, 1_001 + int(WARRANT_SECONDS * 1_000))
+    with pytest.raises(ProtocolError, match="wrong signature"):
+        OPERATOR.check_force(warrant, "c", BASE)

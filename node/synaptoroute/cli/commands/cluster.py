@@ -238,20 +238,30 @@ def voter(
     replace: Annotated[
         str, typer.Option("--replace", metavar="NODE", help="Lost voter that NODE replaces.")
     ] = "",
+    operator_key: OperatorKey = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Give one node a vote on recoveries, or remove it; one node at a time.
 
-    With --replace it first gets a vote, then the lost voter loses its own.
+    With --replace it first gets a vote, then the lost voter loses its own.  Where the voters are
+    pinned, they agree to the replacement of lost voters; anything else the operator signs.
     """
     if remove and replace:
         raise BadUsage("--remove and --replace exclude each other")
     with NodeClient(url, api_key) as client:
-        result = client.write("POST", "/v1/cluster/voters", {"node": node, "vote": not remove})
+
+        def change(name: str, is_adding: bool) -> dict[str, Any]:
+            body: dict[str, Any] = {"node": name, "vote": is_adding}
+            if operator_key is not None:
+                body["warrant"] = _sign_change(operator_key, client, name, is_adding)
+            answer: dict[str, Any] = client.write("POST", "/v1/cluster/voters", body)
+            return answer
+
+        result = change(node, not remove)
         if replace and result["ack"] == "quorum":
-            result = client.write("POST", "/v1/cluster/voters", {"node": replace, "vote": False})
+            result = change(replace, False)
         elif replace:
             raise CheckFailed(
                 f"no majority holds the vote of {node} yet: {replace} was not removed; "
@@ -261,6 +271,21 @@ def voter(
         print_json(result)
     else:
         print_line(f"{result['status']} at {result['version']}, held by: {result['ack']}")
+
+
+def _sign_change(operator_key: Path, client: NodeClient, node: str, is_adding: bool) -> str:
+    """Sign a change of the voters, with the key by which the node signs."""
+    from synaptoroute.trust.identity import NodeIdentity
+    from synaptoroute.trust.operator import SignedChange
+
+    cluster = client.post("/v1/cluster/recover", {})
+    seen = {each["node"]: each for each in client.get("/v1/cluster")["nodes"]}
+    if is_adding and node not in seen:
+        raise BadUsage(f"no node {node} reports to the cluster")
+    key = seen[node]["public_key"] if is_adding else ""
+    identity = NodeIdentity.load(operator_key)
+    change = SignedChange(cluster["cluster_id"], is_adding, node, key)
+    return change.sign(identity, cluster["namespace"], int(time.time() * 1_000))
 
 
 def finalize(
