@@ -111,6 +111,12 @@ def naive_score(
         case "topk":
             leading = sorted(similarities, reverse=True)[: settings.topk]
             score = sum(leading) / len(leading)
+    if route.negative_slots:
+        nearest = max(naive_dot(vectors[slot], query) for slot in route.negative_slots)
+        lead = max(nearest - highest, 0.0)
+        lowered = lead + 8.0 * max(nearest - 0.9, 0.0) * min(20.0 * lead, 1.0)
+        score -= lowered
+        compared = None if compared is None else compared - lowered
     least = settings.confidence_min if route.confidence_min is None else route.confidence_min
     least, threshold = least or 0.0, settings.threshold_of(route.threshold)
     if calibration is None:

@@ -22,6 +22,7 @@ from synaptoroute.scoring.candidates import (
     may_lead_or_pass,
     select_candidates,
 )
+from synaptoroute.scoring.negatives import approximate_penalties, exact_penalties
 from synaptoroute.scoring.rule import DecisionRule, ExactScore
 from synaptoroute.scoring.scan import (
     Scan,
@@ -116,12 +117,15 @@ def _rank_batch(
     aggregation = view.settings.aggregation
     if aggregation not in _WITH_UTTERANCES:
         centroids = scan_vectors(view, view.centroid_spans, queries).T
-        pairs = _candidates_by_centroid(view, queries, centroids, error, allowed, specs, rule)
+        scan = None if view.negatives is None else scan_rows(view, queries, error, scratch)
+        pairs = _candidates_by_centroid(view, queries, centroids, error, allowed, specs, rule, scan)
         return _decide(view, queries, given, pairs, route_counts, rule)
     linear = _linear_part(view, queries, error)
     is_lone = len(specs) == 1 and allowed is None and aggregation != "topk"
+    is_lone = is_lone and view.negatives is None
     scan = None
-    if view.slot_stop >= scratch.bytes_rows_min:
+    # A scan of bytes is too coarse for the penalties of negatives, which are steep.
+    if view.slot_stop >= scratch.bytes_rows_min and view.negatives is None:
         scan = scan_bytes(view, queries, lengths, scratch)
     if scan is not None:
         upper, upper_error = _upper_scores(scan, linear, allowed)
@@ -131,7 +135,7 @@ def _rank_batch(
             )
         ):
             return [ranking]
-        pairs = _candidates(view, scan, upper, upper_error, specs, rule)
+        pairs = _candidates(view, scan, upper, upper_error, specs, rule, queries, error)
         were_useful = len(pairs.slots) <= _BYTES_ROWS_MAX * len(specs)
         scratch.report_bytes(were_useful=were_useful)
         if were_useful:
@@ -146,7 +150,8 @@ def _rank_batch(
         )
     ):
         return [ranking]
-    pairs = _candidates(view, scan, upper, upper_error, specs, rule)
+    lowered = _lower(view, queries, scan, error, upper, upper_error)
+    pairs = _candidates(view, scan, upper, lowered, specs, rule, queries, error)
     return _decide(view, queries, given, pairs, route_counts, rule)
 
 
@@ -219,6 +224,22 @@ def _combine(
     else:
         largest += values * linear.weight
     return largest, error * abs(linear.largest_weight) + linear.error * linear.weight
+
+
+def _lower(
+    view: TensorView,
+    queries: Float32s,
+    scan: Scan,
+    error: Float64s,
+    upper: Float64s,
+    upper_error: Float64s,
+) -> Float64s:
+    """Take the penalties of negatives from ``upper``; returns the bound of its error then."""
+    if view.negatives is None:
+        return upper_error
+    penalties, more = approximate_penalties(view.negatives, queries, scan, error)
+    upper[:, view.negatives.route_ids] -= penalties
+    return upper_error + more
 
 
 # --- a lone query ---
@@ -335,11 +356,15 @@ def _candidates(
     error: Float64s,
     specs: Sequence[QuerySpec],
     rule: DecisionRule,
+    queries: Float32s,
+    product_error: Float64s,
 ) -> Pairs:
     """Find the routes and utterances that a scan leaves to be scored exactly."""
     depth = 1
     if view.settings.aggregation == "topk":
-        upper = _tighten(view, scan, upper, error, specs, rule)
+        penalties = np.zeros(upper.shape)
+        _lower(view, queries, scan, product_error, penalties, error)
+        upper = _tighten(view, scan, upper, error, specs, rule, penalties)
         depth = view.settings.topk
     pairs = Pairs.of(view, *select_candidates(upper, rule.open_bars, error, specs))
     return _keep_close(pairs, pairs.similarities(scan), scan.error, depth)
@@ -353,15 +378,17 @@ def _candidates_by_centroid(
     allowed: Mask | None,
     specs: Sequence[QuerySpec],
     rule: DecisionRule,
+    scan: Scan | None,
 ) -> Pairs:
     """Find the routes and utterances to score exactly where the centroids decide."""
     upper = centroids.astype(np.float64)
     if view.settings.aggregation == "mean":
         # A mean norm is at most about 1, so the error bound of the centroid still holds.
         upper *= view.mean_norms
+    lowered = error if scan is None else _lower(view, queries, scan, error, upper, error)
     if allowed is not None:
         upper = np.where(allowed, upper, -np.inf)
-    pairs = Pairs.of(view, *select_candidates(upper, rule.open_bars, error, specs))
+    pairs = Pairs.of(view, *select_candidates(upper, rule.open_bars, lowered, specs))
     return _keep_close(pairs, pairs.approximate(view, queries), error, 1)
 
 
@@ -411,24 +438,31 @@ def _tighten(
     error: Float64s,
     specs: Sequence[QuerySpec],
     rule: DecisionRule,
+    lowered: Float64s,
 ) -> Float64s:
-    """Replace upper bounds of ``topk`` by approximate scores, where they can matter."""
-    first = _topk(view, scan, bound, bound >= leading_scores(bound, specs))
+    """Replace upper bounds of ``topk`` by approximate scores, where they can matter.
+
+    Args:
+        lowered: Penalties, negated, float64[n, routes].
+    """
+    first = _topk(view, scan, bound, bound >= leading_scores(bound, specs), lowered)
     least = np.where(first > -np.inf, first, np.inf).min(axis=1, keepdims=True)
     margin = error[:, np.newaxis]
     bars = np.inf if rule.bars is None else rule.bars
     passing = np.where(first >= bars + margin, first, -np.inf)
     best = passing.max(axis=1, keepdims=True)
     matter = may_lead_or_pass(bound, bars, margin, least, best)
-    return _topk(view, scan, bound, matter)
+    return _topk(view, scan, bound, matter, lowered)
 
 
-def _topk(view: TensorView, scan: Scan, bound: Float64s, chosen: Mask) -> Float64s:
+def _topk(
+    view: TensorView, scan: Scan, bound: Float64s, chosen: Mask, lowered: Float64s
+) -> Float64s:
     """Approximate ``topk`` scores of chosen routes; -inf for all others."""
     pairs = Pairs.of(view, *(chosen & (bound > -np.inf)).nonzero())
     scores = np.full(bound.shape, -np.inf)
     means = pairs.mean_of_largest(pairs.similarities(scan), view.settings.topk)
-    scores[pairs.queries, pairs.route_ids] = means
+    scores[pairs.queries, pairs.route_ids] = means + lowered[pairs.queries, pairs.route_ids]
     return scores
 
 
@@ -471,6 +505,18 @@ def _exact_scores(
 
     The last array is what a threshold is compared with; None for the score.
     """
+    slots, largest, scores, judged = _aggregated(view, queries, pairs)
+    if view.negatives is not None and len(slots):
+        penalties = exact_penalties(view.negatives, queries, pairs, largest)
+        scores = scores - penalties
+        judged = None if judged is None else judged - penalties
+    return slots, largest, scores, judged
+
+
+def _aggregated(
+    view: TensorView, queries: Float32s, pairs: Pairs
+) -> tuple[Numbers, Float64s, Float64s, Float64s | None]:
+    """As ``_exact_scores``, before negatives count."""
     aggregation, adaptive = view.settings.aggregation, view.adaptive
     beside = [] if aggregation in ("max", "topk") else [view.centroids]
     if aggregation == "adaptive" and adaptive is not None:

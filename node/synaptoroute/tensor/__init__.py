@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from synaptoroute.tensor.tensor import Tensor, TensorView
+from synaptoroute.tensor.tensor import NegativeRows, Tensor, TensorView
 
-__all__ = ["Tensor", "TensorView"]
+__all__ = ["NegativeRows", "Tensor", "TensorView"]

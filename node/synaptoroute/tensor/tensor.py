@@ -52,6 +52,21 @@ _DEFERRED_BLOCKS_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class NegativeRows:
+    """The negatives of all routes, by route, then by slot.
+
+    Attributes:
+        route_ids: Routes that have some, ascending.
+        starts: Where the rows of each start.
+        rows: float32[n, dim].
+    """
+
+    route_ids: Slots
+    starts: Slots
+    rows: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TensorView:
     """A tensor as scoring reads it; valid until its next change.
 
@@ -62,8 +77,7 @@ class TensorView:
         mean_norms: Length of the mean of each route's rows, float64[routes].
         slots_of: Slots of the examples of each live route, its utterances and its description:
             int64[n], ascending.
-        negative_slots_of: Slots of the negatives of each route that has some, int64[n],
-            ascending.
+        negatives: Those of all routes; None if there are none.
         calibration: The numbers behind the confidence: those of the fit, else those that ship
             for the encoder; None for an encoder without any.
         adaptive: Terms of the adaptive score; None for other aggregations, and without a fit.
@@ -90,7 +104,7 @@ class TensorView:
     centroids: ChunkedArray[np.float32]
     centroid_spans: Sequence[tuple[int, NDArray[np.float32]]]
     quantized: QuantizedRows
-    negative_slots_of: Mapping[int, Slots]
+    negatives: NegativeRows | None
     calibration: DecisionCalibration | None = None
     adaptive: AdaptiveTerms | None = None
 
@@ -172,12 +186,21 @@ class Tensor:
                 self._centroids.units,
                 self._centroids.units.spans(aligned),
                 self._quantized,
-                self._negative_slots_of,
+                self._negative_rows(),
                 self.calibration,
                 None if terms is None else terms.view(count, aligned),
             )
             self._unviewed_rows = 0
         return self._view
+
+    def _negative_rows(self) -> NegativeRows | None:
+        if not self._negative_slots_of:
+            return None
+        route_ids = sorted(self._negative_slots_of)
+        parts = [self._negative_slots_of[route_id] for route_id in route_ids]
+        counts = np.array([len(part) for part in parts])
+        rows = self._rows.read(np.concatenate(parts))
+        return NegativeRows(np.array(route_ids, np.int64), counts.cumsum() - counts, rows)
 
     @property
     def calibration(self) -> DecisionCalibration | None:
