@@ -30,7 +30,10 @@ def record(route_id: int, slots: Sequence[int], threshold: float | None = None) 
 
 
 def loaded(
-    vectors: NDArray[np.float32], owners: Sequence[int], settings: Settings | None = None
+    vectors: NDArray[np.float32],
+    owners: Sequence[int],
+    settings: Settings | None = None,
+    decision: bytes = b"",
 ) -> Tensor:
     """A tensor of float32[n, dim] whose row i belongs to route ``owners[i]``; -1 for none."""
     settings = settings or Settings(threshold=-1.0)
@@ -39,7 +42,7 @@ def loaded(
         for route_id in sorted(set(owners) - {-1})
     ]
     tensor = Tensor(vectors.shape[1], settings)
-    tensor.load(np.arange(len(vectors)), vectors, routes, settings, START)
+    tensor.load(np.arange(len(vectors)), vectors, routes, settings, START, decision=decision)
     return tensor
 
 

@@ -240,6 +240,8 @@ class StaticRoutes:
         if margin <= 0.0 or margin < needed or best < guard.floor:
             return FirstStageResult(False, margin, needed)
         record = shortlist.routes[shortlist.scores.index(best)].record
+        if record.negatives:
+            return FirstStageResult(False, margin, needed)  # the encoder compares them
         threshold = self.settings.threshold_of(record.threshold)
         least = self._confidence_min_of(record)
         if numbers is None and least and threshold == -math.inf:
