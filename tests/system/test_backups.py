@@ -21,7 +21,7 @@ from node_cluster import Cluster, StartCluster, cluster_on
 from processes import CoordinatorProcess
 from servers import Server
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 SAID = "what somebody said about an answer"

@@ -14,7 +14,7 @@ import pytest
 
 from node_cluster import Cluster, StartCluster, until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(240)]
 LIMIT_BYTES = 600_000
 SIZES = {"log_bytes_max": str(LIMIT_BYTES), "retain_bytes": "200000", "retain_entries": "10000"}
 

@@ -17,7 +17,7 @@ import pytest
 from node_cluster import Cluster, Member, StartCluster, until
 from synaptoroute.core.codec import LEVEL
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(180)]
 LATER = f"import synaptoroute.core.codec as codec\ncodec.LEVEL = {LEVEL + 1}\n"
 # It counts on nodes that it does not see, as if they had been away and come back.
 HASTY = (

@@ -19,7 +19,7 @@ from previous_release import previous_release, unpack_previous_release
 from processes import NodeProcess
 from synaptoroute.core.codec import LEVEL
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROUTES = {
     "billing": ["I need a refund", "Where is my receipt?", "Cancel my subscription"],

@@ -16,7 +16,7 @@ from fault_proxy import Fault, FaultProxy
 from node_cluster import Cluster, Member, StartCluster, until
 from processes import CoordinatorProcess
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(180)]
 STALENESS_SECONDS = 3.0
 ALONE_SECONDS = 2.0
 SHORT = {"staleness_seconds_max": str(STALENESS_SECONDS), "alone_seconds": str(ALONE_SECONDS)}

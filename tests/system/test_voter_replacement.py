@@ -15,7 +15,7 @@ from processes import CoordinatorProcess
 from synaptoroute.trust.genesis import dump_genesis
 from synaptoroute.trust.identity import NodeIdentity
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def wipe(member: Member) -> None:

@@ -21,6 +21,7 @@ import httpx
 
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.sequencer.addresses import check_address
+from synaptoroute.sequencer.names import PeerNames
 from synaptoroute.trust.nonces import NONCE_SECONDS
 from synaptoroute.trust.requests import (
     ANSWER_HEADER,
@@ -144,6 +145,7 @@ class ProvenHttp:
             trust_env=False,
             follow_redirects=False,
         )
+        self._names = PeerNames()
         self._signer = signer
         self._verifier = verifier
         self._key_hash = key_hash
@@ -303,6 +305,11 @@ class ProvenHttp:
             headers=dict(headers),
             timeout=timeout,
         )
+        try:
+            await self._names.find(request.url.host, min(seconds, CONNECT_SECONDS))
+        except ClusterError as error:
+            reason = f"the node at {url} does not answer: {error.message}"
+            raise ClusterError(reason, outcome="not_taken") from error
         try:
             # A redirect could lead anywhere.
             response = await self._http.send(request, stream=True, follow_redirects=False)
