@@ -503,7 +503,7 @@ class FeedbackSettings(BaseModel):
         retention_days: Items that nobody resolves are deleted after that.
         hash_only: Keep no texts, only how often the same was said.
         redaction: What is cut out of texts before they are stored: ``email``, ``url``,
-            ``uuid``, ``long_number``.
+            ``uuid``, ``long_number``, or patterns of RE2.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -8,29 +8,22 @@ confidence are those of the whole route set, so confidences are a little too goo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import CANDIDATES_MAX, Match
-from synaptoroute.router.queries import make_query
 from synaptoroute.router.revision_preview import (
     RouteSet,
+    answer,
     choose_utterances,
     copy_routes,
     folds_of,
     left_out,
     tensor_of,
 )
-from synaptoroute.scoring import Scratch, rank, rule_of
-from synaptoroute.serving.query import QueryEngine, match_of
-from synaptoroute.tensor import Tensor
+from synaptoroute.serving.query import QueryEngine
 
-_AT_ONCE: Final = 32
 _running: Final = asyncio.Semaphore(1)
 """For all routers of the process: more at a time would take the CPUs from queries."""
 
@@ -80,31 +73,10 @@ def _evaluate(routes: RouteSet, fingerprint: str, limit: int) -> OwnEvaluation:
         tensor = tensor_of(routes, left_out(routes, count, fold))
         texts = [text for _, _, text, _ in own]
         embeddings = routes.vectors[[routes.row_of[slot] for _, slot, _, _ in own]]
-        matches = _answer(tensor, texts, embeddings, fingerprint, limit)
+        # Without exact matches: the same text in another route would decide alone.
+        matches = answer(tensor, texts, embeddings, fingerprint, limit=max(2, limit), exact=False)
         found += [
             JudgedUtterance(text, name, match)
             for (name, _, text, _), match in zip(own, matches, strict=True)
         ]
     return OwnEvaluation(routes.version, found)
-
-
-def _answer(
-    tensor: Tensor,
-    texts: Sequence[str],
-    embeddings: NDArray[np.float32],
-    fingerprint: str,
-    limit: int,
-) -> list[Match]:
-    """Answer texts by their embeddings alone: equal texts of other routes do not decide."""
-    scratch, rule = Scratch(), rule_of(tensor, fingerprint)
-    found: list[Match] = []
-    for start in range(0, len(texts), _AT_ONCE):
-        some = texts[start : start + _AT_ONCE]
-        queries = [make_query(text, {"limit": max(2, limit)}, is_checked=True) for text in some]
-        specs = [query.spec(tensor.routes) for query in queries]
-        rankings = rank(tensor, embeddings[start : start + len(some)], specs, scratch, rule)
-        found += [
-            match_of(query, ranking, tensor, "", "")
-            for query, ranking in zip(queries, rankings, strict=True)
-        ]
-    return found

@@ -40,6 +40,7 @@ from synaptoroute.errors import (
     InvalidRoute,
     SynaptoRouteError,
 )
+from synaptoroute.inputs.ignore import check_pattern, cut
 from synaptoroute.learning.redaction import KINDS, cut_kinds
 from synaptoroute.log import Log
 from synaptoroute.models import (
@@ -167,7 +168,7 @@ class FeedbackQueue:
                 raise
             # The answer was remembered when this was said first.
             return _receipt("", known)
-        kept = cut_kinds(said, settings.redaction)
+        kept = redacted(said, settings.redaction)
         if not kept.strip():
             raise InvalidQuery("nothing is left of the text after redaction")
         item_id = item_id_of(kept, route, given)
@@ -481,11 +482,25 @@ def _checked_texts(name: str, texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_queue_settings(settings: FeedbackSettings | None) -> None:
-    """Refuse a kind of redaction that this release does not know."""
-    unknown = [] if settings is None else sorted(set(settings.redaction) - set(KINDS))
-    if unknown:
-        known = ", ".join(KINDS)
-        raise InvalidRoute(f"feedback.redaction: {unknown[0]!r} is none of {known}")
+    """Refuse a redaction that is neither a known kind nor a pattern."""
+    for pattern in settings.redaction if settings else ():
+        if pattern in KINDS:
+            continue
+        # A misspelled kind would be a pattern that cuts nothing but its own name.
+        if pattern.replace("_", "").isalpha():
+            known = ", ".join(KINDS)
+            raise InvalidRoute(f"feedback.redaction: {pattern!r} is none of {known}")
+        try:
+            check_pattern(pattern)
+        except ValueError as error:
+            raise InvalidRoute(f"feedback.redaction: {error}") from error
+
+
+def redacted(text: str, redaction: Sequence[str]) -> str:
+    """Cut kinds and patterns out of a text."""
+    patterns = tuple(each for each in redaction if each not in KINDS)
+    kept = cut_kinds(text, redaction)
+    return cut(kept, patterns) if patterns else kept
 
 
 def stored_settings(settings: RouteSetSettings) -> Settings:

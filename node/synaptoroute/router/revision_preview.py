@@ -255,29 +255,35 @@ def answer(
     embeddings: NDArray[np.float32],
     fingerprint: str,
     tokens: Sequence[Tokens] = (),
+    *,
+    limit: int = 2,
+    exact: bool = True,
 ) -> list[Match]:
     """Answer texts by a tensor, as a node would.
 
     Args:
         fingerprint: Of the encoder of the vectors.
         tokens: Of the texts; without them all texts are understood.
+        limit: Candidates of each answer, at least 2.
+        exact: Whether the same text in a route decides, whatever the vectors say.
     """
     scratch, rule = Scratch(), rule_of(tensor, fingerprint)
     found: list[Match] = []
     for start in range(0, len(texts), _AT_ONCE):
         some = texts[start : start + _AT_ONCE]
-        queries = [make_query(text, {"limit": 2}, is_checked=True) for text in some]
+        queries = [make_query(text, {"limit": limit}, is_checked=True) for text in some]
         specs = [query.spec(tensor.routes) for query in queries]
         vectors = embeddings[start : start + len(some)]
         rankings = rank(tensor, vectors, specs, scratch, rule)
         for at, (query, ranking) in enumerate(zip(queries, rankings, strict=True), start):
-            exact = tensor.exact_match(query.text, tensor.texts.find(query.text), None)
-            if exact is not None:
-                only = [QuerySpec(1, frozenset({exact[0]}))]
+            slots = tensor.texts.find(query.text) if exact else ()
+            same = tensor.exact_match(query.text, slots, None)
+            if same is not None:
+                only = [QuerySpec(1, frozenset({same[0]}))]
                 (ranking,) = rank(tensor, embeddings[at : at + 1], only, scratch)
                 ranking = replace(ranking, best=ranking.top[0])
             own = tokens[at] if tokens else None
-            slot = None if exact is None else exact[1]
+            slot = None if same is None else same[1]
             found.append(match_of(query, ranking, tensor, "", "", own, slot))
     return found
 

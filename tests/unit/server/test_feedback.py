@@ -164,8 +164,8 @@ async def test_rejected_resolution_changes_nothing(tmp_path: Path) -> None:
 async def test_texts_are_redacted_before_they_are_stored(tmp_path: Path) -> None:
     async with http_node(tmp_path) as node:
         await node.fill()
-        await switch_on(node)
-        await say(node, text="I am jo@example.org, card 4111 1111 1111 1111", route="refund")
+        await switch_on(node, redaction=["email", "long_number", r"(?i)\bc-\d+\b"])
+        await say(node, text="I am jo@example.org, card 4111 1111 1111 1111 c-17", route="refund")
         await switch_on(node, hash_only=True)
         hashed = await say(node, text="only a hash", route="refund")
         page = await queue(node)
@@ -179,11 +179,16 @@ async def test_texts_are_redacted_before_they_are_stored(tmp_path: Path) -> None
         unknown = await node.http.put(
             "/v1/settings", json={**now, "feedback": {"redaction": ["shoe_size"]}}
         )
+        malformed = await node.http.put(
+            "/v1/settings", json={**now, "feedback": {"redaction": ["(a"]}}
+        )
 
     assert {None, "I am [email], card [long_number]"} == {each["text"] for each in page["items"]}
     assert (422, 200) == (refused.status_code, learned.status_code)
     assert (422, True) == (unknown.status_code, "email" in unknown.json()["detail"])
+    assert 422 == malformed.status_code
     assert b"4111" not in stored(tmp_path)
+    assert b"c-17" not in stored(tmp_path)
     assert b"only a hash" not in stored(tmp_path)
 
 
