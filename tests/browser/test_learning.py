@@ -83,6 +83,8 @@ def test_miss_becomes_an_answer_on_every_node(
     cluster.locator("input").fill("jobs")
     cluster.locator("button:has-text('Add')").click()
 
+    page.click("#judge")
+    page.wait_for_selector("svg.curves .curve", timeout=60_000)
     page.click("#preview")
     page.wait_for_selector("#effect >> text=Own utterances", timeout=60_000)
     effect = page.inner_text("#effect")

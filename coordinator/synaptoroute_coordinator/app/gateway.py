@@ -154,6 +154,12 @@ _ENDPOINTS: Final = (
         "List the review queue",
         f"{_ANSWER} Parameters: `route`, `after`, `limit`. Scope `admin`.",
     ),
+    (
+        "GET",
+        "/v1/evaluation",
+        "Judge the routes by their own utterances",
+        f"{_ANSWER} Parameters: `limit`, `answers`.",
+    ),
     ("POST", "/v1/feedback", "Say which route is right", _WRITTEN),
     ("POST", "/v1/feedback/resolve", "Resolve items of the review queue", _WRITTEN),
     (

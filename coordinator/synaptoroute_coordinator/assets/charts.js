@@ -142,3 +142,36 @@ export function shorten(text, limit) {
 
 export const dot = (index) => s("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" },
   s("circle", { class: `c${index % 8}`, cx: 5, cy: 5, r: 5 }));
+
+// Coverage and accuracy by the least confidence, and confidence against accuracy.
+export function curves(found, marked) {
+  const left = 40, top = 12, width = 300, height = 190, gap = 70;
+  const x = (share, from) => from + width * share, y = (share) => top + height * (1 - share);
+  const svg = s("svg", { class: "curves", viewBox: `0 0 ${left + 2 * width + gap + 12} ${top + height + 62}`, role: "img",
+    "aria-label": "Coverage and accuracy by the least confidence, and how often confidences are right" });
+  const frame = (from, label) => {
+    for (const share of [0, .25, .5, .75, 1]) {
+      svg.append(s("line", { class: "axis", x1: from, x2: from + width, y1: y(share), y2: y(share) }),
+        s("text", { class: "tick", x: from - 6, y: y(share) + 4, "text-anchor": "end" }, share.toFixed(2)),
+        s("text", { class: "tick", x: x(share, from), y: top + height + 16, "text-anchor": "middle" }, share.toFixed(2)));
+    }
+    svg.append(s("text", { class: "label-2", x: from + width / 2, y: top + height + 34, "text-anchor": "middle" }, label));
+  };
+  const line = (kind, values, name, place) => svg.append(
+    s("polyline", { class: `curve k${kind}`, points: values.map(([a, b]) => `${x(a, left).toFixed(1)},${y(b).toFixed(1)}`).join(" ") }, s("title", {}, name)),
+    s("text", { class: `label-2 k${kind}`, x: left + place, y: top + height + 54 }, name));
+  frame(left, "least confidence");
+  line(0, found.curve.map((each) => [each.limit, each.coverage]), "answered", 0);
+  line(1, found.curve.filter((each) => each.accuracy !== null).map((each) => [each.limit, each.accuracy]), "right of these", 90);
+  line(2, found.curve.map((each) => [each.limit, each.right]), "right of all", 200);
+  if (marked !== null && marked !== undefined) svg.append(s("line", { class: "threshold-line", x1: x(marked, left), x2: x(marked, left), y1: top, y2: top + height }, s("title", {}, `in use: ${marked}`)));
+  const second = left + width + gap;
+  frame(second, "confidence");
+  svg.append(s("line", { class: "span-line", x1: second, x2: second + width, y1: y(0), y2: y(1) }));
+  for (const each of found.reliability) {
+    svg.append(s("rect", { class: "score-bar passed", x: x(each.low, second) + 1, y: y(each.accuracy), width: width * (each.high - each.low) - 2, height: Math.max(0, y(0) - y(each.accuracy)) },
+      s("title", {}, `${each.count} texts: confidence ${each.confidence.toFixed(2)}, right ${each.accuracy.toFixed(2)}`)));
+  }
+  svg.append(s("text", { class: "label-2", x: second, y: top + height + 54 }, "share that is right, by confidence"));
+  return svg;
+}

@@ -1,6 +1,7 @@
 // Learn: what people asked and what was wrong becomes utterances, previewed and applied at once.
 
 import { call, get, post, state } from "./api.js";
+import { curves } from "./charts.js";
 import { clock, h, scroll, toast, whole } from "./dom.js";
 import { loadRoutes, settle } from "./routes.js";
 
@@ -11,9 +12,9 @@ const picks = new Map();
 
 export function show(main) {
   const parts = { ask: h("section", { class: "card" }), queue: h("section", { class: "card" }),
-    clusters: h("section", { class: "card" }), changes: h("section", { class: "card sticky", id: "changes" }) };
+    clusters: h("section", { class: "card" }), sure: h("section", { class: "card" }), changes: h("section", { class: "card sticky", id: "changes" }) };
   main.append(h("div", { class: "grid wide-left" },
-    h("div", { class: "grid" }, parts.ask, parts.queue, parts.clusters), parts.changes));
+    h("div", { class: "grid" }, parts.ask, parts.queue, parts.clusters, parts.sure), parts.changes));
   const view = { parts, routes: [], settings: null, queue: null, clusters: null };
   const redraw = () => { drawQueue(view); drawClusters(view); drawChanges(view); };
   view.refresh = async () => {
@@ -30,6 +31,7 @@ export function show(main) {
   };
   view.redraw = redraw;
   drawAsk(view);
+  drawSure(view);
   drawChanges(view);
   view.refresh();
   return () => {};
@@ -185,6 +187,33 @@ function save(clusters) {
   const link = h("a", { href: URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "application/x-ndjson" })), download: "unmatched.jsonl" });
   link.click();
   URL.revokeObjectURL(link.href);
+}
+
+// --- how sure answers are -------------------------------------------------------------------
+
+function drawSure(view) {
+  const outcome = h("div", { "aria-live": "polite" });
+  const judge = h("button", { type: "button", id: "judge", onclick: async () => {
+    judge.disabled = true;
+    try {
+      const found = await get("/v1/evaluation");
+      outcome.replaceChildren(...drawEvaluation(found, view.settings?.confidence_min ?? null));
+    } catch (problem) { outcome.replaceChildren(h("p", { class: "wrong" }, problem.message)); }
+    judge.disabled = false;
+  } }, "Judge the routes");
+  view.parts.sure.replaceChildren(h("header", {}, h("h2", {}, "How sure answers are"), judge),
+    h("p", { class: "muted small" }, "Every utterance as a query, by the routes without it. None of them belongs to no route."), outcome);
+}
+
+function drawEvaluation(found, marked) {
+  if (!found.texts) return [h("p", { class: "empty" }, "No route has two utterances.")];
+  const share = (count) => `${(100 * count / found.texts).toFixed(0)} %`;
+  const pairs = found.confusion_pairs.slice(0, 8);
+  return [
+    h("p", {}, `Of ${whole(found.texts)} utterances the own route ranks first for ${share(found.ranked_right)}, and ${share(found.answered_right)} are answered right. Calibration error ${found.calibration_error.toFixed(3)}.`),
+    scroll("Curves", curves(found, marked)),
+    pairs.length ? h("table", {}, head(["Belongs to", "Nearest", "Times"]), h("tbody", {}, pairs.map((each) =>
+      h("tr", {}, h("td", {}, each.expected), h("td", {}, each.best), h("td", { class: "number" }, whole(each.count)))))) : h("p", { class: "muted" }, "No pair of routes is confused.")];
 }
 
 // --- the change -----------------------------------------------------------------------------
