@@ -89,6 +89,7 @@ def test_miss_becomes_an_answer_on_every_node(
     page.wait_for_selector("#effect >> text=Own utterances", timeout=60_000)
     effect = page.inner_text("#effect")
     assert "never" in page.inner_text("#changes")
+    page.evaluate("scrollTo(0, 0)")
     shoot(page, "dashboard-learn")
     page.click("#apply")
     page.wait_for_selector("text=answered on every node", timeout=30_000)

@@ -361,7 +361,7 @@ class FeedbackQueue:
             first = [items[each] for each in resolved if each in items]
             rest = sorted(items.values(), key=_place, reverse=True)
             judged = list(dict.fromkeys((*first, *rest)))[:PREVIEW_TEXTS_MAX]
-            asked = {each.text for each in (*texts, *judged)}
+            asked = {*(each.text for each in texts), *(each.text for each in judged)}
             read = {text: self._engine.prepare(text).text for text in asked}
             return await asyncio.to_thread(
                 effect_of, encoder, routes, wanted, vectors, texts, judged, read

@@ -8,7 +8,7 @@ written, and all of it runs on other threads, behind queries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -337,12 +337,17 @@ def effect_of(
     change_vectors: NDArray[np.float32],
     texts: Sequence[LabelledText],
     feedback: Sequence[FeedbackItem],
+    read: Mapping[str, str],
 ) -> RevisionEffect:
-    """Compare a route set with what a revision would make of it; takes seconds."""
+    """Compare a route set with what a revision would make of it; takes seconds.
+
+    Args:
+        read: How the node reads each of the texts before it encodes them.
+    """
     after = revised(before, changes, change_vectors)
     asked = [*texts, *(LabelledText(each.text, True, each.route) for each in feedback if each.text)]
     kinds = ["text"] * len(texts) + ["feedback"] * (len(asked) - len(texts))
-    given = _judge_given(encoder, before, after, asked, kinds)
+    given = _judge_given(encoder, before, after, asked, kinds, read)
     own = judge_utterances(before, after, encoder.fingerprint)
     labelled = [each for each in given if each.is_labelled]
     return RevisionEffect(
@@ -364,11 +369,12 @@ def _judge_given(
     after: RouteSet,
     asked: Sequence[LabelledText],
     kinds: Sequence[str],
+    read: Mapping[str, str],
 ) -> list[JudgedText]:
     if not asked:
         return []
     texts = [each.text for each in asked]
-    embeddings, tokens = encoded(encoder, texts)
+    embeddings, tokens = encoded(encoder, [read.get(text, text) for text in texts])
     was = answer(tensor_of(before), texts, embeddings, encoder.fingerprint, tokens)
     then = answer(tensor_of(after), texts, embeddings, encoder.fingerprint, tokens)
     return [
