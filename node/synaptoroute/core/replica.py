@@ -473,7 +473,7 @@ class Replica:
             return _refused(at, f"the log is at level {self.level}", "not_finalized")
         if isinstance(mutation, Finalize):
             checked = self.table.apply(entry.proposal, at)
-            return checked if checked.outcome.code else _plan_finalize(self.level, mutation, at)
+            return checked if checked.outcome.code else self._plan_finalize(mutation, at)
         if isinstance(mutation, VoterAdd | VoterRemove):
             # The table checks the mutation alone; the voters belong to the epochs kept here.
             checked = self.table.apply(entry.proposal, at)
@@ -482,6 +482,14 @@ class Replica:
             planned = plan_voters(self.voters, mutation, at)
             return self._with_keys(planned, entry.proposal.op_id, mutation)
         return self.table.apply(entry.proposal, at)
+
+    def _plan_finalize(self, mutation: Finalize, at: Revision) -> Change:
+        if mutation.level <= self.level:
+            return Change(Outcome("unchanged", at))
+        # Whoever raises the level does not replace the keys that the log knows.
+        keys = dict(mutation.voter_keys) | self.voter_keys
+        raised = replace(mutation, voter_keys=tuple(sorted(keys.items())))
+        return Change(Outcome("applied", at), finalized=raised)
 
     def _with_keys(self, change: Change, op_id: bytes, mutation: VoterAdd | VoterRemove) -> Change:
         """Keep the key of a new voter, forget that of a removed one, and link the change.
@@ -605,12 +613,6 @@ def plan_voters(voters: tuple[str, ...], mutation: VoterAdd | VoterRemove, at: R
         return _refused(at, "the last voter cannot be removed")
     after = {*voters, name} if is_adding else set(voters) - {name}
     return Change(Outcome("applied", at), voters=tuple(sorted(after)))
-
-
-def _plan_finalize(level: int, mutation: Finalize, at: Revision) -> Change:
-    if mutation.level <= level:
-        return Change(Outcome("unchanged", at))
-    return Change(Outcome("applied", at), finalized=mutation)
 
 
 def voters_after(voters: tuple[str, ...], mutation: Mutation) -> tuple[str, ...]:

@@ -119,6 +119,17 @@ def test_seals_are_required_from_the_entry_on_that_raises_the_level() -> None:
     assert replica.receive(unsealed).forged is not None
 
 
+def test_level_is_raised_with_the_keys_that_the_log_knows() -> None:
+    """Whoever raises it cannot speak for a voter by naming another key."""
+    replica, founding = sealed_replica(level=2)
+    named = (("n1", "f" * 64), ("n2", "e" * 64))
+    (raised,) = log_of([proposal(Finalize(3, named), 1)], replica.position)
+    entry = replace(raised, stood=founding.position, seal=b"seal")
+    assert replica.receive(entry).commits
+
+    assert (3, {"n1": "0" * 64, "n2": "e" * 64}) == (replica.level, replica.voter_keys)
+
+
 def test_reverted_entry_takes_its_level_back() -> None:
     replica, _ = sealed_replica(level=1)
     (raised,) = log_of([proposal(Finalize(2, KEYS), 1)], replica.position)
