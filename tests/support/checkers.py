@@ -29,6 +29,10 @@ DUMPED = {
     "import_open": "import_id, is_replace, touched_seq",
     "staging": "import_id, number, frame",
     "epoch": "epoch, epoch_id, base_seq, voters, fingerprint, dim",
+    # Only at level 3 of the log
+    "route_decision": "route_id, confidence_min",
+    "decision": "payload, node, at_ms",
+    "feedback": "item_id, text, route, was, at_ms, times, seq",
 }
 
 
@@ -140,9 +144,11 @@ def dump_of(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Read the tables that must be equal on all nodes."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as raw:
         raw.execute("BEGIN")
+        held = {name for (name,) in raw.execute("SELECT name FROM sqlite_schema")}
         return {
             table: raw.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
             for table, columns in DUMPED.items()
+            if table in held
         }
 
 

@@ -20,19 +20,21 @@ from repository import ROOT
 
 REVISION = "25dde48"
 """The last commit of the release before."""
+LEVEL_2_REVISION = "8e6ebd6"
+"""The last commit whose highest level of the log is 2."""
 
 
-def unpack_previous_release(folder: Path) -> Path:
-    """Unpack the sources of the previous release; return the folder of its packages."""
+def unpack_previous_release(folder: Path, revision: str = REVISION) -> Path:
+    """Unpack the sources of an earlier revision; return the folder of its packages."""
     archive = subprocess.run(
-        ["git", "archive", "--format=tar", REVISION, "node", "coordinator"],
+        ["git", "archive", "--format=tar", revision, "node", "coordinator"],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
     )
     if archive.returncode:
-        reason = f"commit {REVISION} is not in this copy of the repository"
+        reason = f"commit {revision} is not in this copy of the repository"
         if os.environ.get("REQUIRE_ALL") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
