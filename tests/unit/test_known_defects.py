@@ -349,7 +349,7 @@ def test_d29_every_imported_package_is_declared() -> None:
         *(each for extra in project["optional-dependencies"].values() for each in extra),
     ]
     names = {re.split(r"[<>=~\[; ]", each)[0].lower().replace("-", "_") for each in listed}
-    aliases = {"pyyaml": "yaml", "opentelemetry_sdk": "opentelemetry"}
+    aliases = {"pyyaml": "yaml", "opentelemetry_sdk": "opentelemetry", "google_re2": "re2"}
     declared = names | {aliases.get(name, name) for name in names}
     declared |= {"starlette", "pydantic_core"}  # FastAPI's and pydantic's other halves
     declared |= {"click", "synaptoroute", "synaptoroute_coordinator"} | set(sys.stdlib_module_names)

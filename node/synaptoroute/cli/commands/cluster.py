@@ -146,7 +146,11 @@ def status_rows(state: dict[str, Any]) -> list[tuple[Cell, ...]]:
     router = state["router"] or {}
     rows += [(key.replace("_", " "), str(router[key])) for key in _STATUS_KEYS if key in router]
     counters = router.get("counters") or {}
-    rows += [(key.replace("_", " "), f"{value:,}") for key, value in counters.items() if value]
+    rows += [
+        (key.replace("_", " "), f"{value:,}")
+        for key, value in counters.items()
+        if isinstance(value, int) and value
+    ]
     return rows
 
 
