@@ -18,8 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import repeat
 from typing import Any, Final, TypeAlias
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position, Revision
+from synaptoroute.core.same_text import same_text_form
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.errors import EncoderError, InvalidQuery
@@ -180,6 +181,7 @@ class Scorer:
         self._scratch = Scratch(integer_product())
         self._rule: DecisionRule | None = None
         self._rule_view: TensorView | None = None
+        self._has_negatives = False
         self._queries = queries
         self._inbox: Inbox[_Item] = Inbox()
         self._tensor_lock = threading.Lock()
@@ -470,6 +472,7 @@ class Scorer:
             for query, spec, ranking, vector, own, known in zip(
                 queries, specs, rankings, embeddings, tokens, sure, strict=False
             ):
+                weights: dict[int, float] = {}
                 if query.prior:
                     weights, unknown = self._weights(query.prior)
                     if unknown is not None:
@@ -483,6 +486,10 @@ class Scorer:
                 text = query.text if query.prepared is None else query.prepared.kept
                 if slots := tensor.texts.find(text):
                     ranking, slot = self._exact(text, slots, spec, ranking, vector, rule)
+                if self._has_negatives and ranking.best is not None:
+                    ranking, slot = self._unless_barred(
+                        text, (ranking, slot), spec, weights, vector, rule
+                    )
                 match = known or match_of(query, ranking, tensor, version, self.node, own, slot)
                 answers.append((query, match))
                 matches.append(match)
@@ -508,8 +515,45 @@ class Scorer:
         if view is not self._rule_view:
             self._rule = rule_of(self.tensor, self.encoder.fingerprint)
             self._rule_view = view
+            self._has_negatives = view.negatives is not None
         assert self._rule is not None
         return self._rule
+
+    def _unless_barred(
+        self,
+        text: str,
+        answer: tuple[Ranking, int | None],
+        spec: QuerySpec,
+        weights: Mapping[int, float],
+        embedding: NDArray[np.float32],
+        rule: DecisionRule,
+    ) -> tuple[Ranking, int | None]:
+        """Leave out routes of which the text is a negative, whatever else speaks for them."""
+        tensor, form = self.tensor, same_text_form(text)
+        left: frozenset[int] | None = None
+        ranking, slot = answer
+        while ranking.best is not None:
+            route_id = ranking.best.route_id
+            if form not in _forms(tensor.record_of(route_id).negatives):
+                break
+            if left is None:
+                every = frozenset(each.route_id for each in tensor.routes.values())
+                left = every if spec.routes is None else every & spec.routes
+            left -= {route_id}
+            rest = QuerySpec(spec.limit, left)
+            if weights:
+                ranking = rank_with_prior(tensor, embedding, rest, weights, rule, self._scratch)
+            else:
+                (ranking,) = rank(tensor, embedding[np.newaxis], [rest], self._scratch, rule)
+            slot = None
+        if left is not None and not left:
+            # Nothing is left to choose from: what is shown does not pass.
+            shown = tuple(
+                replace(each, confidence=0.0, confidence_min=each.confidence_min or 1.0)
+                for each in answer[0].top
+            )
+            ranking = Ranking(None, shown, None, answer[0].route_count, 1.0)
+        return ranking, slot
 
     def _exact(
         self,
@@ -539,6 +583,11 @@ class Scorer:
         return Ranking(
             top[0], top[: spec.limit], top[1] if rest.top else None, ranking.route_count
         ), slot
+
+
+@lru_cache(maxsize=1_024)
+def _forms(texts: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(same_text_form, texts))
 
 
 def _resolve(answers: Sequence[Answer]) -> None:
