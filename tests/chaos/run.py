@@ -99,9 +99,8 @@ def heal(cluster: Cluster) -> None:
     """Wait until every node is ready and takes writes."""
 
     def is_well(member: Member) -> bool:
-        answer = member.http.put(
-            "/v1/routes/well?ack=quorum", json={"utterances": [f"well {time.monotonic()}"]}
-        )
+        body = {"utterances": [f"well {time.monotonic()}"]}
+        answer = member.http.put("/v1/routes/well?ack=quorum&ack_timeout=2", json=body)
         return answer.status_code in (200, 201)
 
     for member in cluster.members:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from ports import free_port
 from repository import ROUTES
 from synaptoroute.cli.app import app
 from synaptoroute.cli.exit_codes import ExitCode
-from synaptoroute.cli.processes import NodeProcess, free_port
+from synaptoroute.cli.processes import NodeProcess
 
 pytestmark = pytest.mark.integration
 

@@ -15,10 +15,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from ports import free_port
 from repository import QUERIES, ROOT, ROUTES
 from synaptoroute.cli.app import app
 from synaptoroute.cli.exit_codes import ExitCode
-from synaptoroute.cli.processes import NodeProcess, free_port
+from synaptoroute.cli.processes import NodeProcess
 from synaptoroute.cli.route_files import read_route_file
 from synaptoroute.encoder import catalogue, open_encoder
 from synaptoroute.errors import EncoderMismatch

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from needs import require
+from ports import free_port
 from redis_logs import opened, put
-from servers import Server, free_port, running_sentinels
+from servers import Server, running_sentinels
 from synaptoroute.core.mutation import Revision
 from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason

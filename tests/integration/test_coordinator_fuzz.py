@@ -17,8 +17,9 @@ from schemathesis import GenerationMode
 
 from fuzzing import MODES, fuzz
 from needs import require_valkey
+from ports import free_port
 from processes import CoordinatorProcess, NodeProcess
-from servers import Server, free_port
+from servers import Server
 from synaptoroute.web.api_keys import key_line, make_key
 from synaptoroute_coordinator.app.app import create_app, make_runtime
 from synaptoroute_coordinator.app.runtime import ADMIN_PATHS

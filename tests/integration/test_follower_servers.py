@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from followers import peers, route, until
-from servers import Server, free_port
+from ports import free_port
+from servers import Server
 from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.replication import session as session_module
 from synaptoroute.router import WriteOptions

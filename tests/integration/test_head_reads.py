@@ -18,8 +18,9 @@ import pytest
 
 from fault_proxy import FaultProxy
 from followers import QUORUM, Peer, Peers, joined, lead_to, route, until
+from ports import free_port
 from redis_logs import WAIT_SECONDS
-from servers import Server, free_port
+from servers import Server
 from synaptoroute.errors import HeadNotConfirmed
 from synaptoroute.replication import head_reads
 

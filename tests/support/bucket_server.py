@@ -20,9 +20,9 @@ from pathlib import Path
 import httpx
 
 from needs import lacking
+from ports import free_port
 from repository import ROOT
 from servers import ServerFailed as BucketFailed
-from servers import free_port
 
 LOCK = ROOT / "tests" / "s3"
 FOLDER = ROOT / ".cache" / "s3rver"

@@ -25,8 +25,8 @@ import httpx
 import pytest
 
 from needs import lacking, require
+from ports import free_port
 from repository import ROOT
-from servers import free_port
 
 IMAGES = {
     name: os.environ.get(f"{name.upper()}_IMAGE", f"synaptoroute-{name}:test")

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 
 from needs import require_valkey
+from ports import free_port
 from processes import CoordinatorProcess, NodeProcess
-from servers import Server, free_port
+from servers import Server
 
 NAMES = {"node-0", "node-1", "node-2"}
 FLAGS = [

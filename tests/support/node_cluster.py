@@ -24,8 +24,9 @@ import httpx
 import preloaded
 from checkers import History, Version, Write, dump_of, op_log_of, violations
 from fault_proxy import Fault, FaultProxy, Network
+from ports import free_port
 from servers import Server
-from synaptoroute.cli.processes import NodeProcess, free_port
+from synaptoroute.cli.processes import NodeProcess
 from synaptoroute.cluster import RedisLog
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held

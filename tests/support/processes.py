@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 import preloaded
-from servers import free_port
+from ports import free_port
 from tls_files import TestTls
 
 # `python -m synaptoroute.server`, with packages that seem not to be installed.

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ports import free_port
+
 START_SECONDS_MAX = 10.0
 STOP_SECONDS_MAX = 10.0
 START_TRIES_MAX = 5
@@ -24,13 +26,6 @@ _LOOPBACK = "127.0.0.1"
 
 class ServerFailed(AssertionError):
     """A server did not start or stop; the message holds the end of its log."""
-
-
-def free_port() -> int:
-    """Return a free TCP port of the loopback."""
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(port: int, *words: str) -> str:

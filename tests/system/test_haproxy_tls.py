@@ -19,8 +19,9 @@ import pytest
 
 from needs import require, require_valkey
 from node_cluster import Cluster, cluster_on, until
+from ports import free_port
 from repository import ROOT
-from servers import Server, free_port
+from servers import Server
 from tls_files import TestTls
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]

@@ -17,7 +17,8 @@ from chaos.clients import Clients, revision_of
 from chaos.judge import Judge
 from chaos.storm import make_server
 from node_cluster import Cluster, cluster_on, until
-from servers import Sentinels, Server, free_port, running_sentinels
+from ports import free_port
+from servers import Sentinels, Server, running_sentinels
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(240)]
 CALM_SECONDS = 2.0

@@ -24,6 +24,7 @@ from synaptoroute.core.recovery import common_seq
 from synaptoroute.core.replica import TRANSITIONS, Source, State
 from synaptoroute.errors import (
     ClusterError,
+    NotCaughtUp,
     ProtocolError,
     SequencerUnavailable,
     StorageCorrupt,
@@ -39,7 +40,7 @@ from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import Coverage, ReadResult, RedisLog
 from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
-from synaptoroute.sequencer.scripts import NoLog
+from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.trust.certificates import Certificate
 
@@ -51,6 +52,7 @@ FAR_ENTRIES: Final = 2_000
 FAR_BYTES: Final = 16 << 20
 """A node farther behind asks for a snapshot first: installing rows is faster than replaying."""
 COMPARED_ENTRIES: Final = 1_024
+EPOCH_POLL_SECONDS: Final = 0.1
 _CLOSED: Final = frozenset(
     {
         LogState.MISMATCH,
@@ -396,11 +398,24 @@ class CatchUp:
             file = await self._peers.fetch_snapshot(
                 donor.report.url, target.parent, target.name, ask
             )
-            certificate = await asked[0] if asked else None
+            certificate = await self._certified(asked[0]) if asked else None
             return await self._install(position, file, orphans_after_seq, certificate)
         finally:
             await asyncio.gather(*map(end_task, asked))
             await asyncio.to_thread(target.unlink, missing_ok=True)
+
+    async def _certified(self, asked: asyncio.Task[Certificate]) -> Certificate:
+        """Wait for a certificate, but not beyond the epoch: then the log has what is missing."""
+        head = self._session.head
+        while not asked.done():
+            await asyncio.wait([asked], timeout=EPOCH_POLL_SECONDS)
+            if self._session.head is not head and self._is_other_epoch(head):
+                raise NotCaughtUp("another epoch was opened while a snapshot arrived")
+        return asked.result()
+
+    def _is_other_epoch(self, head: Head | None) -> bool:
+        newest = self._session.head
+        return head is None or newest is None or newest.epoch != head.epoch
 
     async def _install(
         self,

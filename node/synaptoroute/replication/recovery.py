@@ -207,6 +207,9 @@ class Recovery:
             assert assessment.cause is not None
             return await self._begin(assessment.cause, head, state)
         if assessment.action is not Action.JOIN_BALLOT or isinstance(head, NoLog):
+            if self._ballot is not None:
+                # The checks of a log say nothing about the one after it.
+                self._checked_at = -CHECK_INTERVAL_SECONDS
             self.detail, self._ballot, self._ballots_seen = "", None, 0
             return False
         return await self._take_part(head)

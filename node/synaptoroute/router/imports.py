@@ -289,7 +289,7 @@ class Importer:
         """Wait for the run that dropped this one; None if no run goes on."""
         await _exhaust(read)
         give_up_at = time.monotonic() + COMMIT_TIMEOUT_SECONDS
-        # A run drops the others before it opens itself, so for a moment none is open.
+        # A run may have to drop the others before it opens itself; then none is open for a moment.
         quiet_until = time.monotonic() + TAKEOVER_SECONDS
         while True:
             staged = await asyncio.wrap_future(self._engine.staged_imports())
@@ -332,7 +332,15 @@ class Importer:
                 self._known.update(zip(part.negatives, part.negative_vectors, strict=True))
                 if part.description is not None:
                     self._known[part.description] = part.description_vector
+        # Opened before the earlier runs are dropped, if there is room: whoever runs them waits for
+        # the outcome of this one only as long as a run is open.
+        is_room = len(staged) < IMPORTS_OPEN_MAX
+        if is_room:
+            await self._stage(begin, options)
+        for each in earlier:
             await self._drop(each.begin.import_id, options)
+        if is_room:
+            return
         if self._writer.is_alone and len(staged) - len(earlier) >= IMPORTS_OPEN_MAX:
             await self._drop_abandoned(staged, options)
         await self._stage(begin, options)

@@ -11,6 +11,8 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
+from synaptoroute.sequencer.peers import CERTIFICATE_PATH, HEAD_PATH
+from synaptoroute.sequencer.proven_http import NONCE_PATH
 from synaptoroute.server.proven_requests import SignedAnswers, read_whole, replayed
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.trust.requests import Proven
@@ -30,6 +32,8 @@ from synaptoroute.web.site_rules import SAFE_METHODS, SiteRules
 PEER_PREFIX: Final = "/peer/"
 QUERY_PATH: Final = "/v1/query"
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+PEER_QUESTIONS: Final = frozenset({HEAD_PATH, NONCE_PATH, CERTIFICATE_PATH})
+"""What nodes ask each other all the time: logged only if it is refused."""
 REFUSALS_LOG_SECONDS: Final = 1.0
 _ADMIN_PATHS: Final = frozenset(
     {"/v1/cluster/recover", "/v1/cluster/orphans", "/v1/cluster/voters", "/v1/cluster/finalize"}
@@ -171,6 +175,7 @@ class NodePolicy(RequestPolicy):
             self._log_refusals()
         # Lines of a flood of refusals would cost more than the refusals themselves.
         is_quiet = endpoint in PROBES or (is_query and status in (200, 429))
+        is_quiet = is_quiet or (endpoint in PEER_QUESTIONS and status == 200)
         level = logging.DEBUG if is_quiet else logging.INFO
         if LOGGER.isEnabledFor(level):
             self.log_request(level, method, path, client, context)

@@ -75,7 +75,13 @@ def make_key() -> str:
 
 
 def key_line(key: str, scopes: Sequence[str], name: str, expires_at: datetime | None = None) -> str:
-    """Make the line of a key for the file, without its line end."""
+    """Make the line of a key for the file, without its line end.
+
+    Raises:
+        ConfigError: A scope is not known, or the name is malformed.
+    """
+    # Before it is a part of the line, where a blank would begin another word.
+    _check_name(name, "the key")
     line = f"{','.join(scopes)} sha256:{hashlib.sha256(key.encode()).hexdigest()} {name}"
     if expires_at is not None:
         line += f" expires={expires_at.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
@@ -136,6 +142,11 @@ def parse_expiry(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+def _check_name(name: str, where: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}: a name is 1 to 64 letters, digits, '_', '.', '@', ':', '-'")
+
+
 def _parse_line(line: str, where: str) -> ApiKey:
     words = line.split()
     if len(words) < 3:
@@ -146,8 +157,7 @@ def _parse_line(line: str, where: str) -> ApiKey:
         raise ConfigError(f"{where}: scopes are {', '.join(SCOPES)}, each at most once")
     if not digest:
         raise ConfigError(f"{where}: the second word must be sha256: and 64 hexadecimal digits")
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"{where}: a name is 1 to 64 letters, digits, '_', '.', '@', ':', '-'")
+    _check_name(name, where)
     expires_at = None
     for attribute in words[3:]:
         label, _, value = attribute.partition("=")

@@ -43,8 +43,12 @@ from synaptoroute.web.problems import (
 
 PIPELINED_MAX: Final = 32
 """Requests of one connection that are parsed before others get their turn."""
-DISCARDED_BYTES_MAX: Final = 8_388_608
-"""Rest of a body that is read after its response, so that the connection can go on."""
+DISCARDED_BYTES_MAX: Final = 16_777_216
+"""Rest of a body that is read after its response, so that the connection can go on.
+
+As much as a body may have by default: a client whose request was valid but for its key, say,
+keeps its connection.  What is longer was too long, or is an import.
+"""
 _CLOSE: Final = (b"connection", b"close")
 _TLS_END_SECONDS: Final = 1.0
 _NO_INSTANCE: Final = "urn:synaptoroute:request:none"

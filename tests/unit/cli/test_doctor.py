@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from ports import free_port
 from servers import Server
 from synaptoroute.cli.app import app
 from synaptoroute.cli.commands.doctor import (
@@ -23,7 +24,6 @@ from synaptoroute.cli.commands.doctor import (
     check_secrets,
     check_tls,
 )
-from synaptoroute.cli.processes import free_port
 from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.models import Route

@@ -22,6 +22,7 @@ from synaptoroute.errors import (
 )
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter, WriteOptions
+from synaptoroute.router.imports import Importer
 from synaptoroute.serving.scorer import FILL_ROWS_MAX
 from synaptoroute.tensor import Tensor
 
@@ -368,3 +369,25 @@ async def test_open_import_can_be_aborted() -> None:
     assert "applied" == first.status
     assert first == again
     assert 0 == left
+
+
+async def test_run_is_open_before_it_drops_the_earlier_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever runs them waits for its outcome, but not long without an open run."""
+    opened: list[int] = []
+    drop = Importer._drop
+
+    async def watched(self: Importer, run_id: str, options: WriteOptions) -> None:
+        opened.append(await open_imports(router))
+        await drop(self, run_id, options)
+
+    monkeypatch.setattr(Importer, "_drop", watched)
+    async with running() as router:
+        with pytest.raises(ConnectionError):
+            await router.aimport(broken_after(many(3), ConnectionError()), import_id="a")
+        assert await open_imports(router) == 1
+        await router.aimport(stream(many(3)), import_id="a")
+        assert await open_imports(router) == 0
+
+    assert opened == [2]

@@ -355,3 +355,10 @@ async def test_new_key_takes_over_without_a_failed_request(tmp_path: Path) -> No
 
     assert {200} == set(statuses)
     assert 401 == refused.status_code
+
+
+@pytest.mark.parametrize("name", ["b ad", "", "a expires=2000-01-01T00:00:00Z", "a\nb", "x" * 65])
+def test_line_of_a_malformed_name_is_not_made(name: str) -> None:
+    """The message is about the name, not about what its second word would be in the file."""
+    with pytest.raises(ConfigError, match="a name is 1 to 64 letters"):
+        key_line(make_key(), ["read"], name)

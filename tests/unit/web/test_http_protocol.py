@@ -11,7 +11,9 @@ from dataclasses import replace
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from synaptoroute.config import NodeConfig
 from synaptoroute.web.connections import HttpLimits
+from synaptoroute.web.http_protocol import DISCARDED_BYTES_MAX
 from synaptoroute.web.http_server import HttpServer, bind
 
 pytestmark = pytest.mark.unit
@@ -333,3 +335,8 @@ def test_address_family_that_is_absent_is_skipped(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [absent])
     with pytest.raises(OSError, match=r"assign|not supported"):
         bind("absent.test", 0)
+
+
+def test_rest_of_any_body_that_a_node_takes_by_default_is_read() -> None:
+    """A client that is refused for its key keeps its connection, however large the body is."""
+    assert NodeConfig(model="test-hash-64").body_bytes_max <= DISCARDED_BYTES_MAX

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from http_node import HttpNode, http_node, logged
+from synaptoroute.server.middleware import NodePolicy
+from synaptoroute.web.middleware import RequestContext
 
 pytestmark = pytest.mark.unit
 
@@ -57,6 +59,19 @@ async def test_query_texts_are_logged_only_if_enabled(
     (line,) = [line for line in log_lines.getvalue().splitlines() if "xyzzy" in line]
 
     assert "debug" == json.loads(line)["level"]
+
+
+@pytest.mark.parametrize(("status", "level"), [(200, "debug"), (401, "info")])
+async def test_questions_of_peers_are_logged_at_info_only_if_refused(
+    node: HttpNode, log_lines: io.StringIO, status: int, level: str
+) -> None:
+    """Every node asks the voters every few seconds."""
+    context = RequestContext(None)
+    context.endpoint, context.status = "/peer/v1/head", status
+    NodePolicy(node.runtime).finished("GET", "/peer/v1/head", None, context)
+    (line,) = [json.loads(line) for line in log_lines.getvalue().splitlines()]
+
+    assert level == line["level"]
 
 
 async def test_probes_are_not_logged_at_info(node: HttpNode, log_lines: io.StringIO) -> None:
