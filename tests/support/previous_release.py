@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from environment import variables
 from repository import ROOT
 
 REVISION = "25dde48"
@@ -46,14 +47,6 @@ def unpack_previous_release(folder: Path, revision: str = REVISION) -> Path:
 @contextmanager
 def previous_release(sources: Path) -> Iterator[None]:
     """Start processes of the release before within the block."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        str(sources / name) for name in ("node", "coordinator")
-    )
-    try:
+    packages = (str(sources / name) for name in ("node", "coordinator"))
+    with variables(PYTHONPATH=os.pathsep.join(packages)):
         yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before

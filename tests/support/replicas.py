@@ -170,6 +170,26 @@ class Shadow:
         assert [total % 2**128 for total in buckets] == table.digest.buckets
 
 
+class ShadowedTable:
+    """A table that is fed mutations, and what its changes make of a database."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.table = RouteTable(settings, dim=2)
+        self.shadow = Shadow()
+        self.seq = 0
+
+    def do(self, *mutations: Mutation) -> Change:
+        """Apply mutations; the change of the last one."""
+        change = None
+        for mutation in mutations:
+            self.seq += 1
+            change = self.table.apply(proposal(mutation, self.seq), Revision(1, self.seq))
+            self.shadow.carry_out(change)
+            self.shadow.check(self.table)
+        assert change is not None
+        return change
+
+
 def put(name: str, *texts: str) -> PutRoute:
     """A route of two dimensions."""
     return PutRoute(name, texts or ("text",), (struct.pack("<2f", 1, 0),) * (len(texts) or 1))

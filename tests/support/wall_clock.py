@@ -6,11 +6,11 @@ a file at each look, so that the clock can jump while the process runs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from environment import variables
 from needs import lacking, require
 
 HOUR_SECONDS = 3_600
@@ -43,19 +43,10 @@ class WallClock:
     @contextmanager
     def rules(self) -> Iterator[None]:
         """Processes that start within the block use it."""
-        chosen = {
-            "LD_PRELOAD": str(self._library),
-            "FAKETIME_TIMESTAMP_FILE": str(self._path),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-        before = {name: os.environ.get(name) for name in chosen}
-        os.environ.update(chosen)
-        try:
+        with variables(
+            LD_PRELOAD=str(self._library),
+            FAKETIME_TIMESTAMP_FILE=str(self._path),
+            FAKETIME_NO_CACHE="1",
+            FAKETIME_DONT_FAKE_MONOTONIC="1",
+        ):
             yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value

@@ -46,3 +46,12 @@ def start_cluster(tmp_path: Path) -> Iterator[StartCluster]:
             return stack.enter_context(cluster_on(tmp_path / "nodes", server, nodes, **settings))
 
         yield start
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Path:
+    """A file with the cluster secret."""
+    path = tmp_path / "cluster.secret"
+    path.write_text("k1 " + "s" * 64 + "\n")
+    path.chmod(0o600)
+    return path

@@ -25,14 +25,6 @@ POLLS_SECONDS = 3.0  # Nodes poll every second
 
 
 @pytest.fixture
-def secret_file(tmp_path: Path) -> Path:
-    """A file with the cluster secret."""
-    path = tmp_path / "secret"
-    path.write_text("k1 " + "s" * 64)
-    return path
-
-
-@pytest.fixture
 def coordinator(tmp_path: Path, secret_file: Path, cluster: Cluster) -> Iterator[Any]:
     """A coordinator that only does what it is told."""
     settings = {"signing_keys_file": str(secret_file), "audit_seconds": "0", "scrub_seconds": "0"}

@@ -22,15 +22,6 @@ from synaptoroute.trust.identity import NodeIdentity
 pytestmark = pytest.mark.system
 
 
-@pytest.fixture
-def secret_file(tmp_path: Path) -> Path:
-    """A file with the cluster secret."""
-    path = tmp_path / "cluster.secret"
-    path.write_text("k1 " + "s" * 64 + "\n")
-    path.chmod(0o600)
-    return path
-
-
 def client_of(cluster: Cluster) -> Any:
     """A client with all rights on the server."""
     return redis.Redis(port=cluster.server.port)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from environment import variables
 from node_cluster import Cluster, Member, StartCluster, until
 from synaptoroute.core.codec import LEVEL
 
@@ -29,15 +30,9 @@ HASTY = (
 def later_release(folder: Path, differences: str) -> Iterator[None]:
     """Processes that are started within the block are of a later release."""
     (folder / "sitecustomize.py").write_text(differences)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
-    try:
+    paths = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
+    with variables(PYTHONPATH=os.pathsep.join(paths)):
         yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
 
 
 def upgrade(member: Member, folder: Path, differences: str = LATER) -> None:

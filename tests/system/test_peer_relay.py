@@ -93,11 +93,9 @@ def test_relayed_request_is_refused(start_cluster: StartCluster) -> None:
 
 
 @pytest.fixture
-def signed(start_cluster: StartCluster, tmp_path: Path) -> Cluster:
+def signed(start_cluster: StartCluster, secret_file: Path) -> Cluster:
     """A node with a cluster secret."""
-    secret = tmp_path / "secret"
-    secret.write_text("k1 " + "s" * 64)
-    cluster = start_cluster(nodes=1, signing_keys_file=str(secret))
+    cluster = start_cluster(nodes=1, signing_keys_file=str(secret_file))
     cluster.put(0, "r1")
     until(lambda: cluster.head().level >= 2)
     return cluster

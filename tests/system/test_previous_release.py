@@ -89,6 +89,16 @@ def seen(url: str) -> dict[str, Any]:
         }
 
 
+def known_part(found: Any, former: Any) -> Any:
+    """What a node shows, without the fields that the release before does not have."""
+    if isinstance(found, dict) and isinstance(former, dict):
+        return {name: known_part(found[name], former[name]) for name in found if name in former}
+    if isinstance(found, list) and isinstance(former, list):
+        assert len(former) == len(found)
+        return [known_part(*pair) for pair in zip(found, former, strict=True)]
+    return found
+
+
 def test_database_of_the_previous_release_opens_unchanged(sources: Path, node: NodeProcess) -> None:
     """After kill -9 this release shows the same state and answers, and so does a way back."""
     with previous_release(sources):
@@ -103,10 +113,11 @@ def test_database_of_the_previous_release_opens_unchanged(sources: Path, node: N
     later = seen(node.url)
     node.kill()
 
-    assert before == after
+    assert before == known_part(after, before)
     with previous_release(sources):
         node.start()
-        assert later == seen(node.url)
+        back = seen(node.url)
+        assert back == known_part(later, back)
         node.stop()
 
 

@@ -6,8 +6,7 @@ import struct
 
 import pytest
 
-from replicas import SMALL, Shadow, fresh, log_of, proposal, put, replay, table_state
-from synaptoroute.core.change import Change
+from replicas import SMALL, ShadowedTable, fresh, log_of, proposal, put, replay, table_state
 from synaptoroute.core.codec import decode_proposal, encode_proposal
 from synaptoroute.core.imports import encoder_of, generation_id
 from synaptoroute.core.mutation import (
@@ -17,10 +16,8 @@ from synaptoroute.core.mutation import (
     ImportCommit,
     Mutation,
     PutRoute,
-    Revision,
     SwitchEncoder,
 )
-from synaptoroute.core.table import RouteTable
 
 pytestmark = pytest.mark.unit
 
@@ -33,25 +30,12 @@ def staged(name: str, *texts: str, dim: int = 3) -> PutRoute:
     return PutRoute(name, texts, (struct.pack(f"<{dim}f", *[1.0] * dim),) * len(texts))
 
 
-class Changing:
-    """A table with two routes, and what its changes make of a database."""
+class Changing(ShadowedTable):
+    """A table with two routes."""
 
     def __init__(self) -> None:
-        self.table = RouteTable(SMALL, dim=2)
-        self.shadow = Shadow()
-        self.seq = 0
+        super().__init__(SMALL)
         self.do(put("one", "a", "b"), put("two", "b", "c"))
-
-    def do(self, *mutations: Mutation) -> Change:
-        """Apply mutations; the change of the last one."""
-        change = None
-        for mutation in mutations:
-            self.seq += 1
-            change = self.table.apply(proposal(mutation, self.seq), Revision(1, self.seq))
-            self.shadow.carry_out(change)
-            self.shadow.check(self.table)
-        assert change is not None
-        return change
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import struct
 
 import pytest
 
-from replicas import SMALL, Shadow, fresh, log_of, proposal, replay, table_state
+from replicas import SMALL, ShadowedTable, fresh, log_of, proposal, replay, table_state
 from strategies import CAPACITY_SLOTS
 from synaptoroute.core import imports as imports_module
-from synaptoroute.core.change import Change
 from synaptoroute.core.imports import CHUNKS_MAX, IMPORTS_OPEN_MAX
 from synaptoroute.core.mutation import (
     DeleteRoute,
@@ -23,7 +22,6 @@ from synaptoroute.core.mutation import (
     Revision,
     Settings,
 )
-from synaptoroute.core.table import RouteTable
 
 pytestmark = pytest.mark.unit
 
@@ -38,24 +36,11 @@ def part(name: str, *texts: str, x: float = 0, **fields: object) -> PutRoute:
     return PutRoute(name, texts, (vector(x),) * len(texts), **fields)  # type: ignore[arg-type]
 
 
-class Importing:
-    """A table that is fed mutations, and what its changes made of a database."""
+class Importing(ShadowedTable):
+    """A table with what tests of imports look at."""
 
     def __init__(self, settings: Settings = SMALL) -> None:
-        self.table = RouteTable(settings, dim=2)
-        self.shadow = Shadow()
-        self.seq = 0
-
-    def do(self, *mutations: Mutation) -> Change:
-        """Apply mutations; the change of the last one."""
-        change = None
-        for mutation in mutations:
-            self.seq += 1
-            change = self.table.apply(proposal(mutation, self.seq), Revision(1, self.seq))
-            self.shadow.carry_out(change)
-            self.shadow.check(self.table)
-        assert change is not None
-        return change
+        super().__init__(settings)
 
     def rejected(self, *mutations: Mutation) -> str:
         """Apply mutations, the last of which is rejected and changes nothing; its code."""

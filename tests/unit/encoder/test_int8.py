@@ -20,21 +20,12 @@ from synaptoroute.errors import ConfigError
 
 pytestmark = pytest.mark.unit
 
-CPU = ["CPUExecutionProvider"]
-INT16_MAX = 32_767
-SCORES_SEEN_MAX = 72.0
-
 
 @pytest.fixture(scope="module")
 def encoder() -> Iterator[Encoder]:
     opened = Encoder(precision="int8")
     yield opened
     opened.close()
-
-
-@pytest.fixture(scope="module")
-def content() -> bytes:
-    return bundled_recipe().model_file.read_bytes()
 
 
 @pytest.mark.parametrize("words_count", [0, 1, 13, 14, 15, 70])
