@@ -171,6 +171,15 @@ def test_threshold_of_a_route_applies(world: World) -> None:
         assert is_sure == evaluate(routes, "a1", EASY, 1).is_sure
 
 
+def test_route_with_negatives_is_left_to_the_encoder(world: World) -> None:
+    routes = loaded(world)
+    assert evaluate(routes, "a1", EASY, 1).is_sure
+    patch = PatchRoute("a", negatives=("not this",), negative_vectors=(ROW,))
+    routes.apply(world.do(patch), world.at, {})
+
+    assert not evaluate(routes, "a1", EASY, 1).is_sure
+
+
 def test_required_margin_falls_with_the_score() -> None:
     """It is never negative."""
     guard = MarginGuard(0.3, 0.5, 0.0, 1.0, 0.0)
