@@ -1,35 +1,66 @@
-"""Measures the accuracy of each aggregation on CLINC150 and Banking77.
+"""Measures accuracy and confidence of each aggregation on CLINC150 and Banking77.
 
-Few-shot protocol: k training texts an intent by ``default_rng(seed)``, seeds 0 to 2; the
-share of test texts whose best route is the right one, thresholds apart.  By the default
-encoder for every aggregation; by that in float32 for ``blend``.
+Few-shot protocol: k training texts an intent by ``default_rng(seed)``, seeds 0 to 2; mean and
+spread over the seeds, on the whole test split.  Thresholds play no part.
 
-    python benchmarks/bench_accuracy.py --data FOLDER [--quick]
+* ``accuracy``: share of test texts whose best route is the right one.
+* ``answered``: of these, the share with a confidence of at least .5, the default.
+* ``refused``: share of out-of-scope texts below it; ``balanced`` is the mean of that and the share
+  of test texts that are answered right.
+* ``auroc``: out-of-scope against test texts, by p(none).
+* ``ece_inside`` and ``ece_mixed``: expected calibration error over 15 bins, of test texts alone and
+  together with the out-of-scope texts.  Banking77 has none of its own and takes CLINC150's.
+
+The fit uses the utterances of the routes only.  Peers route the same vectors, without a threshold,
+in environments of their own (``benchmarks/peers/install.py``).
+
+    python benchmarks/bench_accuracy.py --data FOLDER [--quick] [--no-peers]
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contenders import ORIGINAL, SEMANTIC_ROUTER, ContenderFailed, Process, contenders
 from harness import Bench, Options, read_options, rounded
-from route_texts import SETS, Corpus, read_corpus
+from route_texts import SETS, Corpus, read_corpus, read_out_of_scope
 from synaptoroute.config import cpu_limit
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import AGGREGATIONS, Aggregation, Revision, Settings
-from synaptoroute.encoder import Encoder
-from synaptoroute.scoring import QuerySpec, Scratch, rank
+from synaptoroute.decision import fit_decision
+from synaptoroute.decision.fitting import calibration_error
+from synaptoroute.encoder import Encoder, TextEncoder
+from synaptoroute.scoring import QuerySpec, Ranking, Scratch, rank
 from synaptoroute.tensor import Tensor
 
 SEEDS = (0, 1, 2)
 ENCODE_TEXTS = 512
+CONFIDENCE_MIN = 0.5
+Figures = dict[str, list[float]]
 
 
-def encode(encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class Asked:
+    """Queries of a set: test texts, then out-of-scope texts.
+
+    Attributes:
+        vectors: float32[n, dim].
+        labels: Route of each test text.
+    """
+
+    vectors: NDArray[np.float32]
+    labels: list[str]
+
+
+def encode(encoder: TextEncoder, texts: list[str]) -> NDArray[np.float32]:
     """Encode in slices on all cores; a text's vector does not depend on its slice."""
     slices = [texts[at : at + ENCODE_TEXTS] for at in range(0, len(texts), ENCODE_TEXTS)]
     with ThreadPoolExecutor(cpu_limit()) as pool:
@@ -37,10 +68,13 @@ def encode(encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
 
 
 def tensor_of(
-    routes: dict[str, list[str]], vectors: dict[str, NDArray[np.float32]], settings: Settings
+    routes: dict[str, list[str]],
+    vectors: Mapping[str, NDArray[np.float32]],
+    settings: Settings,
+    fingerprint: str = "",
 ) -> Tensor:
-    """Put routes into a tensor as a boot does."""
-    records, rows, first = [], [], 0
+    """Put routes into a tensor as a boot does; with the numbers of a fit for a known encoder."""
+    records, rows, owners, first = [], [], [], 0
     for route_id, (name, texts) in enumerate(routes.items()):
         slots = tuple(range(first, first + len(texts)))
         first += len(texts)
@@ -48,55 +82,149 @@ def tensor_of(
             RouteRecord(route_id, name, slots, tuple(texts), None, "{}", "null", Revision(1, 1))
         )
         rows += [vectors[text] for text in texts]
-    matrix = np.stack(rows)
-    tensor = Tensor(matrix.shape[1], settings)
-    tensor.load(np.arange(len(matrix)), matrix, records, settings, Revision(1, 1))
+        owners += [route_id] * len(texts)
+    matrix, decision = np.stack(rows), b""
+    if fingerprint:
+        kind = settings.aggregation
+        found = fit_decision(matrix, np.array(owners), kind, fingerprint=fingerprint)
+        decision = b"" if found is None else found.dump()
+    tensor = Tensor(matrix.shape[1], settings, fingerprint)
+    tensor.load(
+        np.arange(len(matrix)), matrix, records, settings, Revision(1, 1), decision=decision
+    )
     return tensor
 
 
-def accuracy(tensor: Tensor, queries: NDArray[np.float32], labels: list[str]) -> float:
-    """Share of queries whose best route is the right one."""
-    rankings = rank(tensor, queries, [QuerySpec()] * len(queries), Scratch())
+def judge(tensor: Tensor, asked: Asked, found: Figures) -> None:
+    """Add the figures of one draw."""
+    count = len(asked.labels)
+    rankings = rank(tensor, asked.vectors, [QuerySpec()] * len(asked.vectors), Scratch())
     names = [tensor.record_of(ranking.top[0].route_id).name for ranking in rankings]
-    return float(np.mean([name == label for name, label in zip(names, labels, strict=True)]))
+    right = np.zeros(len(rankings), np.bool_)
+    right[:count] = [name == label for name, label in zip(names, asked.labels, strict=False)]
+    add(found, "accuracy", right[:count].mean())
+    if rankings[0].p_none is None:
+        return
+    sure = np.array([ranking.top[0].confidence for ranking in rankings])
+    answered_right = (right[:count] & (sure[:count] >= CONFIDENCE_MIN)).mean()
+    add(found, "answered", answered_right / max(right[:count].mean(), 1e-9))
+    add(found, "ece_inside", calibration_error(sure[:count], right[:count]))
+    if len(rankings) == count:
+        return
+    refused = (sure[count:] < CONFIDENCE_MIN).mean()
+    add(found, "refused", refused)
+    add(found, "balanced", (answered_right + refused) / 2)
+    add(found, "ece_mixed", calibration_error(sure, right))
+    add(found, "auroc", separation(rankings, count))
+
+
+def separation(rankings: Sequence[Ranking], count: int) -> float:
+    """Chance that a test text has a lower p(none) than an out-of-scope text."""
+    none = np.array([ranking.p_none for ranking in rankings], np.float64)
+    inside, outside = np.sort(none[:count]), none[count:]
+    below = inside.searchsorted(outside, "left") + inside.searchsorted(outside, "right")
+    return float(below.mean()) / 2 / count
+
+
+def add(found: Figures, name: str, value: Any) -> None:
+    """Keep one figure of one seed."""
+    found.setdefault(name, []).append(float(value))
+
+
+def summed_up(found: Figures) -> dict[str, Any]:
+    """Mean and spread over the seeds."""
+    return {
+        name: {"mean": rounded(np.mean(values)), "spread": rounded(np.ptp(values))}
+        for name, values in found.items()
+    }
+
+
+class Peers:
+    """Other routers, which get the same vectors through a file."""
+
+    def __init__(self, running: Mapping[str, Process], folder: Path) -> None:
+        self._running = running
+        self._folder = folder
+
+    def judge(
+        self,
+        routes: dict[str, list[str]],
+        vectors: Mapping[str, NDArray[np.float32]],
+        asked: Asked,
+        found: dict[str, Figures],
+    ) -> None:
+        """Add the accuracy of each peer on one draw; one that fails is named on the way."""
+        rows = np.stack([vectors[text] for texts in routes.values() for text in texts])
+        count = len(asked.labels)
+        np.savez(self._folder / "vectors.npz", rows=rows, asked=asked.vectors[:count])
+        for name, process in self._running.items():
+            try:
+                given = str(self._folder / "vectors.npz")
+                answers = process.do("classify", routes=routes, vectors=given)
+            except ContenderFailed as error:
+                print(error)
+                continue
+            right = [own == label for own, label in zip(answers, asked.labels, strict=True)]
+            add(found.setdefault(name, {}), "accuracy", np.mean(right))
 
 
 def table(
-    encoder: Encoder,
+    encoder: TextEncoder,
     corpus: Corpus,
+    outside: list[str],
     counts: tuple[int, ...],
     aggregations: Sequence[Aggregation] = AGGREGATIONS,
+    peers: Peers | None = None,
 ) -> dict[str, Any]:
-    """Accuracy by aggregation and utterances a route."""
+    """All figures of a set by contender and utterances a route."""
     drawn = {(k, seed): corpus.draw(k, seed) for k in counts for seed in SEEDS}
     texts = sorted({t for routes in drawn.values() for own in routes.values() for t in own})
     vectors = dict(zip(texts, encode(encoder, texts), strict=True))
-    queries = encode(encoder, [text for text, _ in corpus.test])
-    labels = [label for _, label in corpus.test]
-    found: dict[str, Any] = {}
-    for aggregation in aggregations:
-        for k in counts:
-            settings = Settings(aggregation=aggregation)
-            each = [
-                accuracy(tensor_of(drawn[k, seed], vectors, settings), queries, labels)
-                for seed in SEEDS
-            ]
-            cell = {"mean": rounded(np.mean(each)), "spread": rounded(np.ptp(each))}
-            found.setdefault(aggregation, {})[str(k)] = cell
-    return {"routes": len(corpus.train), "test_texts": len(labels), "accuracy": found}
+    tests = [text for text, _ in corpus.test]
+    asked = Asked(encode(encoder, tests + outside), [label for _, label in corpus.test])
+    accuracy: dict[str, dict[str, Any]] = {}
+    decisions: dict[str, dict[str, Any]] = {}
+    for k in counts:
+        figures: dict[str, Figures] = {}
+        for seed in SEEDS:
+            routes = drawn[k, seed]
+            for kind in aggregations:
+                settings = Settings(kind, threshold=None, confidence_min=CONFIDENCE_MIN)
+                tensor = tensor_of(routes, vectors, settings, encoder.fingerprint)
+                judge(tensor, asked, figures.setdefault(kind, {}))
+            if peers is not None:
+                peers.judge(routes, vectors, asked, figures)
+        for name, values in figures.items():
+            own = summed_up(values)
+            accuracy.setdefault(name, {})[str(k)] = own.pop("accuracy")
+            if own:
+                decisions.setdefault(name, {})[str(k)] = own
+    return {
+        "routes": len(corpus.train),
+        "test_texts": len(tests),
+        "out_of_scope_texts": len(outside),
+        "accuracy": accuracy,
+        "decisions": decisions,
+    }
 
 
 def measure(options: Options) -> dict[str, Any]:
     """Return all figures."""
-    counts = options.pick((5, 10, 20, 50), (5, 10), (2,))
+    counts = options.pick((1, 2, 3, 5, 10, 20, 50), (5, 10), (2,))
     names = SETS if options.data is not None else ("generated",)
     corpora = {name: read_corpus(options.data, name) for name in names}
-    encoder = Encoder()
-    found = {name: table(encoder, corpus, counts) for name, corpus in corpora.items()}
-    exact = Encoder(precision="float32")
-    for name, corpus in corpora.items():
-        blend = table(exact, corpus, counts, ("blend",))["accuracy"]["blend"]
-        found[name]["accuracy"]["blend, float32"] = blend
+    outside = read_out_of_scope(options.data)
+    encoder, exact = Encoder(), Encoder(precision="float32")
+    found = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contenders((SEMANTIC_ROUTER, ORIGINAL), options) as running,
+    ):
+        peers = Peers(running, Path(folder))
+        for name, corpus in corpora.items():
+            found[name] = table(encoder, corpus, outside, counts, AGGREGATIONS, peers)
+            plain = table(exact, corpus, [], counts, ("blend",))["accuracy"]["blend"]
+            found[name]["accuracy"]["blend, float32"] = plain
     return found
 
 

@@ -63,6 +63,8 @@ class Process:
                 *_ARGUMENTS.get(name, ()),
                 *arguments,
             ],
+            # A peer must find its own packages, some of which have the names of ours.
+            env=None if own else {k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

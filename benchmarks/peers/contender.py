@@ -48,6 +48,13 @@ class Searcher(Contender, Protocol):
         """Score one vector, without encoding."""
 
 
+class Classifier(Contender, Protocol):
+    """A peer whose accuracy is measured on given vectors."""
+
+    async def classify(self, rows: np.ndarray) -> list[str | None]:
+        """Name the best route of each vector, whatever its score."""
+
+
 class Follower(Contender, Protocol):
     """A router with a log."""
 
@@ -178,6 +185,10 @@ async def _obey(contender: Contender, order: dict[str, Any]) -> Any:
             return await _add(contender, **order)
         case "delays":
             return cast(Follower, contender).delays(**order)
+        case "classify":
+            given = np.load(order["vectors"])
+            await contender.fill(order["routes"], given["rows"])
+            return await cast(Classifier, contender).classify(given["asked"])
         case "search":
             return await _search(cast(Searcher, contender), **order)
         case unknown:

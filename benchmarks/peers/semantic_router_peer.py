@@ -53,6 +53,16 @@ class SemanticRouterPeer:
     async def search(self, row: np.ndarray) -> None:
         self._router.index.query(row, top_k=5)
 
+    async def classify(self, rows: np.ndarray) -> list[str | None]:
+        found: list[str | None] = []
+        for row in rows:
+            scores, names = self._router.index.query(row, top_k=5)
+            hits: dict[str, list[float]] = {}
+            for name, score in zip(names, scores, strict=True):
+                hits.setdefault(name, []).append(float(score))
+            found.append(max(hits, key=lambda name: self._router.aggregate(hits[name])))
+        return found
+
 
 if __name__ == "__main__":
     serve(SemanticRouterPeer(register(Path(sys.argv[1]), Path(sys.argv[2]))))

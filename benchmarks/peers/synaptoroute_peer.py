@@ -81,6 +81,10 @@ class SynaptoRoutePeer:
     async def search(self, row: np.ndarray) -> None:
         self._router.index.search(row[np.newaxis], top_k=5)
 
+    async def classify(self, rows: np.ndarray) -> list[str | None]:
+        found = self._router.index.search(rows, top_k=1)
+        return [best[0][1] if best else None for best in found]
+
 
 if __name__ == "__main__":
     serve(SynaptoRoutePeer(register(Path(sys.argv[1]), Path(sys.argv[2]))))

@@ -15,7 +15,7 @@ At most ``JUDGED_MAX`` utterances are judged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -52,6 +52,7 @@ ADAPTIVE_UTTERANCES_MIN: Final = 2.0
 FOLDS: Final = 10
 UNMATCHED_SHARE: Final = 0.1
 
+_WEIGHTS_UTTERANCES_MIN: Final = 3.0
 _HIDDEN_SHARE: Final = 0.02
 _HIDDEN_MAX: Final = 40
 _LISTED: Final = 64
@@ -119,7 +120,7 @@ def fit_decision(
         kind = "blend"
     prior = default_terms(len(own) / len(counts)) if is_adaptive else np.array([_TEMPERATURE])
     found = _judge(rows, own, judged, kind, topk, prior)
-    theta, clean = _fit_terms(found, prior)
+    theta, clean = _fit_terms(found, prior, len(own) / len(counts))
     temperature = float(theta.sum() - theta[-1]) if is_adaptive else float(theta[0])
     scores = found.terms @ (theta / temperature)
     metric = weights = None
@@ -297,8 +298,14 @@ def _listed(terms: Float64s, owners: Numbers, prior: Float64s) -> Judgements:
 # --- weights and temperature -------------------------------------------------------------
 
 
-def _fit_terms(found: Judgements, prior: Float64s) -> tuple[Float64s, Float64s]:
+def _fit_terms(found: Judgements, prior: Float64s, utterances: float) -> tuple[Float64s, Float64s]:
     """Fit the weights times the temperature; also returns how sure each label is right."""
+    if len(prior) > 1 and utterances < _WEIGHTS_UTTERANCES_MIN:
+        # The folds have no covariance, so they tell nothing of the weights.
+        score = (found.terms @ prior / _TEMPERATURE)[..., np.newaxis]
+        single = replace(found, terms=score)
+        scale, clean = _fit_terms(single, np.array([_TEMPERATURE]), utterances)
+        return prior * (scale[0] / _TEMPERATURE), clean
     spread = _TEMPERATURE * np.array(_PRIOR_SPREAD if len(prior) > 1 else (1.0,))
     best = (-np.inf, prior, np.ones(len(found.own)))
     for wrong in _WRONG_SHARES:

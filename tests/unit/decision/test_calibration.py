@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from synaptoroute.config import Precision
 from synaptoroute.decision.calibration import (
     CALIBRATION_BYTES_MAX,
     COUNTS,
@@ -87,8 +88,9 @@ def test_other_bytes_are_refused() -> None:
         assert read_decision_calibration(other) is None
 
 
-def test_bundled_encoder_has_numbers_for_every_aggregation() -> None:
-    fingerprint = open_encoder().fingerprint
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_bundled_encoder_has_numbers_for_every_aggregation(precision: Precision) -> None:
+    fingerprint = open_encoder(precision=precision).fingerprint
     kinds: tuple[Kind, ...] = ("blend", "max", "mean", "centroid", "topk")
     for kind in kinds:
         for size in SIZES:
