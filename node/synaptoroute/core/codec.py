@@ -427,11 +427,8 @@ def _write_epoch(opened: OpenEpoch) -> tuple[Fields, Vectors]:
     fields: Fields = {name: getattr(opened, name) for name in names}
     if opened.level > BASE_LEVEL:  # omitted otherwise, as in the frames of older releases
         fields["level"], fields["voter_keys"] = opened.level, dict(opened.voter_keys)
-    if opened.votes:
-        fields["votes"] = list(opened.votes)
-    if opened.warrant:
-        fields["warrant"] = opened.warrant
-    return fields, []
+    more = {"votes": list(opened.votes), "warrant": opened.warrant}
+    return {**fields, **{name: value for name, value in more.items() if value}}, []
 
 
 def _read_epoch(fields: Fields, vectors: bytes) -> OpenEpoch:
@@ -450,22 +447,15 @@ def _read_epoch(fields: Fields, vectors: bytes) -> OpenEpoch:
 
 
 def _write_voter(change: VoterAdd | VoterRemove) -> tuple[Fields, Vectors]:
-    fields: Fields = {"node_id": change.node_id}
-    if isinstance(change, VoterAdd) and change.public_key:
-        fields["public_key"] = change.public_key
-    if change.votes:
-        fields["votes"] = list(change.votes)
-    return fields, []
+    key = change.public_key if isinstance(change, VoterAdd) else ""
+    more = {"public_key": key, "votes": list(change.votes)}
+    return {"node_id": change.node_id, **{name: value for name, value in more.items() if value}}, []
 
 
-def _read_voter(fields: Fields, vectors: bytes) -> tuple[str, tuple[str, ...]]:
+def _read_voter(fields: Fields, vectors: bytes) -> tuple[str, str, tuple[str, ...]]:
     _split(vectors, 0)
-    return _text(fields["node_id"]), _texts(fields.get("votes", []))
-
-
-def _read_voter_add(fields: Fields, vectors: bytes) -> VoterAdd:
-    node_id, votes = _read_voter(fields, vectors)
-    return VoterAdd(node_id, _text(fields.get("public_key", "")), votes)
+    key, votes = fields.get("public_key", ""), fields.get("votes", [])
+    return _text(fields["node_id"]), _text(key), _texts(votes)
 
 
 _Writer = Callable[[Any], tuple[Fields, Vectors]]
@@ -497,8 +487,8 @@ _KINDS: Final[tuple[_Kind, ...]] = (
     _plain(9, ImportCommit, import_id=_text, chunk_count=_count),
     _plain(10, ImportAbort, import_id=_text),
     (11, OpenEpoch, _write_epoch, _read_epoch),
-    (12, VoterAdd, _write_voter, _read_voter_add),
-    (13, VoterRemove, _write_voter, lambda f, v: VoterRemove(*_read_voter(f, v))),
+    (12, VoterAdd, _write_voter, lambda f, v: VoterAdd(*_read_voter(f, v))),
+    (13, VoterRemove, _write_voter, lambda f, v: VoterRemove(*_read_voter(f, v)[::2])),
     _plain(20, Audit, audit_id=_text, is_deep=_flag),
     _plain(21, SwitchEncoder, import_id=_text),
     _plain(22, Calibrate, calibration=_text),

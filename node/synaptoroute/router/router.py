@@ -622,11 +622,7 @@ class AdaptiveRouter:
         return await self._admin().force_recovery(warrant)
 
     async def aunfreeze(self) -> RecoveryOutlook:
-        """Open a log that was frozen: the header said so, whoever wrote it.
-
-        Raises:
-            SequencerUnavailable: Redis does not answer.
-        """
+        """Open a log that was frozen: the header said so, whoever wrote it."""
         return await self._admin().unfreeze()
 
     async def achange_voter(
