@@ -342,19 +342,19 @@ def _optional_text(value: Any) -> str | None:
     return None if value is None else _text(value)
 
 
+_NAMES_OR_NONE: Final = {"route": _optional_text, "was": _optional_text}
+
+
 def _write_revision(revision: ReviseRoutes) -> tuple[Fields, Vectors]:
-    fields: Fields = {
-        "resolved": list(revision.resolved),
-        "routes": [_route_revision_fields(each) for each in revision.routes],
-    }
+    routes = [_route_revision_fields(each) for each in revision.routes]
+    fields: Fields = {"resolved": list(revision.resolved), "routes": routes}
     if revision.settings is not None:
         fields["settings"] = _write_settings(PutSettings(revision.settings))[0]
     vectors: Vectors = []
     for route in revision.routes:
-        if len(route.vectors) != len(route.utterances):
-            raise ValueError("one vector an utterance is needed")
-        if len(route.negative_vectors) != len(route.negatives):
-            raise ValueError("one vector a negative is needed")
+        counts = len(route.vectors), len(route.negative_vectors)
+        if counts != (len(route.utterances), len(route.negatives)):
+            raise ValueError("one vector a text is needed")
         vectors += (*route.vectors, *route.negative_vectors)
     return fields, _equally_long(vectors)
 
@@ -365,10 +365,9 @@ def _route_revision_fields(route: RouteRevision) -> Fields:
         fields["is_new"] = True
     if route.revision is not None:
         fields["revision"] = list(route.revision)
-    if route.threshold is not KEEP:
-        fields["threshold"] = _write_number(route.threshold)
-    if route.confidence_min is not KEEP:
-        fields["confidence_min"] = _write_number(route.confidence_min)
+    for name in ("threshold", "confidence_min"):
+        if (limit := getattr(route, name)) is not KEEP:
+            fields[name] = _write_number(limit)
     if route.negatives:
         fields["negatives"] = list(route.negatives)
     return fields
@@ -495,15 +494,7 @@ _KINDS: Final[tuple[_Kind, ...]] = (
     _plain(23, Calibrate, calibration=_text),
     (24, Finalize, _write_finalize, _read_finalize),
     (25, CalibrateDecision, _write_decision, _read_decision),
-    _plain(
-        26,
-        PutFeedback,
-        item_id=_text,
-        text=_text,
-        route=_optional_text,
-        was=_optional_text,
-        at_ms=_count,
-    ),
+    _plain(26, PutFeedback, item_id=_text, text=_text, at_ms=_count, **_NAMES_OR_NONE),
     (27, ReviseRoutes, _write_revision, _read_revision),
 )
 # If a type has two kinds, the later one is written.  Kind 22 allowed at most 1,024 characters.

@@ -210,13 +210,9 @@ class AdaptiveRouter:
 
     async def stop(self) -> None:
         """Refuse new requests, answer the accepted ones, close the database."""
-        if self._calibrator is not None:
-            await self._calibrator.stop()
-        await self.fits.stop()
-        if self._expiry is not None:
-            await self._expiry.stop()
-        if self._open_imports is not None:
-            await self._open_imports.stop()
+        for duty in (self._calibrator, self.fits, self._expiry, self._open_imports):
+            if duty is not None:
+                await duty.stop()
         await self._large_writes.close()
         if self.follower is not None:
             await self.follower.stop()

@@ -7,6 +7,7 @@ rules of the fit, ``learning.guarantee`` those of a limit with a guarantee.
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import typer
@@ -102,16 +103,9 @@ def calibrate(
     gains are shown. A route without labelled queries keeps its limit, and no route can be
     switched off.
     """
-    if apply and routes is not None:
-        raise BadUsage("--apply sets the limits of a node and cannot be used with --routes")
-    if apply and file is None and not convert:
-        raise BadUsage(
-            "utterances do not show what belongs to no route: give a file of labelled queries"
-        )
+    _check_usage(file, routes, apply=apply, convert=convert, guaranteed=max_error is not None)
     wanted = read_objective(objective)
     queries = None if file is None else read_labelled(file)
-    if max_error is not None and queries is None:
-        raise BadUsage("a guarantee needs labelled queries of real traffic: give a file")
     with open_backend(url, api_key, routes, model, precision) as backend:
         present = backend.routes()
         names = [route["name"] for route in present]
@@ -126,12 +120,8 @@ def calibrate(
             write_svg(svg, study(answers, wanted))
         before = _present_limits(backend, present, kind)
         if max_error is not None:
-            guarantee = _guarantee(ranked, max_error, doubt)
-            _show_guarantee(guarantee, kind, max_error, doubt, as_json)
-            if guarantee is None:
-                raise CheckFailed(f"no limit keeps the error at {max_error:g}; nothing is proposed")
+            after = _guaranteed(ranked, kind, max_error, doubt, as_json)
             if apply and isinstance(backend, NodeBackend):
-                after = Thresholds(guarantee.limit, {})
                 _apply(backend.client, kind, before, after, names)
             return
         lowest = SCORE_MIN if kind == "threshold" else CONFIDENCE_MIN
@@ -139,6 +129,19 @@ def calibrate(
         _show(found, names, kind, as_json)
         if apply and isinstance(backend, NodeBackend):
             _apply(backend.client, kind, found.before, found.after, names)
+
+
+def _check_usage(
+    file: Path | None, routes: Path | None, *, apply: bool, convert: bool, guaranteed: bool
+) -> None:
+    if apply and routes is not None:
+        raise BadUsage("--apply sets the limits of a node and cannot be used with --routes")
+    if apply and file is None and not convert:
+        raise BadUsage(
+            "utterances do not show what belongs to no route: give a file of labelled queries"
+        )
+    if guaranteed and file is None:
+        raise BadUsage("a guarantee needs labelled queries of real traffic: give a file")
 
 
 # --- asking ------------------------------------------------------------------------------
@@ -284,6 +287,17 @@ def _guarantee(ranked: list[RankedQuery], max_error: float, doubt: float) -> Gua
         return guaranteed_limit([query.judged for query in ranked], max_error, doubt)
     except TooFewTexts as error:
         raise CheckFailed(f"{error}; label more answers of real traffic") from error
+
+
+def _guaranteed(
+    ranked: list[RankedQuery], kind: str, max_error: float, doubt: float, as_json: bool
+) -> Thresholds:
+    """Find and show the limit with a guarantee, for all routes."""
+    found = _guarantee(ranked, max_error, doubt)
+    _show_guarantee(found, kind, max_error, doubt, as_json)
+    if found is None:
+        raise CheckFailed(f"no limit keeps the error at {max_error:g}; nothing is proposed")
+    return Thresholds(found.limit, {})
 
 
 def _show_guarantee(
