@@ -147,8 +147,9 @@ def dump_of(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         held = {name for (name,) in raw.execute("SELECT name FROM sqlite_schema")}
         return {
             table: raw.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
-            for table, columns in DUMPED.items()
             if table in held
+            else []
+            for table, columns in DUMPED.items()
         }
 
 

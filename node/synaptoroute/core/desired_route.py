@@ -32,10 +32,10 @@ class DesiredRoute:
 
     def changed_utterances(self) -> int:
         """Count the utterances that are added; if none is, those that are removed."""
-        added = sum(kind is RowKind.UTTERANCE for kind, _, _ in self.added)
+        added = len([kind for kind, _, _ in self.added if kind is RowKind.UTTERANCE])
         if added or self.before is None:
             return added
-        return sum(slot not in self.kept for slot in self.before.slots)
+        return len([slot for slot in self.before.slots if slot not in self.kept])
 
     def is_unchanged(self) -> bool:
         """Whether the mutation changes nothing."""
@@ -52,8 +52,8 @@ class DesiredRoute:
         self, route_id: int, rows: dict[int, tuple[RowKind, str]], at: Revision
     ) -> RouteRecord:
         """Return the route with these rows: kind and text by slot."""
-        slots: tuple[list[int], ...] = tuple([] for _ in RowKind)
-        texts: tuple[list[str], ...] = tuple([] for _ in RowKind)
+        slots: tuple[list[int], list[int], list[int]] = ([], [], [])  # by kind
+        texts: tuple[list[str], list[str], list[str]] = ([], [], [])
         for slot in sorted(rows):
             kind, text = rows[slot]
             slots[kind].append(slot)

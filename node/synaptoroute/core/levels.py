@@ -61,10 +61,12 @@ def is_at_level(mutation: Mutation, level: int) -> bool:
 def _is_of_decisions(mutation: Mutation) -> bool:
     """Whether a mutation says something that only level 3 knows."""
     match mutation:
+        case PutRoute(confidence_min=None, description=None, negatives=()):
+            return False
         case PutRoute():
-            return _has_decision_fields(mutation)
+            return True
         case ImportChunk(parts=parts):
-            return any(map(_has_decision_fields, parts))
+            return any(map(_is_of_decisions, parts))
         case PatchRoute():
             changed = (mutation.confidence_min, mutation.description, mutation.negatives)
             return changed != (KEEP, KEEP, KEEP)
@@ -83,9 +85,3 @@ def _is_of_decisions(mutation: Mutation) -> bool:
             return mutation not in (VoterAdd(name), VoterRemove(name))
         case _:
             return False
-
-
-def _has_decision_fields(route: PutRoute) -> bool:
-    return (
-        route.confidence_min is not None or route.description is not None or bool(route.negatives)
-    )

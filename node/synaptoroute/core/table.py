@@ -529,7 +529,7 @@ class RouteTable:
             for kind, text, vector in desired.added:
                 slot = next(slots)
                 rows[slot] = kind, text
-                owner = owner_of(route_id, kind)
+                owner = route_id if kind is RowKind.UTTERANCE else owner_of(route_id, kind)
                 hashed = row_hash(slot, owner, text, vector)
                 writes.append(SlotWrite(slot, owner, text, vector, hashed))
             put.append(desired.record(route_id, rows, at))

@@ -25,7 +25,7 @@ from synaptoroute.author import AUTHOR
 from synaptoroute.core.change import Outcome
 from synaptoroute.core.codec import LEVEL, encode_proposal
 from synaptoroute.core.imports import StagedKind
-from synaptoroute.core.levels import is_at_level, level_of
+from synaptoroute.core.levels import BASE_LEVEL, is_at_level, level_of
 from synaptoroute.core.mutation import (
     KEEP,
     OP_ID_BYTES,
@@ -213,6 +213,8 @@ class Writer:
         Raises:
             NotFinalized: The log has not reached the level of the write.
         """
+        if is_at_level(mutation, BASE_LEVEL):
+            return
         level = self._level
         if not is_at_level(mutation, level):
             raise NotFinalized(

@@ -648,7 +648,8 @@ class Tensor:
 
 def _slots_of(records: Sequence[RouteRecord]) -> Slots:
     """Slots of the examples of all records, one record after the other."""
-    return np.array(list(chain.from_iterable([each.example_slots for each in records])), np.int64)
+    owned = [each.example_slots if each.description else each.slots for each in records]
+    return np.array(list(chain.from_iterable(owned)), np.int64)
 
 
 def first_exact(text: str, found: Iterable[tuple[RouteRecord, int]]) -> tuple[int, int] | None:
