@@ -58,7 +58,9 @@ async def router_with(
 
 async def switch(router: AdaptiveRouter, *, on: bool = True) -> None:
     settings = await router.aget_settings()
-    await router.aput_settings(settings.model_copy(update={"cascade": on}))
+    # The cascade is not offered with the adaptive score of new databases.
+    judged = {"aggregation": "blend", "threshold": 0.49, "confidence_min": None}
+    await router.aput_settings(settings.model_copy(update={"cascade": on, **judged}))
 
 
 async def state(router: AdaptiveRouter, *wanted: str) -> None:

@@ -225,7 +225,7 @@ def test_calibration_is_applied_to_the_node(run: Run, tmp_path: Path) -> None:
     lines = [{"text": text, "route": "refunds"} for text in texts]
     labelled.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     before = {each["name"]: each for each in output(run("routes", "list", "--json"))}
-    found = output(run("calibrate", str(labelled), "--apply", "--json"))
+    found = output(run("calibrate", str(labelled), "--by", "threshold", "--apply", "--json"))
     after = {each["name"]: each for each in output(run("routes", "list", "--json"))}
 
     assert found["accuracy_after"] > found["accuracy_before"]

@@ -7,6 +7,7 @@ real node.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,15 @@ async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
     async with http_node(tmp_path, encoder=encoder) as started:  # type: ignore[arg-type]
         text = await asyncio.to_thread((ROOT / "examples/routes.yaml").read_bytes)
         await imported(started, text)
+        async with asyncio.timeout(60.0):
+            while await fit_state(started) != "fitted":
+                await asyncio.sleep(0.2)
         yield started
+
+
+async def fit_state(node: HttpNode) -> str:
+    """State of the numbers behind the confidence."""
+    return str((await node.http.get("/v1/settings/calibration")).json()["state"])
 
 
 async def imported(node: HttpNode, body: bytes | str) -> dict[str, Any]:
@@ -105,3 +114,18 @@ async def test_questions_of_the_tour_are_answered_rightly(node: HttpNode) -> Non
     assert dict(QUESTIONS) == {text: match["route"] for text, match in found.items()}
     for text, route in QUESTIONS:
         assert (found[text]["confidence"] >= 0.5) is (route is not None), text
+
+
+async def test_readme_shows_the_answers(node: HttpNode) -> None:
+    """Route and nearest example as they are; a confidence may differ by rounding."""
+    readme = await asyncio.to_thread((ROOT / "README.md").read_text, encoding="utf-8")
+    block = readme.split("```text\n", 1)[1].split("```", 1)[0]
+    _, *rows = [re.split(r"\s{2,}", line.strip()) for line in block.strip().splitlines()]
+    found = {text: await ask(node, text) for text, _ in QUESTIONS}
+
+    assert list(found) == [row[0] for row in rows]
+    for text, route, confidence, nearest in rows:
+        match = found[text]
+        no_route = "not understood" if match["reason"] == "not_understood" else "no route"
+        assert (match["route"] or no_route, match["utterance"] or "\u2013") == (route, nearest)
+        assert float(confidence) == pytest.approx(match["confidence"], abs=0.02)

@@ -115,7 +115,9 @@ class Settings:
         return float("-inf") if threshold is None else threshold
 
 
-FOUNDING_SETTINGS: Final = Settings(repair_words=True)
+FOUNDING_SETTINGS: Final = Settings(
+    aggregation="adaptive", threshold=None, confidence_min=0.5, repair_words=True
+)
 """Settings of a log that is founded at level 3 or above."""
 
 

@@ -15,7 +15,7 @@ from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, NodeUnreachable
 from synaptoroute.cli.local_cluster import NODES_MAX, LocalCluster
 from synaptoroute.cli.processes import StopSignal, choose_port
-from synaptoroute.cli.questions import ask_questions, show_questions
+from synaptoroute.cli.questions import ask_questions, known_questions, show_questions
 from synaptoroute.cli.terminal import (
     note,
     number,
@@ -29,6 +29,8 @@ from synaptoroute.cli.terminal import (
 DEFAULT_PORT: Final = 8080
 COORDINATOR_PORT: Final = 8090
 WATCH_SECONDS: Final = 0.5
+FIT_SECONDS_MAX: Final = 30.0
+"""Without a fit, numbers hold that ship for the encoder."""
 
 
 def up(
@@ -115,8 +117,28 @@ def _ask(cluster: LocalCluster) -> list[tuple[str, dict[str, Any]]]:
     """Ask the example questions through the front port, if the example routes are there."""
     with NodeClient(cluster.nodes[0].url, tls=cluster.tls) as client:
         names = {route["name"] for route in client.routes()}
+        if not known_questions(names):
+            return []
+        with waiting("Fitting the confidence to the routes ..."):
+            _wait_fitted(client)
+    clients = [NodeClient(node.url, tls=cluster.tls) for node in cluster.nodes]
+    try:
+        _wait_equal(clients)
+    finally:
+        for each in clients:
+            each.__exit__()
     with NodeClient(cluster.front_url, tls=cluster.tls) as front:
         return ask_questions(lambda text: front.post("/v1/query", {"text": text}), names)
+
+
+def _wait_fitted(client: NodeClient) -> None:
+    """Wait until a node has fitted the numbers behind the confidence, but not for ever."""
+    deadline = time.monotonic() + FIT_SECONDS_MAX
+    while time.monotonic() < deadline:
+        found = client.get("/v1/settings/calibration")
+        if found["state"] in ("fitted", "off", "too_small"):
+            return
+        time.sleep(WATCH_SECONDS)
 
 
 def _serve(cluster: LocalCluster) -> None:
