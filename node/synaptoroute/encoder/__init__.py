@@ -11,17 +11,21 @@ from importlib import import_module
 from pathlib import Path
 
 from synaptoroute.config import DEFAULT_MODEL, Precision
+from synaptoroute.encoder import universal_encoder
 from synaptoroute.encoder.catalogue import ModelSummary, fetch_model, list_models
 from synaptoroute.encoder.contract import EncoderStats, TextEncoder, Tokens, Vocabulary
 from synaptoroute.encoder.hash_encoder import NAME_PATTERN, HashEncoder
 from synaptoroute.encoder.onnx_encoder import Encoder
+from synaptoroute.encoder.presets import PRESETS, Preset, resolve
 
 __all__ = [
     "DEFAULT_MODEL",
+    "PRESETS",
     "Encoder",
     "EncoderStats",
     "HashEncoder",
     "ModelSummary",
+    "Preset",
     "TextEncoder",
     "Tokens",
     "Vocabulary",
@@ -48,9 +52,9 @@ def open_encoder(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     cache_dir: Path | None = None,
 ) -> TextEncoder:
-    """Open an encoder by name: ``test-hash-<dim>`` for tests, else a real model.
+    """Open an encoder by the name of a preset or of a model; ``test-hash-<dim>`` is for tests.
 
-    A hash encoder has no precision and accepts any.
+    An encoder without a graph has no precision and accepts any.
 
     Raises:
         ConfigError: A provider, dimension or precision is not available.
@@ -61,4 +65,7 @@ def open_encoder(
     hashed = NAME_PATTERN.fullmatch(model)
     if hashed:
         return HashEncoder(int(hashed[1]))
+    model = resolve(model)
+    if model == universal_encoder.NAME:
+        return universal_encoder.UniversalEncoder()
     return Encoder(model, precision=precision, providers=providers, cache_dir=cache_dir)

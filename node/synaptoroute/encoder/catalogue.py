@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from synaptoroute.config import DEFAULT_MODEL
+from synaptoroute.encoder import universal_encoder
 from synaptoroute.encoder.local import local_recipe, positions_of, trained_tokens
+from synaptoroute.encoder.presets import PRESETS, resolve
 from synaptoroute.encoder.recipe import (
     BUNDLED_DIM,
     BUNDLED_LICENCE,
@@ -81,24 +83,36 @@ class _Listed:
 
 
 def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
-    """List the bundled model, then fastembed's by name."""
+    """List the bundled model, the multilingual one, then fastembed's by name."""
     own = ModelSummary(
         DEFAULT_MODEL, BUNDLED_DIM, BUNDLED_SIZE_BYTES, BUNDLED_LICENCE, is_local=True
     )
+    multilingual = ModelSummary(
+        universal_encoder.NAME,
+        universal_encoder.DIM,
+        universal_encoder.SIZE_BYTES,
+        universal_encoder.LICENCE,
+        is_local=universal_encoder.is_installed(),
+    )
     folder = _cache_folder(cache_dir)
     listed = sorted(_catalogue().values(), key=lambda model: model.name.lower())
-    return [own, *(_summary(model, folder) for model in listed)]
+    return [own, multilingual, *(_summary(model, folder) for model in listed)]
 
 
 def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
     """Download a model, if needed; returns its folder.  Shows progress on stderr."""
+    name = resolve(name)
     if name == DEFAULT_MODEL:
         return bundled_recipe().model_file.parent
+    if name == universal_encoder.NAME:
+        return universal_encoder.resources()
     return _fetch(_look_up(name), cache_dir)
 
 
 def find_recipe(model: str | Path, cache_dir: Path | None = None) -> Recipe:
-    """Find a model: the bundled one, a folder, or one of fastembed, in this order."""
+    """Find a model with a graph: the bundled one, a folder, or one of fastembed, in this order."""
+    if isinstance(model, str):
+        model = resolve(model)
     if model == DEFAULT_MODEL:
         return bundled_recipe()
     if Path(model).is_dir():
@@ -125,7 +139,11 @@ def _look_up(name: str) -> _Listed:
     models = _catalogue()
     listed = models.get(name.lower())
     if listed is None:
-        known = [DEFAULT_MODEL, *(model.name for model in models.values())]
+        known = [
+            *(preset.name for preset in PRESETS),
+            DEFAULT_MODEL,
+            *(model.name for model in models.values()),
+        ]
         near = _near_matches(name, known)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ModelNotFound(

@@ -44,13 +44,29 @@ _TEXTS: Final = (
 
 
 def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
-    """List the models that can be used by name; folders can be used by path."""
+    """List the presets with their figures, and the models that can be used by name.
+
+    Folders can be used by path.
+    """
     from synaptoroute.encoder import list_models
 
     models = list_models(cache_dir)
+    presets = _presets()
     if as_json:
-        print_json([asdict(model) for model in models])
+        names = {preset["model"]: preset["preset"] for preset in presets}
+        figures = {preset["model"]: preset["measured"] for preset in presets}
+        print_json(
+            [
+                {
+                    **asdict(model),
+                    "preset": names.get(model.name),
+                    "measured": figures.get(model.name),
+                }
+                for model in models
+            ]
+        )
         return
+    _show_presets(presets)
     rows: list[tuple[Cell, ...]] = [
         (
             model.name,
@@ -62,6 +78,45 @@ def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
         for model in models
     ]
     print_table(("model", "dim", "size", "licence", "on this machine"), rows, right=("dim", "size"))
+
+
+def _presets() -> list[dict[str, Any]]:
+    from synaptoroute.encoder.presets import PRESETS, measured
+
+    found = []
+    for preset in PRESETS:
+        figures = measured(preset.model)
+        found.append(
+            {
+                "preset": preset.name,
+                "model": preset.model,
+                "purpose": preset.purpose,
+                "languages": list(preset.languages),
+                "needs": preset.needs,
+                "measured": None if figures is None else asdict(figures),
+            }
+        )
+    return found
+
+
+def _show_presets(presets: list[dict[str, Any]]) -> None:
+    rows: list[tuple[Cell, ...]] = []
+    for preset in presets:
+        figures = preset["measured"]
+        accuracy = cost = "not measured"
+        if figures is not None:
+            accuracy = " ".join(f"{share:.3f}" for share in figures["accuracy"].values())
+            cost = (
+                f"{figures['lone_texts_per_second']:,.0f} / "
+                f"{figures['batch_texts_per_second']:,.0f}"
+            )
+        rows.append((preset["preset"], preset["purpose"], accuracy, cost, preset["needs"] or "-"))
+    columns = ("preset", "for", "accuracy", "texts/s alone / in batches", "needs")
+    print_table(columns, rows, right=("accuracy", "texts/s alone / in batches"))
+    known = next((preset["measured"] for preset in presets if preset["measured"]), None)
+    if known is not None:
+        sets = " and ".join(known["accuracy"])
+        note(f"accuracy: {sets}, ten utterances a route; one thread of {known['cpu']}")
 
 
 def fetch(
