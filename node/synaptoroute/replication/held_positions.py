@@ -8,13 +8,14 @@ then it is remembered.  Runs on the event loop.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from synaptoroute.core.mutation import Position, Revision
 
-UNKNOWN_MAX: Final = 256  # Positions of a node that are remembered until this node reaches them
+UNKNOWN_MAX: Final = 64  # Positions of a node that are remembered until this node reaches them
 
 
 class HeldPositions:
@@ -50,7 +51,8 @@ class HeldPositions:
             self._held.clear()
         for name, at in told.items():
             unknown = self._unknown.setdefault(name, deque(maxlen=UNKNOWN_MAX))
-            if at not in unknown and at != self._held.get(name):
+            is_new = not unknown or unknown[-1] != at
+            if is_new and at != self._held.get(name):
                 unknown.append(at)
         await self._compare(told)
         return {name: self._held[name] for name in told if name in self._held}
@@ -78,7 +80,7 @@ class HeldPositions:
         if history != self._history():
             return
         for (name, at), chain in zip(reached, chains, strict=True):
-            if at in self._unknown[name]:
+            with contextlib.suppress(ValueError):  # another waiter was faster
                 self._unknown[name].remove(at)
             before = self._held.get(name, Position())
             if chain == at.chain and at.revision > before.revision:
