@@ -32,6 +32,7 @@ PAGES = {
     "conflicts": "#least",
     "unmatched": "td.said",
     "learn": ".clusters li",
+    "settings": "#ignore",
     "encoder": ".encoder",
     "activity": ".events li",
 }

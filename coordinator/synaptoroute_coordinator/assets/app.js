@@ -9,10 +9,11 @@ import { show as fleet } from "./fleet.js";
 import { show as learn } from "./learn.js";
 import { show as playground } from "./playground.js";
 import { show as routes } from "./routes.js";
+import { show as settings } from "./settings.js";
 import { show as unmatched } from "./unmatched.js";
 
-const VIEWS = { fleet, routes, query: playground, conflicts, unmatched, learn, encoder, activity };
-const TITLES = { fleet: "Fleet", routes: "Routes", query: "Playground", conflicts: "Conflicts", unmatched: "Unmatched", learn: "Learn", encoder: "Encoder", activity: "Activity" };
+const VIEWS = { fleet, routes, query: playground, conflicts, unmatched, learn, settings, encoder, activity };
+const TITLES = { fleet: "Fleet", routes: "Routes", query: "Playground", conflicts: "Conflicts", unmatched: "Unmatched", learn: "Learn", settings: "Settings", encoder: "Encoder", activity: "Activity" };
 const THEME = "synaptoroute.theme";
 let leave = () => {};
 let isFirst = true;

@@ -59,6 +59,7 @@ function drawAnswer(answer, match, ms) {
       h("h2", {}, match.route ?? "No route"),
       h("p", { class: "muted" }, reasonOf(match)),
       match.confidence != null && h("div", { class: "row" }, meter(match.confidence, `confidence ${percent(match.confidence)}`), h("strong", {}, percent(match.confidence))),
+      match.encoded_text != null && h("p", { class: "muted small" }, `read as “${match.encoded_text}”`),
       match.truncated && h("p", { class: "muted small" }, "Only the beginning of the text was read."),
       top?.utterance && h("blockquote", {}, `“${top.utterance}” is the nearest example, similarity ${top.similarity.toFixed(3)}`)),
     h("section", { class: "card" }, h("header", {}, h("h2", {}, "Why")),

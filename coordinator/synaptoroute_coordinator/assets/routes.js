@@ -21,7 +21,12 @@ export function show(main, name) {
   const refresh = async (chosen) => {
     routes = await loadRoutes();
     draw();
-    if (chosen) location.hash = `#/routes/${encodeURIComponent(chosen)}`;
+    if (!chosen) return;
+    const place = `#/routes/${encodeURIComponent(chosen)}`;
+    const found = routes.find((route) => route.name === chosen);
+    // The page of this route is already open, so nothing else draws it anew.
+    if (location.hash === place && found) read(pane, found, refresh);
+    else location.hash = place;
   };
   refresh().then(() => {
     const chosen = routes.find((route) => route.name === name) ?? null;
@@ -61,14 +66,23 @@ function hitOf(route, words) {
 }
 
 function read(pane, route, refresh) {
-  pane.replaceChildren(
+  pane.replaceChildren(...[
     h("header", {}, h("div", {}, h("h1", {}, route.name),
-      h("p", { class: "muted small" }, `threshold ${route.effective_threshold.toFixed(2)}${route.threshold === null ? " (default)" : ""} · changed at ${route.revision} · ${route.utterances.length} utterances`)),
+      h("p", { class: "muted small" }, `${limitsOf(route)} · changed at ${route.revision} · ${route.utterances.length} utterances`)),
     h("div", { class: "row" },
       h("button", { type: "button", class: "primary", onclick: () => edit(pane, route, refresh) }, "Change"),
       h("button", { type: "button", class: "danger", onclick: () => remove(route, refresh) }, "Delete"))),
+    route.description && h("p", {}, route.description),
     h("ul", { class: "utterances" }, route.utterances.map((text) => h("li", {}, text))),
-    extra("Payload", route.payload), extra("Metadata", route.metadata));
+    route.negatives?.length ? h("details", { class: "field", open: true }, h("summary", {}, "Must not get this route"),
+      h("ul", { class: "utterances" }, route.negatives.map((text) => h("li", {}, text)))) : null,
+    extra("Payload", route.payload), extra("Metadata", route.metadata)].filter(Boolean));
+}
+
+function limitsOf(route) {
+  const own = (value) => value === null || value === undefined ? " (default)" : "";
+  const threshold = route.effective_threshold == null ? "no threshold" : `threshold ${route.effective_threshold.toFixed(2)}${own(route.threshold)}`;
+  return route.confidence_min == null ? threshold : `${threshold} · confidence of at least ${route.confidence_min.toFixed(2)}`;
 }
 
 function extra(name, value) {
@@ -92,14 +106,23 @@ function edit(pane, route, refresh) {
   utterances.value = (route ?? state.draft)?.utterances.join("\n") ?? "";
   state.draft = null;
   const threshold = h("input", { id: "threshold", type: "number", min: -1, max: 1, step: 0.01, value: route?.threshold ?? "", placeholder: "default" });
+  const confidence = h("input", { id: "confidence-min", type: "number", min: 0, max: 1, step: 0.01, value: route?.confidence_min ?? "", placeholder: "default" });
+  const description = h("textarea", { id: "description", rows: 2, maxlength: 8192, placeholder: "What the route is for; counts as one more example" });
+  description.value = route?.description ?? "";
+  const negatives = h("textarea", { id: "negatives", rows: 4, placeholder: "I do not want a refund" });
+  negatives.value = route?.negatives?.join("\n") ?? "";
   const texts = h("textarea", { id: "texts", rows: 6, placeholder: "Queries to test, one per line" });
   texts.value = localStorage.getItem(KEPT) ?? "";
   const wrong = h("p", { class: "wrong", role: "alert" });
   const outcome = h("div", { "aria-live": "polite" });
   const save = h("button", { type: "submit", class: "primary" }, "Save on every node");
+  const number = (input) => input.value === "" ? null : Number(input.value);
+  // Fields of newer formats are left out where they are empty, so that a cluster below level 3 takes the rest.
   const wished = () => ({ name: name.value.trim(), utterances: linesOf(utterances.value),
-    threshold: threshold.value === "" ? null : Number(threshold.value),
-    metadata: route?.metadata ?? {}, payload: route?.payload ?? null });
+    threshold: number(threshold), metadata: route?.metadata ?? {}, payload: route?.payload ?? null,
+    ...(confidence.value === "" ? {} : { confidence_min: number(confidence) }),
+    ...(description.value.trim() ? { description: description.value.trim() } : {}),
+    ...(linesOf(negatives.value).length ? { negatives: linesOf(negatives.value) } : {}) });
   const tryIt = async () => {
     wrong.textContent = "";
     localStorage.setItem(KEPT, texts.value);
@@ -128,6 +151,9 @@ function edit(pane, route, refresh) {
     h("div", { class: "grid two" },
       h("div", {},
         field("name", "Name", name), field("utterances", "Utterances", utterances),
+        field("description", "Description", description),
+        field("negatives", "Negatives: texts that must not get this route, one per line", negatives),
+        field("confidence-min", "Least confidence (empty: default)", confidence),
         field("threshold", "Threshold (empty: default)", threshold)),
       h("div", {}, field("texts", "Test queries", texts),
         h("button", { type: "button", onclick: tryIt, id: "try" }, "Preview"), outcome)),
@@ -138,7 +164,7 @@ function edit(pane, route, refresh) {
 }
 
 const field = (id, text, input) => h("div", { class: "field" }, h("label", { for: id }, text), input);
-const linesOf = (text) => [...new Set(text.split("\n").map((line) => line.trim()).filter(Boolean))];
+export const linesOf = (text) => [...new Set(text.split("\n").map((line) => line.trim()).filter(Boolean))];
 
 function previewTable(texts) {
   const changed = texts.filter((each) => each.is_changed).length;

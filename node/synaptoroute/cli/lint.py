@@ -26,6 +26,8 @@ from synaptoroute.models import Route
 UTTERANCES_MIN: Final = 5
 """With fewer examples the centroid of a route depends on chance."""
 NEAR_DUPLICATE_MIN: Final = 0.95
+BARRING_MIN: Final = 0.95
+"""Queries like an utterance so similar to a negative of its route may lose the route."""
 NEARER_MARGIN: Final = 0.05
 """The score of another route must be higher by this to be reported."""
 FINDINGS_PER_PAIR_MAX: Final = 3
@@ -74,6 +76,51 @@ def check_texts(routes: Sequence[Route]) -> Iterator[Finding]:
             yield Finding("warning", "few-utterances", route.name, what)
     yield from _check_names(routes)
     yield from _check_same_texts(routes)
+    yield from _check_negatives(routes)
+
+
+def _check_negatives(routes: Sequence[Route]) -> Iterator[Finding]:
+    """Find negatives that contradict an utterance, or that leave a text no route."""
+    owner = {same_text_form(text): route for route in routes for text in route.utterances}
+    for route in routes:
+        own = set(map(same_text_form, route.utterances))
+        for text in route.negatives:
+            if same_text_form(text) in own:
+                what = f"the negative {text!r} is also an utterance, which it bars"
+                yield Finding("error", "negative-is-utterance", route.name, what)
+    barred: dict[str, set[str]] = {}
+    for route in routes:
+        for text in route.negatives:
+            barred.setdefault(same_text_form(text), set()).add(route.name)
+    for form, names in barred.items():
+        if len(names) == len(routes) > 1 and form not in owner:
+            what = f"{form!r} is a negative of every route"
+            yield Finding("warning", "negative-everywhere", min(names), what)
+
+
+def check_barred(
+    routes: Sequence[Route], vectors: Float32s, negatives: Float32s
+) -> Iterator[Finding]:
+    """Find utterances that a negative of their own route takes away.
+
+    Args:
+        vectors: float32[n, dim], unit rows, of the utterances of all routes, in order.
+        negatives: The same of their negatives.
+    """
+    start = at = 0
+    for route in routes:
+        own = vectors[start : start + len(route.utterances)]
+        against = negatives[at : at + len(route.negatives)]
+        start, at = start + len(own), at + len(against)
+        if not len(against):
+            continue
+        similarities = own @ against.T
+        for row, column in zip(*np.nonzero(similarities >= BARRING_MIN), strict=True):
+            what = (
+                f"the negative {route.negatives[column]!r} is near the utterance "
+                f"{route.utterances[row]!r} (similarity {similarities[row, column]:.3f})"
+            )
+            yield Finding("warning", "negative-near-utterance", route.name, what)
 
 
 def _check_names(routes: Sequence[Route]) -> Iterator[Finding]:

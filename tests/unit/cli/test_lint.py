@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from synaptoroute.cli.lint import (
     UTTERANCES_MIN,
     Finding,
+    check_barred,
     check_texts,
     check_tokens,
     check_vectors,
@@ -96,6 +97,32 @@ def test_one_text_in_two_routes_is_an_error() -> None:
     (finding,) = check_texts(routes)
 
     assert (finding.level, finding.code, finding.route) == ("error", "same-utterance", "b")
+
+
+def with_negatives(name: str, *negatives: str) -> Route:
+    return route(name).model_copy(update={"negatives": list(negatives)})
+
+
+def test_negative_that_is_an_utterance_is_an_error() -> None:
+    """As exact matches compare; that of another route is what negatives are for."""
+    found = list(check_texts([with_negatives("a", "A 1!", "b 1"), with_negatives("b", "b  2")]))
+    assert {("negative-is-utterance", "a"), ("negative-is-utterance", "b")} == rules(found)
+    assert ["A 1!", "b  2"] == [each.message.split("'")[1] for each in found]
+
+
+def test_negative_of_every_route_is_a_warning() -> None:
+    both = [with_negatives("a", "hello"), with_negatives("b", "Hello.")]
+    assert {("negative-everywhere", "a")} == rules(list(check_texts(both)))
+    assert not list(check_texts([*both, route("c")]))
+
+
+def test_negative_near_an_own_utterance_is_a_warning() -> None:
+    routes = [with_negatives("a", "near", "far"), route("b"), with_negatives("c", "far")]
+    own = np.stack([unit(1, 0, 0)] * 5 + [unit(0, 1, 0)] * 10)
+    negatives = np.stack([unit(1, 0.1, 0), unit(0, 1, 0), unit(1, 0, 0)])
+    found = list(check_barred(routes, own, negatives))
+    assert {("negative-near-utterance", "a")} == rules(found)
+    assert 5 == len(found)
 
 
 def test_few_utterances_are_a_warning() -> None:

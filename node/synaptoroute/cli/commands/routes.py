@@ -498,7 +498,7 @@ def _check_vectors(routes: list[Route], model: str | None, precision: Precision)
     """Encode all utterances and check their vectors."""
     import numpy as np
 
-    from synaptoroute.cli.lint import check_tokens, check_vectors
+    from synaptoroute.cli.lint import check_barred, check_tokens, check_vectors
     from synaptoroute.core.mutation import Settings
     from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
 
@@ -513,9 +513,14 @@ def _check_vectors(routes: list[Route], model: str | None, precision: Precision)
                 parts.append(encoder.encode_tokens(part))
                 tokens += part
                 step(len(part))
+        against = [text for route in routes for text in route.negatives]
+        negatives = np.empty((0, encoder.dim), np.float32)
+        if against:
+            negatives = encoder.encode_utterances(against)
     finally:
         encoder.close()
-    findings = list(check_tokens(routes, tokens, encoder.name))
+    findings = list(check_barred(routes, np.concatenate(parts), negatives))
+    findings += list(check_tokens(routes, tokens, encoder.name))
     default = Settings().threshold_of(None)
     return findings + list(check_vectors(routes, np.concatenate(parts), default))
 
