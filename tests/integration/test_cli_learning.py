@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ports import free_port
-from repository import ROUTES
+from repository import QUERIES, ROUTES
 from synaptoroute.cli.app import app
 from synaptoroute.cli.exit_codes import ExitCode
 from synaptoroute.cli.processes import NodeProcess
@@ -95,3 +95,39 @@ def test_unmatched_queries_become_a_route(run: Run, tmp_path: Path) -> None:
     assert "visits" in run("query", VISITS[1]).stdout
     run("unmatched", "dismiss", "1")
     assert [] == output(run("unmatched", "list", "--json"))
+
+
+def test_thresholds_become_least_confidences_in_one_write(run: Run, tmp_path: Path) -> None:
+    """Previewed without a change, then applied; thresholds are gone."""
+    run("routes", "import", str(ROUTES), "--replace")
+    before = output(run("calibrate", "--convert", "--json"))
+    assert "threshold of its own" not in run("routes", "show", "returns").stdout
+    run("calibrate", str(QUERIES), "--convert", "--apply")
+    routes = {each["name"]: each for each in output(run("routes", "list", "--json"))}
+    newest = output(run("history", "--limit", "1", "--json"))["entries"][0]
+    said = run("calibrate", "--convert", code=ExitCode.NO).stderr
+
+    assert 0.0 < before["default"]["confidence_min"] < 1.0
+    assert {None} == {each["threshold"] for each in routes.values()}
+    assert "revise_routes" == newest["action"]
+    assert "nothing to convert" in said
+
+
+def test_least_confidences_are_fitted_and_applied(run: Run, tmp_path: Path) -> None:
+    """After the conversion the settings use confidences, so these are fitted."""
+    shown = output(run("calibrate", str(QUERIES), "--objective", "precision>=0.97", "--json"))
+    run("calibrate", str(QUERIES), "--objective", "precision>=0.97", "--apply")
+    curve = tmp_path / "curve.svg"
+    figures = output(run("evaluate", str(QUERIES), "--svg", str(curve), "--json"))
+    own = output(run("evaluate", "--json"))
+
+    assert "confidence" == shown["by"] == figures["by"]
+    answered = [each for each in figures["curve"] if each["coverage"] > 0]
+    again = output(run("calibrate", str(QUERIES), "--objective", "precision>=0.97", "--json"))
+    assert shown["default"]["after"] == again["default"]["before"]
+    assert figures["calibration_error"]["mixed"] < 0.3
+    assert answered
+    assert "<svg" in curve.read_text(encoding="utf-8")
+    assert own["count"] > 100
+    run("calibrate", "--apply", code=ExitCode.USAGE)
+    run("calibrate", str(QUERIES), "--max-error", "0.1", code=ExitCode.NO)

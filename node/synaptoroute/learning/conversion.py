@@ -24,7 +24,7 @@ class ComparedText:
     """A text by its best route."""
 
     route: str
-    is_answered: bool  # By the thresholds
+    is_answered: bool  # By the limits that there are
     confidence: float
 
 
@@ -46,8 +46,15 @@ class Conversion:
     dropped: tuple[str, ...]  # Routes with a threshold of their own, and too few texts
 
 
-def convert(texts: Sequence[ComparedText], with_own: Sequence[str]) -> Conversion:
-    """Find least confidences; ``with_own`` are the routes with thresholds of their own."""
+def convert(
+    texts: Sequence[ComparedText], with_own: Sequence[str], default: float | None = None
+) -> Conversion:
+    """Find least confidences.
+
+    Args:
+        with_own: Routes with thresholds of their own.
+        default: The default least confidence, if there is no default threshold to convert.
+    """
     own: dict[str, ConvertedLimit] = {}
     dropped = []
     for route in with_own:
@@ -57,7 +64,10 @@ def convert(texts: Sequence[ComparedText], with_own: Sequence[str]) -> Conversio
         else:
             own[route] = convert_limit(mine)
     rest = [each for each in texts if each.route not in own]
-    return Conversion(convert_limit(rest), own, tuple(dropped))
+    if default is None:
+        return Conversion(convert_limit(rest), own, tuple(dropped))
+    kept = ConvertedLimit(default, len(rest), _same(rest, default))
+    return Conversion(kept, own, tuple(dropped))
 
 
 def convert_limit(texts: Sequence[ComparedText]) -> ConvertedLimit:

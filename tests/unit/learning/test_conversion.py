@@ -39,3 +39,9 @@ def test_route_with_few_texts_gets_the_default() -> None:
 
     assert (["a"], ("b",)) == (list(found.own), found.dropped)
     assert TEXTS_MIN == found.default.texts
+
+
+def test_default_without_a_threshold_stays() -> None:
+    found = convert(texts("a", (True, 0.9), (False, 0.7)), [], 0.5)
+
+    assert (0.5, 2, 1) == (found.default.confidence_min, found.default.texts, found.default.same)

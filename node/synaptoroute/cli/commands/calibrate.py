@@ -340,13 +340,14 @@ def _convert(
         raise CheckFailed("no threshold is set: there is nothing to convert")
     answers, _ = _ask(backend, queries, "threshold")
     texts = [
-        ComparedText(each.best, each.reason != "below_threshold", each.confidence)
+        ComparedText(each.best, each.given == each.best, each.confidence)
         for each in answers
         if each.best is not None and each.confidence is not None
     ]
     if not texts:
         raise BadUsage("this node reports no confidences")
-    found = conversion_of(texts, with_own)
+    least = settings.get("confidence_min")
+    found = conversion_of(texts, with_own, least if settings["threshold"] is None else None)
     before = sum(each.is_correct for each in answers)
     after = sum(_answer_after(each, found) == each.expected for each in answers)
     if as_json:
