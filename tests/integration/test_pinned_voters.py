@@ -23,6 +23,7 @@ from synaptoroute.cli.app import app
 from synaptoroute.core.mutation import Proposal, VoterAdd, VoterRemove
 from synaptoroute.errors import OperatorSignatureNeeded, SynaptoRouteError
 from synaptoroute.router import WriteOptions
+from synaptoroute.trust.genesis import dump_genesis
 from synaptoroute.trust.identity import NodeIdentity
 from synaptoroute.trust.voters import VoterChange, hash_of_keys, sign_change, verify_chain
 
@@ -176,3 +177,20 @@ async def test_voters_that_are_not_pinned_change_with_their_keys(
         await found[0].router.achange_voter(found[2].engine.node_id, is_adding=False)
         await until(lambda: found[2].engine.node_id not in _voters(fresh))
         await write_again(fresh)
+
+
+async def test_newcomer_reads_changes_from_before_the_voters_were_pinned(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """Its state is certified as a whole, so the entries need not prove themselves to it."""
+    async with signed(tmp_path, valkey_server.url, is_pinned=False) as found:
+        fresh = await found.add("fresh", door=True)
+        await fresh.router.wait_ready(30)
+        await found[0].router.achange_voter(fresh.engine.node_id, is_adding=True)
+        await write_quorum(found[0], ["kept"])
+        keys = found[0].engine.replica_status.voter_keys
+        genesis_file = tmp_path / "later.json"
+        await asyncio.to_thread(genesis_file.write_text, dump_genesis("default", keys))
+        late = await found.add("late", door=True, genesis_file=genesis_file)
+        await late.router.wait_ready(30)
+        await found.judge()

@@ -40,7 +40,9 @@ class Agreement:
         self._vote_check = VoteCheck(
             self._read,
             self._read_change,
-            lambda: session.log.has_genesis,
+            # A new node may read changes from before the voters were pinned, or an operator was
+            # named; a majority then certifies its state as a whole.
+            lambda: session.log.has_genesis and not session.is_uncertified,
             self._may_force,
         )
 
@@ -154,6 +156,8 @@ class Agreement:
         """Return why an epoch that was opened without a majority is not followed, or None."""
         session, opened = self._session, entry.proposal.mutation
         assert isinstance(opened, OpenEpoch), "only openings are forced: this is a bug"
+        if session.is_uncertified:
+            return None
         # An operator has chosen before, for all outages, that voters may be missing.
         is_chosen = session.config.recovery == "available" and opened.voters == electors.voters
         if session.operator is not None and not is_chosen:

@@ -82,7 +82,6 @@ class Certificates:
         self._keys: frozenset[str] = frozenset()  # Those of today's voters, as far as is proved
         self._chain_length = 0  # Number of changes that led to them
         self._voters_followed: tuple[str, ...] = ()
-        self._is_unproven = False
 
     # --- policy -----------------------------------------------------------------------
 
@@ -151,7 +150,7 @@ class Certificates:
                 StorageUnavailable
             ):  # a full disk: it stays unproven in memory
                 await self._note_unproven("1")
-        self._is_unproven = is_empty or bool(database.meta_get(UNPROVEN_KEY))
+        self._session.is_uncertified = is_empty or bool(database.meta_get(UNPROVEN_KEY))
 
     def _load_operator(self) -> None:
         config = self._session.config
@@ -168,7 +167,7 @@ class Certificates:
     @property
     def is_unproven(self) -> bool:
         """Whether this node may not answer queries until its state is certified."""
-        return self._is_unproven and self.is_required
+        return self._session.is_uncertified and self.is_required
 
     async def prove(self) -> bool:
         """Have this node's state certified, if that is required; whether it is certified.
@@ -197,10 +196,10 @@ class Certificates:
 
     async def note_proven(self) -> None:
         """Note that this node's state is certified, or needs no certificate."""
-        if self._is_unproven:
+        if self._session.is_uncertified:
             with contextlib.suppress(StorageUnavailable):
                 await self._note_unproven(None)
-            self._is_unproven = False
+            self._session.is_uncertified = False
         self.last_error = ""
 
     # --- asking -----------------------------------------------------------------------
@@ -218,7 +217,7 @@ class Certificates:
         """
         if self.pinned:
             await self._follow_own_chain()
-            if self._is_unproven:
+            if self._session.is_uncertified:
                 await self._learn_chain()
         count = ContentCount(self._verifier, self.electorate, self._session.cluster_id, position)
         if own_root:

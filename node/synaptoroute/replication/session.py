@@ -178,6 +178,7 @@ class Session:
         self.clock = RedisClock()
         self.vote = ""  # The report to the newest ballot, as this node signs it
         self.operator: Operator | None = None  # Set at the start, if an operator's key is known
+        self.is_uncertified = False  # Whether no majority has certified this node's state yet
         self.refused_epoch = 0  # The newest epoch whose opening this node does not follow
         self.live_count = 0  # Nodes with a heartbeat of the last seconds
         self.held = HeldPositions(
