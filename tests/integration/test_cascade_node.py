@@ -55,7 +55,9 @@ def fill(node: NodeProcess) -> None:
 
 def switch_on(node: NodeProcess) -> None:
     settings = httpx.get(f"{node.url}/v1/settings").json()
-    answer = httpx.put(f"{node.url}/v1/settings", json={**settings, "cascade": True})
+    # The cascade is not offered with the adaptive score of new databases.
+    judged = {"aggregation": "blend", "threshold": 0.49, "confidence_min": None}
+    answer = httpx.put(f"{node.url}/v1/settings", json={**settings, **judged, "cascade": True})
     assert answer.is_success, answer.text
 
 

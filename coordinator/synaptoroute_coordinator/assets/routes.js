@@ -65,6 +65,14 @@ function hitOf(route, words) {
   return route.utterances.find((text) => text.toLowerCase().includes(words)) ?? null;
 }
 
+// What the route needs to match: a least confidence, a least score, or both.
+function limitsOf(route) {
+  const shown = (name, value, own) => value == null ? [] : [`${name} ${value.toFixed(2)}${own == null ? " (default)" : ""}`];
+  const limits = [...shown("confidence at least", route.effective_confidence_min, route.confidence_min),
+    ...shown("threshold", route.effective_threshold, route.threshold)];
+  return limits.join(" · ") || "no limit";
+}
+
 function read(pane, route, refresh) {
   pane.replaceChildren(...[
     h("header", {}, h("div", {}, h("h1", {}, route.name),
