@@ -25,10 +25,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
 
 async def filled(found: Peers) -> None:
-    """A few routes on every node."""
+    """A few routes on every node; slots 4 and 5 are a description and a negative."""
+    more = {"description": "what it is for", "negatives": ["not this", "nor this"]}
     for number in range(8):
-        await found[0].router.aput_route(route(f"r{number}", f"text {number}", f"other {number}"))
+        made = route(f"r{number}", f"text {number}", f"other {number}")
+        await found[0].router.aput_route(made.model_copy(update=more if number == 1 else {}))
     await found.settle()
+    held = found[0].engine.replica_status.level, found[0].router.status().slots_used
+    assert (3, 19) == held
 
 
 async def flip_in_memory(found: Peers, index: int, slot: int) -> None:

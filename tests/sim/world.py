@@ -34,6 +34,7 @@ from sim.upkeep import Upkeep
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
+from synaptoroute.core.levels import DECISION_LEVEL
 from synaptoroute.core.mutation import (
     CHAIN_START,
     Ballot,
@@ -82,6 +83,19 @@ def hash_of(text: str) -> bytes:
 
 def _forged(effects: Mapping[bytes, int]) -> bool:
     return any(op_id.startswith(FORGED) for op_id in effects)
+
+
+def _decided(put: PutRoute, number: int) -> PutRoute:
+    """A route with a description, a negative and a least confidence of its own."""
+    (vector,) = put.vectors
+    return replace(
+        put,
+        confidence_min=0.5,
+        description=f"about {number}",
+        description_vector=vector,
+        negatives=(f"not {number}",),
+        negative_vectors=(vector,),
+    )
 
 
 class World(ServerFates, Operators, Upkeep):
@@ -291,6 +305,8 @@ class World(ServerFates, Operators, Upkeep):
         mutation: Mutation = DeleteRoute(route)
         if kind != "del":
             mutation = PutRoute(route, (f"text {number}",), (VECTORS[node.disk.encoder[0]],))
+            if number % 3 == 0 and node.replica.level >= DECISION_LEVEL:
+                mutation = _decided(mutation, number)
         if_match = held.revision if kind == "cas" and held else None
         asked = hash_of(route)
         proposal = Proposal(op_id, mutation, asked, if_match=if_match)
@@ -314,9 +330,15 @@ class World(ServerFates, Operators, Upkeep):
     @staticmethod
     def _encoded(proposal: Proposal, fingerprint: str) -> tuple[bytes, Proposal]:
         """A write with vectors of the node that it goes through; each try makes them anew."""
-        if isinstance(proposal.mutation, PutRoute):
-            vectors = (VECTORS[fingerprint],) * len(proposal.mutation.utterances)
-            proposal = replace(proposal, mutation=replace(proposal.mutation, vectors=vectors))
+        if isinstance(put := proposal.mutation, PutRoute):
+            vector = VECTORS[fingerprint]
+            mutation = replace(
+                put,
+                vectors=(vector,) * len(put.utterances),
+                description_vector=vector if put.description else b"",
+                negative_vectors=(vector,) * len(put.negatives),
+            )
+            proposal = replace(proposal, mutation=mutation)
         return encode_proposal(proposal), proposal
 
     def do_read(self, name: str, number: str) -> None:
