@@ -215,11 +215,19 @@ for _method, _path, _summary, _description in _ENDPOINTS:
 ORPHANS_MAX: Final = 1_000
 
 
+_WARRANT: Final = Field(
+    default="",
+    max_length=WARRANT_CHARACTERS_MAX,
+    description="The operator's signature, where the nodes know the operator's key.",
+)
+
+
 class VoterAction(RequestModel):
     """Whether a node votes on recoveries."""
 
     node: str = Field(min_length=1, max_length=128, description="Identity or name of the node.")
     vote: StrictBool
+    warrant: str = _WARRANT
 
 
 class OrphanAction(RequestModel):
@@ -233,11 +241,7 @@ class RecoveryAction(RequestModel):
     """Open the log with the nodes that are present."""
 
     force: StrictBool = Field(description="False only shows what forcing would keep and may lose.")
-    warrant: str = Field(
-        default="",
-        max_length=WARRANT_CHARACTERS_MAX,
-        description="The operator's signature, where the nodes know the operator's key.",
-    )
+    warrant: str = _WARRANT
 
 
 @endpoints.post(
@@ -250,7 +254,9 @@ async def change_voter(request: Request, asked: VoterAction) -> Response:
     voters = runtime.reconciler.view.log.voters
     identity = asked.node if asked.node in voters else find_node(runtime, asked.node).node
     action = "make a voter" if asked.vote else "unmake a voter"
-    body = {"node": identity, "vote": asked.vote}
+    body: dict[str, object] = {"node": identity, "vote": asked.vote}
+    if asked.warrant:
+        body["warrant"] = asked.warrant
     chosen = choose_node(runtime)
     return await _forward_action(request, chosen, "/v1/cluster/voters", body, action, asked.node)
 
