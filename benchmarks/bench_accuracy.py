@@ -156,15 +156,19 @@ class Peers:
         """Add the accuracy of each peer on one draw; one that fails is named on the way."""
         rows = np.stack([vectors[text] for texts in routes.values() for text in texts])
         count = len(asked.labels)
+        # Some peers refuse names with other characters.
+        plain = {name: f"route-{number}" for number, name in enumerate(routes)}
+        given_routes = {plain[name]: texts for name, texts in routes.items()}
+        labels = [plain[label] for label in asked.labels]
         np.savez(self._folder / "vectors.npz", rows=rows, asked=asked.vectors[:count])
         for name, process in self._running.items():
             try:
                 given = str(self._folder / "vectors.npz")
-                answers = process.do("classify", routes=routes, vectors=given)
+                answers = process.do("classify", routes=given_routes, vectors=given)
             except ContenderFailed as error:
                 print(error)
                 continue
-            right = [own == label for own, label in zip(answers, asked.labels, strict=True)]
+            right = [own == label for own, label in zip(answers, labels, strict=True)]
             add(found.setdefault(name, {}), "accuracy", np.mean(right))
 
 

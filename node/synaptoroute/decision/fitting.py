@@ -259,7 +259,8 @@ def terms_of(
         return mean[..., np.newaxis]
     if kind == "centroid":
         return centroid[..., np.newaxis]
-    similarities = queries @ rows.astype(np.float64).T
+    # Not in float64: the rows of a large set would be copied for every fold.
+    similarities = (queries.astype(np.float32) @ rows.T).astype(np.float64)
     if kind == "topk":
         return _mean_of_largest(similarities, starts, counts, topk)[..., np.newaxis]
     largest = np.maximum.reduceat(similarities, starts, axis=1)
