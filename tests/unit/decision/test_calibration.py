@@ -66,7 +66,8 @@ def test_bytes_are_read_back() -> None:
     ],
 )
 def test_unsound_numbers_are_refused(change: dict[str, object]) -> None:
-    assert read_decision_calibration(replace(FOUND, **change).dump()) is None  # type: ignore[arg-type]
+    changed = replace(FOUND, **change)  # type: ignore[arg-type]
+    assert read_decision_calibration(changed.dump()) is None
 
 
 def test_other_bytes_are_refused() -> None:
