@@ -115,6 +115,11 @@ def _node(judges: _Judge) -> list[Goal]:
         least("queries a second at 64 clients, of semantic-router", 6, "x", *peer),
         most("p50 at 1 client, of semantic-router", 0.45, "x", *single),
         *_accuracy(found),
+        *(
+            least(f"accuracy with typos, of that of clean texts, {title}", 0.95, "", "inputs", name,
+                  "typos", "typos_of_clean")
+            for title, name in (("CLINC150", "clinc150"), ("Banking77", "banking77"))
+        ),
         least("with the cascade, queries a second at 64 clients, of semantic-router", 20, "x",
               "cascade", "throughput", "many_clients", SEMANTIC_ROUTER, "cascade_times_faster",
               "median"),

@@ -35,6 +35,7 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
         "boot": _boot,
         "scoring": _scoring,
         "accuracy": _accuracy,
+        "inputs": _inputs,
         "cascade": page_of_cascade,
         "invariance": _invariance,
         "embedding": page_of_embedding,
@@ -252,6 +253,18 @@ def _scoring(figures: dict[str, Any]) -> str:
     ]
     head = (f"{figures['utterances']:,} utterances", "p50 ms a query", "p99 ms a query")
     return "## Scoring\n\n" + table(head, rows)
+
+
+def _inputs(figures: dict[str, Any]) -> str:
+    names = ("clean", "clean_repaired", "typos", "typos_repaired", "typos_of_clean")
+    rows = [
+        (name, *(f"{each['typos'][key]:.3f}" for key in names)) for name, each in figures.items()
+    ]
+    text = (
+        "## Typos\n\nAccuracy of `blend`, ten utterances a route, with one random edit in each "
+        "word of five letters and more; before and after the repair of words.\n\n"
+    )
+    return text + table(("", "clean", "repaired", "typos", "repaired", "of clean"), rows)
 
 
 def _accuracy(figures: dict[str, Any]) -> str:

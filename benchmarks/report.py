@@ -28,6 +28,7 @@ BENCHES = (
     "invariance",
     "throughput",
     "accuracy",
+    "inputs",
     "cascade",
     "hot_add",
     "boot",

@@ -137,16 +137,15 @@ def match_of(
     """
     shown = ranking.best or (ranking.top[0] if ranking.top else None)
     truncated = tokens is not None and tokens.is_truncated
-    is_understood = tokens is None or tokens.is_understood or exact_slot is not None
-    if query.prepared is not None and not query.prepared.text:
-        is_understood = False  # all of it was noise
+    is_noise = query.prepared is not None and not query.prepared.text
+    is_known = tokens is None or tokens.is_understood or exact_slot is not None
     wants_candidates = query.explain or query.limit > 1
     # ``model_construct`` skips validation: every value comes from validated state.
-    if shown is None or not is_understood:
+    if shown is None or is_noise or not is_known:
         reason: MatchReason = "not_understood"
         if shown is None:
             reason = "no_routes" if not rows.routes else "filter_empty"
-        refused = Match.model_construct(
+        match = Match.model_construct(
             route=None,
             reason=reason,
             confidence=0.0,
@@ -156,7 +155,7 @@ def match_of(
             version=version,
             node=node,
         )
-        return _with_reading(refused, query)
+        return _explained(match, query) if query.explain else match
     record = rows.record_of(shown.route_id)
     is_match = ranking.best is not None
     runner_up = ranking.runner_up
@@ -188,27 +187,27 @@ def match_of(
         match.candidates[0].passed, match.candidates[0].confidence = True, 1.0
         for other in match.candidates[1:]:
             other.passed, other.confidence = other.passed and not other.confidence_min, 0.0
-    if query.explain and query.first_stage is not None:
-        match.stage = "static" if query.first_stage.is_sure else "encoder"
-        match.static_margin = query.first_stage.margin
-        match.guard_margin = query.first_stage.guard_margin
-    return _with_reading(match, query) if query.explain else match
+    return _explained(match, query) if query.explain else match
 
 
-def _with_reading(match: Match, query: Query) -> Match:
-    """Explain how the text was read, if it was read otherwise than it was written."""
-    prepared = query.prepared
-    if query.explain and query.prior and match.candidates:
+def _explained(match: Match, query: Query) -> Match:
+    """Explain how the text was read, what else counted, and which stage answered."""
+    prepared, stage = query.prepared, query.first_stage
+    if query.prior and match.candidates:
         for candidate in match.candidates:
             candidate.prior = query.prior.get(candidate.route)
-    if query.explain and prepared is not None and prepared.turns:
+    if prepared is not None and prepared.turns:
         match.context_weight = context_weight(prepared.text)
-    if query.explain and prepared is not None and prepared.text != query.text:
+    if prepared is not None and prepared.text != query.text:
         match.encoded_text = prepared.text
         match.repairs = [
             WordRepair.model_construct(written=each.written, read=each.read)
             for each in prepared.repairs
         ]
+    if stage is not None:
+        match.stage = "static" if stage.is_sure else "encoder"
+        match.static_margin = stage.margin
+        match.guard_margin = stage.guard_margin
     return match
 
 

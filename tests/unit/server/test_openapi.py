@@ -16,12 +16,19 @@ from metric_names import exposition, families
 from synaptoroute.models import Route, RouteSetSettings
 from synaptoroute.server.schemas import (
     BatchRequest,
+    ClustersRequest,
+    DismissRequest,
+    FeedbackRequest,
     FinalizeRequest,
     OrphanToReplay,
     PreviewRequest,
     QueryRequest,
     ReadingRequest,
     RecoveryRequest,
+    ResolutionsRequest,
+    ResolveRequest,
+    RevisionPreviewRequest,
+    RevisionRequest,
     RoutePatch,
     TrialRequest,
     UtterancesToAdd,
@@ -37,6 +44,13 @@ MODELS: dict[str, Any] = {
     "QueryRequest": QueryRequest,
     "BatchRequest": BatchRequest,
     "PreviewRequest": PreviewRequest,
+    "ClustersRequest": ClustersRequest,
+    "DismissRequest": DismissRequest,
+    "FeedbackRequest": FeedbackRequest,
+    "ResolveRequest": ResolveRequest,
+    "ResolutionsRequest": ResolutionsRequest,
+    "RevisionPreviewRequest": RevisionPreviewRequest,
+    "RevisionRequest": RevisionRequest,
     "ReadingRequest": ReadingRequest,
     "TrialRequest": TrialRequest,
     "RoutePatch": RoutePatch,
@@ -97,7 +111,7 @@ async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
             TypeAdapter(MODELS[name]).validate_python(body["example"], strict=True)
             checked += 1
 
-    assert 14 == checked
+    assert 21 == checked
 
 
 async def test_guide_lists_every_endpoint(node: HttpNode) -> None:
