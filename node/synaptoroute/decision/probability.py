@@ -80,7 +80,7 @@ def confidences(
     if not scores:
         return [], 1.0
     top, scale = scores[0], levels.temperature
-    weights = [exp(scale * (score - top)) for score in scores]
+    weights = _exps([scale * (score - top) for score in scores])
     total = 0.0
     for weight in weights[:BEST_ROUTES]:
         total += weight
@@ -115,15 +115,24 @@ def none_odds(
 
 def exp(power: float) -> float:
     """e^power within a few units of the last place; equal bits on every machine."""
-    if power < _SMALLEST:
-        return 0.0
-    power = min(power, -_SMALLEST)
-    exponent = math.floor(power * _LOG2_E + 0.5)
-    rest = (power - exponent * _LN2_HIGH) - exponent * _LN2_LOW
-    found = 0.0
-    for factor in _FACTORIALS:
-        found = found * rest + factor
-    return math.ldexp(found, exponent)
+    return _exps([power])[0]
+
+
+def _exps(powers: Sequence[float]) -> list[float]:
+    """``exp`` of each power: a query has several, and a call costs as much as the arithmetic."""
+    results = []
+    for power in powers:
+        if power < _SMALLEST:
+            results.append(0.0)
+            continue
+        power = min(power, -_SMALLEST)
+        exponent = math.floor(power * _LOG2_E + 0.5)
+        rest = (power - exponent * _LN2_HIGH) - exponent * _LN2_LOW
+        found = 0.0
+        for factor in _FACTORIALS:
+            found = found * rest + factor
+        results.append(math.ldexp(found, exponent))
+    return results
 
 
 def log(number: float) -> float:

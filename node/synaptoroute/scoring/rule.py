@@ -125,23 +125,23 @@ class DecisionRule:
         second = 1 if best == 0 or best is None else 0
         # Only what is shown is made into an object: the rest costs a query for nothing.
         shown = dict.fromkeys([*range(min(limit, len(found))), second, best or 0])
-        scores = {
-            place: RouteScore(
-                (each := found[place]).route_id,
-                each.score,
-                thresholds.item(each.route_id),
-                each.slot,
-                each.similarity,
-                each.judged,
-                shares[place],
-                needed.item(each.route_id),
-            )
-            for place in shown
-            if place < len(found)
-        }
+        scores: dict[int, RouteScore] = {}
+        for place in shown:
+            if place < len(found):
+                each = found[place]
+                scores[place] = RouteScore(
+                    each.route_id,
+                    each.score,
+                    thresholds.item(each.route_id),
+                    each.slot,
+                    each.similarity,
+                    each.judged,
+                    shares[place],
+                    needed.item(each.route_id),
+                )
         return Ranking(
             None if best is None else scores[best],
-            tuple(scores[place] for place in range(min(limit, len(found)))),
+            tuple([scores[place] for place in range(min(limit, len(found)))]),
             scores.get(second),
             route_count,
             p_none,
