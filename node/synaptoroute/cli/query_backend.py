@@ -13,7 +13,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -22,6 +22,7 @@ from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.exit_codes import FileRejected
 from synaptoroute.cli.options import read_bytes
 from synaptoroute.cli.terminal import progress, waiting
+from synaptoroute.errors import RouteError
 
 if TYPE_CHECKING:
     from synaptoroute.config import Precision
@@ -163,6 +164,10 @@ def open_file_backend(
             for route in routes:
                 router.add_route(route)
                 step(1)
+        # A node fits in the background; without a fit the answers would be those of its first
+        # seconds.
+        with suppress(RouteError):  # it is too small to be fitted
+            asyncio.run(router.fits.fit_now())
         yield FileBackend(router, [route.model_dump() for route in routes])
 
 

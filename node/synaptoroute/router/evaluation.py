@@ -1,8 +1,8 @@
 """How a route set answers its own utterances, each as a query that it has never seen.
 
 An utterance is judged by a copy of the route set from which it is left out, together with the
-utterances that have its place in the other routes, as in a preview.  The numbers behind the
-confidence are those of the whole route set, so confidences are a little too good.
+utterances that have its place in the other routes, as in a preview.  The numbers behind score
+and confidence are measured without them as well.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from synaptoroute.router.revision_preview import (
     choose_utterances,
     copy_routes,
     folds_of,
+    judging_tensor,
     left_out,
-    tensor_of,
 )
 from synaptoroute.serving.query import QueryEngine
 
@@ -70,7 +70,7 @@ def _evaluate(routes: RouteSet, fingerprint: str, limit: int) -> OwnEvaluation:
         own = [each for each in chosen if each[3] % count == fold]
         if not own:
             continue
-        tensor = tensor_of(routes, left_out(routes, count, fold))
+        tensor = judging_tensor(routes, left_out(routes, count, fold), fingerprint)
         texts = [text for _, _, text, _ in own]
         embeddings = routes.vectors[[routes.row_of[slot] for _, slot, _, _ in own]]
         # Without exact matches: the same text in another route would decide alone.

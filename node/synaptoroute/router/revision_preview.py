@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import FeedbackItem, RouteRecord
 from synaptoroute.core.mutation import KEEP, Keep, Revision, Settings
+from synaptoroute.decision import fit_decision
 from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.errors import InvalidRoute, PreconditionFailed, RouteNotFound, TooLarge
 from synaptoroute.models import Match, Route
@@ -249,6 +250,30 @@ def tensor_of(routes: RouteSet, left_out: frozenset[int] = frozenset()) -> Tenso
     return tensor
 
 
+def judging_tensor(routes: RouteSet, gone: frozenset[int], fingerprint: str) -> Tensor:
+    """Make a tensor without some slots, whose numbers were measured without them as well.
+
+    With the numbers of the whole route set an utterance would be judged by what it taught.
+    """
+    if not routes.decision:
+        return tensor_of(routes, gone)
+    slots: list[int] = []
+    owners: list[int] = []
+    for number, record in enumerate(routes.records.values()):
+        kept = [slot for slot in record.example_slots if slot not in gone]
+        slots += kept
+        owners += [number] * len(kept)
+    found = fit_decision(
+        routes.vectors[[routes.row_of[slot] for slot in slots]],
+        np.asarray(owners, np.int64),
+        routes.settings.aggregation,
+        topk=routes.settings.topk,
+        at=routes.version,
+        fingerprint=fingerprint,
+    )
+    return tensor_of(replace(routes, decision=found.dump() if found else b""), gone)
+
+
 def answer(
     tensor: Tensor,
     texts: Sequence[str],
@@ -411,11 +436,12 @@ def judge_utterances(before: RouteSet, after: RouteSet, fingerprint: str) -> lis
         gone = left_out(before, folds, fold)
         texts = [text for _, _, text, _ in own]
         embeddings = before.vectors[[before.row_of[slot] for slot in slots]]
-        was = answer(tensor_of(before, gone), texts, embeddings, fingerprint)
-        then = answer(tensor_of(after, gone), texts, embeddings, fingerprint)
+        one, two = (judging_tensor(each, gone, fingerprint) for each in (before, after))
+        was = answer(one, texts, embeddings, fingerprint)
+        then = answer(two, texts, embeddings, fingerprint)
         found += [
-            JudgedText(text, "utterance", True, name, judgement_of(one), judgement_of(two))
-            for (name, _, text, _), one, two in zip(own, was, then, strict=True)
+            JudgedText(text, "utterance", True, name, judgement_of(now), judgement_of(new))
+            for (name, _, text, _), now, new in zip(own, was, then, strict=True)
         ]
     return found
 
