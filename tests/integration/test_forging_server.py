@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from followers import Peers, peers, route, until
+from followers import Peers, filled, peers, route, trim_all, until
 from forger import Forger
 from servers import Server
 from synaptoroute.core.codec import LEVEL
@@ -27,6 +27,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.sequencer.peers import parse_entries
 from synaptoroute.sequencer.wire import SigningKeys
+from synaptoroute.storage import snapshots
 
 pytestmark = pytest.mark.integration
 
@@ -164,3 +165,22 @@ async def test_peer_cannot_send_entries_without_a_seal(
     assert all(entry.stood is not None and entry.seal for entry in entries)
     with pytest.raises(Exception, match="not valid"):
         parse_entries(body, SigningKeys("default", {"other": b"t" * 32}))
+
+
+async def test_newcomer_by_a_snapshot_refuses_an_old_genuine_entry(
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the seals of entries that are not in the op log of the snapshot."""
+    monkeypatch.setattr(snapshots, "TAIL_ENTRIES_MAX", 1)
+    async with attacked(tmp_path, valkey_server.url) as (found, forger):
+        old = forger.bodies()[-1]
+        await filled(found)
+        await trim_all(found)
+        fresh = await found.add("fresh", door=True)
+        await fresh.router.wait_ready(30)
+        assert fresh.follower.session.counts.snapshots == 1
+        at = fresh.position.seq
+        forger.replay(old)
+        await until(lambda: fresh.follower.session.counts.forgeries > 0)
+        assert fresh.position.seq == at
+        await assert_unharmed(found)

@@ -245,7 +245,7 @@ class Database:
                 log.load(writer.execute("SELECT seq, length(frame) FROM oplog ORDER BY seq"))
             floor = min(floor, self.meta.position.seq)
             writer.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
-            trim_seals(writer, floor)
+            trim_seals(writer, floor, self.meta.position.seq)
         log.extend((), floor)
 
     def set_fact(self, key: str, value: str | None) -> None:

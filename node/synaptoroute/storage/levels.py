@@ -138,7 +138,7 @@ def read_chains(connection: sqlite3.Connection, position: Position) -> tuple[tup
 
 
 def read_seals(connection: sqlite3.Connection, position: Position) -> tuple[tuple[int, bytes], ...]:
-    """Read the seals of the newest entries of the op log."""
+    """Read the seals of the newest entries."""
     after = position.seq - CHAINS_KEPT
     rows = connection.execute("SELECT seq, seal FROM seal WHERE seq > ? ORDER BY seq", (after,))
     return tuple(rows.fetchall())
@@ -153,10 +153,19 @@ def write_seals(connection: sqlite3.Connection, commits: Iterable[Commit]) -> No
         connection.executemany("INSERT OR REPLACE INTO seal VALUES (?, ?)", seals)
 
 
-def trim_seals(connection: sqlite3.Connection, floor: int) -> None:
-    """Delete the seals before a place, inside the caller's transaction."""
+def seal_floor(floor: int, newest: int) -> int:
+    """Return the first seal that is kept of an op log that begins at ``floor``.
+
+    Seals outlive their entries: by them an entry that is appended again is known, and whether it
+    is must not depend on how a node came to its state.
+    """
+    return min(floor, newest - CHAINS_KEPT + 1)
+
+
+def trim_seals(connection: sqlite3.Connection, floor: int, newest: int) -> None:
+    """Delete the seals that are too old, inside the caller's transaction."""
     if is_finalized(connection):
-        connection.execute("DELETE FROM seal WHERE seq < ?", (floor,))
+        connection.execute("DELETE FROM seal WHERE seq < ?", (seal_floor(floor, newest),))
 
 
 def read_feedback(connection: sqlite3.Connection) -> tuple[FeedbackItem, ...]:

@@ -48,6 +48,7 @@ from synaptoroute.storage.levels import (
     empty_level_tables,
     is_finalized,
     schema_rows,
+    seal_floor,
     write_confidence,
     write_decision,
     write_feedback,
@@ -106,8 +107,8 @@ def export_snapshot(path: Path, target: Path) -> Position:
                     if table != "oplog":
                         copy.execute(f"INSERT INTO main.{table} SELECT * FROM own.{table}")
                 copy.execute("INSERT INTO oplog SELECT * FROM own.oplog WHERE seq >= ?", (floor,))
-                copy_level_tables(copy, "own", "main", floor)
-            position = read_meta(copy).position
+                position = read_meta(copy).position
+                copy_level_tables(copy, "own", "main", seal_floor(floor, position.seq))
         # The bytes before the name: a name that outlives a power failure has a whole file.
         sync(draft)
         failpoint("snapshot.written")

@@ -161,7 +161,7 @@ def write_group(
     _write_log(connection, commits)
     if floor is not None:
         connection.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
-        trim_seals(connection, floor)
+        trim_seals(connection, floor, commits[-1].entry.seq)
     first, last = commits[0].entry.seq, commits[-1].entry.seq
     if first // FORGET_SLACK_ENTRIES != (last + 1) // FORGET_SLACK_ENTRIES:
         oldest = last - IDEMPOTENCY_WINDOW_ENTRIES
