@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -166,3 +167,19 @@ def test_switch_is_encoded_and_decoded() -> None:
 
     assert switch == decode_proposal(encode_proposal(switch))
     assert ("a" * 64, 3) == encoder_of(NEXT)
+
+
+def test_descriptions_and_negatives_need_their_vectors_too(changing: Changing) -> None:
+    """Each keeps its kind; a generation without one of them is not switched to."""
+    row = struct.pack("<2f", 1, 0)
+    more = {"description_vector": row, "negatives": ("no",), "negative_vectors": (row,)}
+    changing.do(replace(put("one", "a", "b"), description="about", **more))
+    begin, chunk = ImportBegin(NEXT), ImportChunk(NEXT, 0, (staged("one", "a", "b", "c", "no"),))
+    lacking = changing.do(begin, chunk, SwitchEncoder(NEXT))
+    change = changing.do(ImportChunk(NEXT, 1, (staged("one", "about"),)), SwitchEncoder(NEXT))
+    held = changing.table.routes["one"]
+
+    assert ("rejected", "import_rejected") == (lacking.outcome.status, lacking.outcome.code)
+    assert ("applied", 6) == (change.outcome.status, change.outcome.count)
+    assert ("about", ("no",)) == (held.description, held.negatives)
+    assert {12} == {len(write.vector) for write in change.writes}
