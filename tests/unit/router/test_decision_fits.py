@@ -77,7 +77,7 @@ async def test_node_fits_by_itself_and_again_when_enough_has_changed(node: HttpN
     second = await until_fitted(node, first["at"])
     metrics = (await node.http.get("/metrics")).text
 
-    assert (5, 50, "blend") == (second["routes"], second["utterances"], second["aggregation"])
+    assert (5, 50, "adaptive") == (second["routes"], second["utterances"], second["aggregation"])
     assert second["fitted_by"] == node.router._engine().node_id
     assert second["curve"][0]["coverage"] == 1.0
     assert 'synaptoroute_calibration_state{state="fitted"} 1.0' in metrics
