@@ -10,6 +10,8 @@ spread over the seeds, on the whole test split.  Thresholds play no part.
 * ``auroc``: out-of-scope against test texts, by p(none).
 * ``ece_inside`` and ``ece_mixed``: expected calibration error over 15 bins, of test texts alone and
   together with the out-of-scope texts.  Banking77 has none of its own and takes CLINC150's.
+* ``reliability``: for tenths of the confidence the number of texts, their mean confidence and the
+  share of right ones, over all seeds; ``_inside`` of test texts alone, ``_mixed`` of all.
 
 The fit uses the utterances of the routes only.  Peers route the same vectors, without a threshold,
 in environments of their own (``benchmarks/peers/install.py``).
@@ -44,7 +46,8 @@ from synaptoroute.tensor import Tensor
 SEEDS = (0, 1, 2)
 ENCODE_TEXTS = 512
 CONFIDENCE_MIN = 0.5
-Figures = dict[str, list[float]]
+BINS = 10
+Figures = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,14 @@ def judge(tensor: Tensor, asked: Asked, found: Figures) -> None:
     answered_right = (right[:count] & (sure[:count] >= CONFIDENCE_MIN)).mean()
     add(found, "answered", answered_right / max(right[:count].mean(), 1e-9))
     add(found, "ece_inside", calibration_error(sure[:count], right[:count]))
+    found.setdefault("reliability_inside", []).append(binned(sure[:count], right[:count]))
     if len(rankings) == count:
         return
     refused = (sure[count:] < CONFIDENCE_MIN).mean()
     add(found, "refused", refused)
     add(found, "balanced", (answered_right + refused) / 2)
     add(found, "ece_mixed", calibration_error(sure, right))
+    found.setdefault("reliability_mixed", []).append(binned(sure, right))
     add(found, "auroc", separation(rankings, count))
 
 
@@ -126,17 +131,35 @@ def separation(rankings: Sequence[Ranking], count: int) -> float:
     return float(below.mean()) / 2 / count
 
 
+def binned(sure: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Count, sum of the confidence and number of right ones of each tenth: float64[3, BINS]."""
+    bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
+    parts = (None, sure, right)
+    return np.stack([np.bincount(bins, part, BINS) for part in parts])
+
+
 def add(found: Figures, name: str, value: Any) -> None:
     """Keep one figure of one seed."""
     found.setdefault(name, []).append(float(value))
 
 
 def summed_up(found: Figures) -> dict[str, Any]:
-    """Mean and spread over the seeds."""
+    """Mean and spread over the seeds; bins are added up."""
     return {
-        name: {"mean": rounded(np.mean(values)), "spread": rounded(np.ptp(values))}
+        name: diagram(np.sum(values, axis=0))
+        if name.startswith("reliability")
+        else {"mean": rounded(np.mean(values)), "spread": rounded(np.ptp(values))}
         for name, values in found.items()
     }
+
+
+def diagram(bins: NDArray[np.float64]) -> list[dict[str, float]]:
+    """Points of a reliability diagram; a bin without texts has none."""
+    return [
+        {"texts": int(n), "confidence": rounded(sure / n), "accuracy": rounded(right / n)}
+        for n, sure, right in bins.T
+        if n
+    ]
 
 
 class Peers:

@@ -10,6 +10,7 @@ from harness import ROOT
 
 FOLDER = ROOT / "docs" / "plots"
 Results = dict[str, dict[str, Any]]
+Plot = Callable[[dict[str, Any], Any], None]
 _STYLE = {
     "svg.hashsalt": "synaptoroute",
     "svg.fonttype": "none",
@@ -82,11 +83,27 @@ def _lanes(figures: dict[str, Any], axes: Any) -> None:
     axes.set(xlabel="texts a batch", ylabel="texts encoded a second", xscale="log", ylim=(0, None))
 
 
-Plot = Callable[[dict[str, Any], Any], None]
+def _reliability(name: str) -> Plot:
+    """Plot how often answers of a confidence are right, for the default and ten utterances."""
+
+    def plot(figures: dict[str, Any], axes: Any) -> None:
+        row = figures.get(name, {}).get("decisions", {}).get("adaptive", {}).get("10", {})
+        axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="as sure as right")
+        for key, label in (("inside", "in scope"), ("mixed", "with out-of-scope texts")):
+            points = [point for point in row.get(f"reliability_{key}", ()) if point["texts"] >= 10]
+            axes.plot([point["confidence"] for point in points],
+                      [point["accuracy"] for point in points], marker="o", label=label)  # fmt: skip
+        axes.set(xlabel="confidence", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
+
+    return plot
+
+
 PLOTS: dict[str, tuple[str, str, Plot]] = {
     "latency": ("overload", "Latency against load, open loop", _latency),
     "goodput": ("overload", "Goodput under overload", _goodput),
     "utterances": ("million", "Scoring against the number of utterances", _utterances),
     "lanes": ("lanes", "Encoding: lanes and batch size", _lanes),
+    "reliability-clinc150": ("accuracy", "Confidence, CLINC150", _reliability("clinc150")),
+    "reliability-banking77": ("accuracy", "Confidence, Banking77", _reliability("banking77")),
 }
 """By name: whose figures, the title, what draws."""

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accuracy_page import write as write_accuracy
 from goals import judge
 from harness import ROOT, Options, add_options, command, to_options
 from pages import page
@@ -98,6 +99,8 @@ def main() -> int:
     summary = {"command": command(), "goals": [goal.as_json() for goal in goals]}
     (given.results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     draw(results, given.plots)
+    if "accuracy" in results and given.page == ROOT / "BENCHMARKS.md":
+        write_accuracy(results["accuracy"])
     given.page.write_text(page(results, goals), encoding="utf-8")
     for goal in goals:
         print(f"{goal.verdict:8} {goal.name}: {goal.shown} (goal {goal.wanted})")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.unit
@@ -242,6 +243,23 @@ FIGURES: dict[str, Any] = {
         }
     },
     "lanes": {"texts_per_second": {"2": {"1": {"median": 5.0}, "16": {"median": 9.0}}}},
+    "accuracy": {
+        "clinc150": {
+            "routes": 150,
+            "accuracy": {"adaptive": {"10": {"mean": 0.9}}, "max": {"10": {"mean": 0.8}}},
+            "decisions": {
+                "adaptive": {
+                    "10": {
+                        "answered": {"mean": 0.96},
+                        "reliability_inside": [
+                            {"texts": 40, "confidence": 0.55, "accuracy": 0.5},
+                            {"texts": 90, "confidence": 0.95, "accuracy": 0.96},
+                        ],
+                    }
+                }
+            },
+        }
+    },
 }
 
 
@@ -258,6 +276,39 @@ def test_plots_of_equal_figures_are_equal_bytes(
     assert set(plots.PLOTS) == {path.stem for path in first}
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert all(b"<svg" in path.read_bytes() for path in first)
+
+
+def test_tables_of_the_accuracy_page_are_those_of_the_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Text around the markers stays; a page without markers is an error."""
+    render = load(monkeypatch, "accuracy_page").render
+    names = ("ranking", "decisions")
+    empty = "".join(f"<!-- {name}: begin -->\nold\n<!-- {name}: end -->\n" for name in names)
+
+    text = render(f"before\n{empty}after\n", FIGURES["accuracy"])
+
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "| `adaptive` (default) | .900 |" in text
+    assert "| CLINC150 | 10 | .960 |" in text
+    assert text == render(text, FIGURES["accuracy"])
+    with pytest.raises(ValueError, match="markers"):
+        render("no markers", FIGURES["accuracy"])
+
+
+def test_texts_are_counted_by_tenths_of_the_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reliability diagram has a point for each tenth that has texts; seeds are added up."""
+    bench = load(monkeypatch, "bench_accuracy")
+    sure, right = np.array([0.05, 0.91, 0.95, 1.0]), np.array([False, True, False, True])
+
+    found = bench.summed_up({"reliability_mixed": [bench.binned(sure, right)] * 2})
+
+    assert found["reliability_mixed"] == [
+        {"texts": 2, "confidence": 0.05, "accuracy": 0.0},
+        {"texts": 6, "confidence": 0.9533, "accuracy": 0.6667},
+    ]
 
 
 def test_plots_are_drawn_from_the_figures_present(
