@@ -87,12 +87,6 @@ function read(pane, route, refresh) {
     extra("Payload", route.payload), extra("Metadata", route.metadata)].filter(Boolean));
 }
 
-function limitsOf(route) {
-  const own = (value) => value === null || value === undefined ? " (default)" : "";
-  const threshold = route.effective_threshold == null ? "no threshold" : `threshold ${route.effective_threshold.toFixed(2)}${own(route.threshold)}`;
-  return route.confidence_min == null ? threshold : `${threshold} · confidence of at least ${route.confidence_min.toFixed(2)}`;
-}
-
 function extra(name, value) {
   if (value === null || (typeof value === "object" && !Object.keys(value).length)) return null;
   return h("details", { class: "field" }, h("summary", {}, name), h("pre", { class: "mono scroll", tabindex: 0 }, JSON.stringify(value, null, 2)));
