@@ -78,7 +78,7 @@ def fill(cluster: Cluster) -> dict[str, str]:
     cluster.put(0, "r3", "another text")
     cluster.write(1, "DELETE", "/v1/routes/r5", None)
     settings = cluster[0].http.get("/v1/settings").json()
-    cluster[0].http.put("/v1/settings", json={**settings, "feedback": {}})
+    cluster[0].http.put("/v1/settings?ack=all", json={**settings, "feedback": {}})
     said = cluster[0].http.post("/v1/feedback", json={"text": SAID, "route": "r1"})
     assert 200 == said.status_code, said.text
     cluster.settle()

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 def switch_on(cluster: Cluster, **queue: Any) -> None:
     """Switch the review queue on."""
     settings = cluster[0].http.get("/v1/settings").json()
-    answer = cluster[0].http.put("/v1/settings", json={**settings, "feedback": queue})
+    answer = cluster[0].http.put("/v1/settings?ack=all", json={**settings, "feedback": queue})
     assert 200 == answer.status_code, answer.text
 
 
