@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from synaptoroute.config import Precision
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import AGGREGATIONS, Aggregation, Revision, Settings
-from synaptoroute.encoder import TextEncoder, open_encoder
+from synaptoroute.encoder import DEFAULT_MODEL, TextEncoder, open_encoder
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor
 
@@ -50,11 +50,11 @@ class Answers:
 
 
 def read_splits(
-    folder: Path, cache: Path | None, precision: Precision = "auto"
+    folder: Path, cache: Path | None, precision: Precision = "auto", model: str = DEFAULT_MODEL
 ) -> dict[str, dict[str, Split]]:
     """Read both data sets and encode them, or take the vectors from the cache."""
     known = dict(np.load(cache)) if cache is not None and cache.exists() else {}
-    encoder = None if known else open_encoder(precision=precision)
+    encoder = None if known else open_encoder(model, precision=precision)
     sets: dict[str, dict[str, Split]] = {}
     for name in ("clinc150", "banking77"):
         data: dict[str, list[list[str]]] = json.loads((folder / f"{name}.json").read_text())

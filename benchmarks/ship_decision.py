@@ -5,7 +5,7 @@ the training texts of CLINC150 and Banking77.  Inside are other training texts o
 intents; outside are texts of other intents and CLINC150's out-of-scope validation texts, in
 equal parts.  No test text is used.
 
-    python benchmarks/ship_decision.py --data DIRECTORY [--cache FILE.npz] [--out FILE.json]
+    python benchmarks/ship_decision.py --data DIRECTORY [--model NAME] [--cache FILE] [--out FILE]
 
 The file keeps the numbers of other encoders that it holds already.
 """
@@ -25,7 +25,7 @@ from synaptoroute.config import Precision
 from synaptoroute.core.mutation import Aggregation
 from synaptoroute.decision.calibration import COUNTS, SIZES
 from synaptoroute.decision.fitting import level_of, softmax, terms_of
-from synaptoroute.encoder import open_encoder
+from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
 
 AGGREGATIONS: Final[tuple[Aggregation, ...]] = ("blend", "max", "mean", "centroid", "topk")
 DRAWS: Final = 6
@@ -90,11 +90,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", type=Path, default=DEFAULT_FILE)
     given = parser.parse_args()
     precision: Precision = given.precision
-    sets = read_splits(given.data, given.cache, precision)
+    sets = read_splits(given.data, given.cache, precision, given.model)
     tables = {
         kind: {
             f"{size}/{count}": measure(sets, kind, size, count)
@@ -104,8 +105,8 @@ def main() -> None:
         for kind in AGGREGATIONS
     }
     kept = json.loads(given.out.read_text()) if given.out.exists() else {}
-    kept[open_encoder(precision=precision).fingerprint] = tables
-    if precision == "auto":
+    kept[open_encoder(given.model, precision=precision).fingerprint] = tables
+    if given.model == DEFAULT_MODEL and precision == "auto":
         # The same model: its scores in float32 differ by less than these numbers are known.
         kept[open_encoder(precision="float32").fingerprint] = tables
     lines = ",\n".join(

