@@ -12,6 +12,7 @@ document search.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,9 @@ _PREFIX_BY_FAMILY: Final[Mapping[str, str]] = {
     "nomic-ai/nomic-embed-text": "classification: ",
     "google/embeddinggemma": "task: sentence similarity | query: ",
 }
+# What fastembed says of a model that was trained on English alone.
+_ENGLISH_NAME: Final = re.compile(r"-en(-|$)", re.IGNORECASE)
+_ENGLISH_DESCRIPTION: Final = re.compile(r", English,|English only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,16 @@ def _listed_recipe(listed: _Listed, folder: Path) -> Recipe:
         query_prefix=prefix,
         utterance_prefix=prefix,
         constant_inputs=_CONSTANTS_BY_CLASS.get(owner, {}),
+        scripts=_scripts(listed),
     )
+
+
+def _scripts(listed: _Listed) -> frozenset[str] | None:
+    """Latin script for a model of English alone; None, for all, where that is not known."""
+    is_english = _ENGLISH_NAME.search(listed.name) or _ENGLISH_DESCRIPTION.search(
+        listed.description.description
+    )
+    return frozenset({"LATIN"}) if is_english else None
 
 
 def _prefix(name: str) -> str:

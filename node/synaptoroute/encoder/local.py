@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from synaptoroute.encoder.recipe import POOLINGS, TOKENS_MAX_DEFAULT, Pooling, Recipe
+from synaptoroute.encoder.understanding import known_scripts
 from synaptoroute.errors import ConfigError, EncoderError, ModelNotFound
 
 OWN_FILE: Final = "synaptoroute.json"
@@ -24,6 +25,7 @@ _OWN_KEYS: Final[Mapping[str, type]] = {
     "query_prefix": str,
     "utterance_prefix": str,
     "max_tokens": int,
+    "scripts": list,
 }
 _GRAPHS: Final = (
     "model.onnx",
@@ -60,6 +62,7 @@ def local_recipe(folder: Path) -> Recipe:
         output=own.get("output"),
         query_prefix=own.get("query_prefix", ""),
         utterance_prefix=own.get("utterance_prefix", ""),
+        scripts=_check_scripts(own["scripts"]) if "scripts" in own else None,
     )
 
 
@@ -126,6 +129,19 @@ def _check_pooling(name: str) -> Pooling:
         if name == pooling:
             return pooling
     raise ConfigError(f"{OWN_FILE}: pooling must be one of {', '.join(POOLINGS)}")
+
+
+def _check_scripts(names: list[object]) -> frozenset[str]:
+    """Scripts that the model was trained on, such as ``LATIN``, ``CYRILLIC`` or ``CJK``."""
+    known = known_scripts()
+    unknown = [name for name in names if not isinstance(name, str) or name not in known]
+    if unknown or not names:
+        what = f"{unknown[0]!r} is no script" if unknown else "no script is named"
+        raise ConfigError(
+            f"{OWN_FILE}: scripts: {what}; a name is the first word of a letter's Unicode name, "
+            "such as LATIN, CYRILLIC, ARABIC, CJK, HIRAGANA or HANGUL"
+        )
+    return frozenset(str(name) for name in names)
 
 
 def _pooling_of(folder: Path) -> Pooling:

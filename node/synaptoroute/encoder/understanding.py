@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 UNKNOWN_SHARE_MAX: Final = 0.5
@@ -19,6 +19,9 @@ _SCRIPTS_SHOWN_MAX: Final = 3
 _NO_SCRIPT: Final = frozenset({"MODIFIER", "MATHEMATICAL", "FEMININE", "MASCULINE", "MICRO"})
 """First words of the names of letters that all scripts share."""
 _WIDE: Final = frozenset({"FULLWIDTH", "HALFWIDTH"})
+_COMMON_LETTERS: Final = (
+    0x10000  # letters beyond belong to scripts of scholars, and to rare Chinese
+)
 
 
 def is_understood(
@@ -74,6 +77,12 @@ def _script_of(letter: str) -> str:
     if first in _WIDE:
         first = rest.partition(" ")[0]
     return "" if first in _NO_SCRIPT else first
+
+
+@cache
+def known_scripts() -> frozenset[str]:
+    """Names of the scripts in use: what ``script_of`` says of the first 65,536 characters."""
+    return frozenset(map(script_of, map(chr, range(_COMMON_LETTERS)))) - {""}
 
 
 def _foreign_share(text: str, scripts: Collection[str]) -> float:

@@ -141,6 +141,8 @@ def test_pooling_and_prefix_follow_the_family(
 
     assert (pooling, prefix, prefix) == (found.pooling, found.query_prefix, found.utterance_prefix)
     assert snapshot / graph == found.model_file
+    is_english = not name.startswith("intfloat")
+    assert (frozenset({"LATIN"}) if is_english else None) == found.scripts
 
 
 def test_list_starts_with_the_bundled_model_and_marks_local_models(tmp_path: Path) -> None:

@@ -114,6 +114,19 @@ def test_own_file_overrides_other_configuration(folder: Path) -> None:
     assert local.tokenize(["x"])[0].key != local.tokenize_utterances(["x"])[0].key
 
 
+def test_declared_scripts_decide_what_is_understood(folder: Path) -> None:
+    """Without them every script is compared; they are not part of the fingerprint."""
+    texts = ["где мой заказ", "where is my order"]
+    undeclared = Encoder(folder)
+    write_json(folder / "synaptoroute.json", {"scripts": ["LATIN", "GREEK"]})
+    declared = Encoder(folder)
+
+    assert frozenset({"LATIN", "GREEK"}) == local_recipe(folder).scripts
+    assert [True, True] == [tokens.is_understood for tokens in undeclared.tokenize(texts)]
+    assert [False, True] == [tokens.is_understood for tokens in declared.tokenize(texts)]
+    assert undeclared.fingerprint == declared.fingerprint
+
+
 def test_graph_that_is_not_batch_invariant_runs_text_by_text(folder: Path) -> None:
     """So vectors do not depend on the batch, at the price of more runs."""
     graph = (folder / "model.onnx").read_bytes()
@@ -189,6 +202,10 @@ def test_broken_file_is_corrupt(folder: Path, name: str) -> None:
         ({"model_file": "absent.onnx"}, ModelNotFound),
         ({"output": "absent"}, EncoderError),
         ({"pooling": "none"}, EncoderError),
+        ({"scripts": "LATIN"}, ConfigError),
+        ({"scripts": []}, ConfigError),
+        ({"scripts": ["Klingon"]}, ConfigError),
+        ({"scripts": [["LATIN"]]}, ConfigError),
         ([], EncoderError),
     ],
 )
