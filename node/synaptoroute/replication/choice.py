@@ -78,7 +78,12 @@ class Chooser:
             # What follows an opening that nobody agreed to is no history of this cluster.
             reports = [each for each in reports if each.position.epoch < refused]
         if not self._session.log.is_strict:
-            return Choice(decide(ballot, reports, kept, mode), may_act=True, level=head.level)
+            found = decide(ballot, reports, kept, mode)
+            # An empty node does not know the level of the log: what it opened at a higher one,
+            # without votes, nobody would follow.
+            is_new = own.epoch == 0 and bool(self._session.log.signing_keys.keys)
+            is_able = not is_new or all(each.position.epoch == 0 for each in reports)
+            return Choice(found, may_act=is_able or mode is Mode.FORCED, level=head.level)
         reports = await self._proved(reports)
         kept = kept and await self._verified(kept, reports)
         common = await self._forks.find(reports, waited_seconds)
