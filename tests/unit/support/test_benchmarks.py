@@ -17,7 +17,8 @@ pytestmark = pytest.mark.unit
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 BENCHES = (
-    "invariance", "throughput", "accuracy", "cascade", "hot_add", "boot", "mutations", "scoring",
+    "invariance", "throughput", "accuracy",
+    "inputs", "cascade", "hot_add", "boot", "mutations", "scoring",
     "overload", "http", "embedding", "lanes", "million", "cluster",
 )  # fmt: skip
 

@@ -116,7 +116,7 @@ def _show_presets(presets: list[dict[str, Any]]) -> None:
     known = next((preset["measured"] for preset in presets if preset["measured"]), None)
     if known is not None:
         sets = " and ".join(known["accuracy"])
-        note(f"accuracy: {sets}, ten utterances a route; one thread of {known['cpu']}")
+        print_line(f"accuracy: {sets}, ten utterances a route; one thread of {known['cpu']}")
 
 
 def fetch(
