@@ -87,8 +87,11 @@ class LyingPeer:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "chaos.lying_peer", str(self.folder), self.password]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stderr=log, env=environment
+            )
 
     def order(self, *words: str) -> None:
         """Tell it what to do."""

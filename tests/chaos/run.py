@@ -137,6 +137,7 @@ def rage(
     outcome, epochs = Outcome(), 0
     try:
         nodes = folder / "nodes"
+        settings["fit_confidence"] = "true"
         with cluster_on(nodes, first, VOTERS, api_key=api_key, **settings) as cluster:
             cluster.add(VOTERS).start().wait_ready()
             clients = Clients(lambda: list(cluster.members), seed, cluster.headers)

@@ -156,6 +156,8 @@ class Cluster:
         process = NodeProcess(
             port=port,
             settings={
+                # A fit is an entry that comes by itself: most tests expect their own alone.
+                "fit_confidence": "false",
                 "model": "test-hash-64",
                 "database": str(self.folder / f"{name}.sqlite"),
                 "node_name": name,

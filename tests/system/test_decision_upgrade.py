@@ -77,7 +77,7 @@ def test_new_fields_wait_for_all_nodes_and_nothing_is_lost(
     """Rolling upgrade, rollback, upgrade and finalization under writers and queries."""
     sources = unpack_previous_release(tmp_path / "sources", revision)
     with previous_release(sources):
-        cluster: Cluster = start_cluster("redis", 3)
+        cluster: Cluster = start_cluster("redis", 3, fit_confidence="true")
         for name in ("apple", "pear", "plum", "fig"):
             cluster[0].http.put(f"/v1/routes/{name}", json=body(name)).raise_for_status()
     with cluster.queries(0) as failed, cluster.writers(2):
@@ -103,7 +103,7 @@ def test_new_fields_wait_for_all_nodes_and_nothing_is_lost(
         until(lambda: cluster[0].http.get("/v1/settings/calibration").json()["at"] is not None)
     assert [] == failed
     cluster.judge()
-    assert len({str(shown(member)) for member in cluster.members}) == 1
+    until(lambda: len({str(shown(member)) for member in cluster.members}) == 1)
     assert ["no apples please"] == shown(cluster[0])["negatives"]
 
     for member in cluster.members:
@@ -116,7 +116,7 @@ def test_new_fields_wait_for_all_nodes_and_nothing_is_lost(
     newcomer.start()
     newcomer.wait_ready()
     cluster.judge()
-    assert len({str(shown(member)) for member in cluster.members}) == 1
+    until(lambda: len({str(shown(member)) for member in cluster.members}) == 1)
     cluster[0].signal(signal.SIGTERM)
     cluster[0].process.wait()
     with previous_release(sources):
