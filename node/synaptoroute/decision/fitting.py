@@ -410,7 +410,7 @@ def _levels(
     usual = float(np.nanmean(cohesion))
     own = np.where(np.isnan(cohesion), usual, cohesion)[found.owners]
     # The cohesion of a few utterances is mostly chance.
-    caution = 0.05 + 2.0 / utterances**2
+    caution = 0.1 + 4.0 / utterances**2
     slope = _slope(inside, own, found.owners, weight, caution) if utterances >= 3.0 else 0.0
     middle = float(weight @ own)
     rest = inside - slope * (own - middle)
