@@ -46,7 +46,7 @@ async def router_with(
     router = AdaptiveRouter(
         encoder,
         storage,
-        config=EngineConfig(lanes=1, node_name="n"),
+        config=EngineConfig(lanes=1, node_name="n", fit_confidence=False),
         cascade=tables or ([table] if has_table else []),
     )
     await router.start()
@@ -90,6 +90,7 @@ async def test_sure_queries_are_answered_without_the_encoder() -> None:
     """They agree with it, say so, and what is left to the encoder is what it says alone."""
     async with router_with() as router:
         await router.aimport(stream(things()))
+        await switch(router, on=False)
         before = await answers(router)
         await switch(router)
         await state(router, "on")

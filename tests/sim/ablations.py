@@ -298,6 +298,9 @@ class HastyNode(Node):
     def is_confirmation(self, answer: PeerHead, head: Head) -> bool:
         return not has_left(answer, head)
 
+    def holds_head(self, answer: PeerHead, head: Head) -> bool:
+        return True
+
 
 class RunawayNode(Node):
     """Answers with what it applied after the confirmation."""

@@ -216,6 +216,10 @@ class DecisionFitter:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        self.close()
+
+    def close(self) -> None:
+        """End the thread of the fits; a fit that runs is finished and not written."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._thread = None
@@ -324,7 +328,11 @@ class DecisionFitter:
                 return None
             at_ms = time.time_ns() // 1_000_000
             mutation = CalibrateDecision(calibration.dump(), engine.node_id, at_ms)
-            result = await self._writer().write(mutation, WriteOptions())
+            writer = self._writer()
+            if engine.is_started:
+                result = await writer.write(mutation, WriteOptions())
+            else:  # such a router writes on the caller's thread, which a loop must not wait for
+                result = await asyncio.to_thread(writer.write_now, mutation, WriteOptions())
             self.fits += 1
             await self.look()
             return result

@@ -224,6 +224,7 @@ class AdaptiveRouter:
         Raises:
             ConfigError: It was started; await ``stop``.
         """
+        self.fits.close()
         self._lifecycle.close()
 
     # --- queries -----------------------------------------------------------------------
