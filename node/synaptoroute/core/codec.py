@@ -451,10 +451,15 @@ def _write_voter(change: VoterAdd | VoterRemove) -> tuple[Fields, Vectors]:
     return {"node_id": change.node_id, **{name: value for name, value in more.items() if value}}, []
 
 
-def _read_voter(fields: Fields, vectors: bytes) -> tuple[str, str, tuple[str, ...]]:
+def _read_voter_add(fields: Fields, vectors: bytes) -> VoterAdd:
     _split(vectors, 0)
     key, votes = fields.get("public_key", ""), fields.get("votes", [])
-    return _text(fields["node_id"]), _text(key), _texts(votes)
+    return VoterAdd(_text(fields["node_id"]), _text(key), _texts(votes))
+
+
+def _read_voter_remove(fields: Fields, vectors: bytes) -> VoterRemove:
+    _split(vectors, 0)
+    return VoterRemove(_text(fields["node_id"]), _texts(fields.get("votes", [])))
 
 
 _Writer = Callable[[Any], tuple[Fields, Vectors]]
@@ -486,8 +491,8 @@ _KINDS: Final[tuple[_Kind, ...]] = (
     _plain(9, ImportCommit, import_id=_text, chunk_count=_count),
     _plain(10, ImportAbort, import_id=_text),
     (11, OpenEpoch, _write_epoch, _read_epoch),
-    (12, VoterAdd, _write_voter, lambda f, v: VoterAdd(*_read_voter(f, v))),
-    (13, VoterRemove, _write_voter, lambda f, v: VoterRemove(*_read_voter(f, v)[::2])),
+    (12, VoterAdd, _write_voter, _read_voter_add),
+    (13, VoterRemove, _write_voter, _read_voter_remove),
     _plain(20, Audit, audit_id=_text, is_deep=_flag),
     _plain(21, SwitchEncoder, import_id=_text),
     _plain(22, Calibrate, calibration=_text),

@@ -238,7 +238,7 @@ def _nearest(steps: tuple[int, ...], wanted: float) -> int:
 
 @cache
 def _shipped_tables() -> dict[str, dict[str, dict[str, list[float]]]]:
-    text = files(__package__).joinpath("shipped.json").read_text(encoding="utf-8")
+    text = files("synaptoroute.decision").joinpath("shipped.json").read_text(encoding="utf-8")
     tables: dict[str, dict[str, dict[str, list[float]]]] = json.loads(text)
     return tables
 

@@ -323,7 +323,7 @@ def _fit_with(
 ) -> tuple[Float64s, Float64s, float]:
     """Fit with a share of random labels: each judgement counts as far as it seems right."""
     theta, clean, routes = prior, np.ones(len(found.own)), found.terms.shape[1]
-    own = found.own
+    own, mixed = found.own, np.ones(len(found.own))
     for _ in range(3 if wrong else 1):
         theta = _newton(found, clean, theta, prior, spread)
         chances = np.take_along_axis(softmax(found.terms @ theta), own[:, np.newaxis], 1)[:, 0]
