@@ -577,7 +577,7 @@ class FeedbackPage(BaseModel):
 
 
 class FeedbackReceipt(BaseModel):
-    """What became of feedback.
+    """The result of feedback.
 
     Attributes:
         id: The item of the review queue.

@@ -117,7 +117,7 @@ Check: TypeAlias = Callable[[Mutation], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Electors:
-    """Who may decide what follows a position."""
+    """The voters and keys that decide what follows a position."""
 
     base: Position
     voters: tuple[str, ...]

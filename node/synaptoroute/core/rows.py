@@ -15,7 +15,7 @@ _ROUTE_ID_MASK: Final = (1 << ROUTE_ID_BITS) - 1
 
 
 class RowKind(IntEnum):
-    """What the text of a row is to its route."""
+    """Kind of a row: an utterance, a description or a negative of its route."""
 
     UTTERANCE = 0
     DESCRIPTION = 1  # Counts as one more example; never shown as an utterance

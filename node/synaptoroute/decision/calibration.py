@@ -44,7 +44,7 @@ _DEVIATION_MIN: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """What a least confidence would do to the judged utterances.
+    """Effect of a least confidence on the judged utterances.
 
     Attributes:
         confidence_min: The least confidence, 0 to 1.

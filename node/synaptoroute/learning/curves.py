@@ -32,7 +32,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """What a limit gives on judged texts."""
+    """Figures of a limit on judged texts."""
 
     limit: float
     coverage: float  # Share of all texts that are answered

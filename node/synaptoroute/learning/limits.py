@@ -94,7 +94,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is fitted, and for what."""
+    """One fitting of limits: its queries, routes and objective."""
 
     queries: Sequence[RankedQuery]
     routes: Sequence[str]
@@ -196,7 +196,7 @@ def _try(task: _Task, name: str, fit: _Fit) -> tuple[Tried, float]:
 
 
 def _value(task: _Task, answers: Sequence[str | None]) -> float:
-    """What an objective is worth for given answers; more is better."""
+    """Value of an objective for given answers; more is better."""
     objective, queries = task.objective, task.queries
     labels = [query.expected for query in queries]
     if not objective.is_bounded:

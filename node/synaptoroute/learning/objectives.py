@@ -22,7 +22,7 @@ FORMS: Final = "accuracy, balanced, precision>=X, coverage>=X or cost:wrong=X,no
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What is maximized, and under which condition."""
+    """The figure to maximize, and its condition."""
 
     kind: Kind = "accuracy"
     bound: float = 0.0  # Of ``precision`` and ``coverage``

@@ -19,7 +19,7 @@ UNKNOWN_MAX: Final = 64  # Positions of a node that are remembered until this no
 
 
 class HeldPositions:
-    """What other nodes hold of this node's history.
+    """The parts of this node's history that other nodes hold.
 
     Args:
         position: Returns the position of this node.

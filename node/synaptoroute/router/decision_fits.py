@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 
 class CalibrationPoint(BaseModel):
-    """What a least confidence would do to the utterances that the fit judged.
+    """Effect of a least confidence on the utterances that the fit judged.
 
     Attributes:
         confidence_min: The least confidence.
@@ -126,7 +126,7 @@ class CalibrationReport(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class RouteSetView:
-    """What the state of the fit follows from, at one position."""
+    """Facts at one position that the state of the fit follows from."""
 
     revision: Revision
     settings: Settings

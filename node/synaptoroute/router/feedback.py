@@ -88,7 +88,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What becomes of one item of the review queue.
+    """The decision on one item of the review queue.
 
     Attributes:
         item_id: The item.
