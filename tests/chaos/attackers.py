@@ -84,7 +84,7 @@ class Attackers:
         self.adversary.trap.close()
 
     def leaks(self) -> list[str]:
-        """What they were sent and must not have been."""
+        """Secrets that were sent to the attackers."""
         found = self.adversary.leaks()
         own = f"Bearer {self.api_key}".encode()
         for name, received in (

@@ -142,7 +142,7 @@ class LyingPeer:
 
 
 class Liar:
-    """What it says to whom."""
+    """The answers of the lying peer."""
 
     def __init__(self, folder: Path, password: str) -> None:
         self.folder, self.password = folder, password

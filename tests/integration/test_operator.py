@@ -30,7 +30,7 @@ META = "sr:{default}:meta"
 
 @dataclass
 class Rest:
-    """What is left of a cluster."""
+    """The nodes that are left of a cluster."""
 
     found: Peers
     lone: Peer

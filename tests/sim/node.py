@@ -269,7 +269,7 @@ class Node:
         return is_checked and check(entry, Electors(base, voters, {})) is not None
 
     def forks(self, reports: tuple[Report, ...]) -> Common | None:
-        """Where histories part, as the shell finds it out; ablations do not ask."""
+        """Find where histories part, as the shell does; ablations do not ask."""
         if self.replica.position.epoch == 0 and any(each.position.epoch for each in reports):
             return None  # it does not know the level of the log
         if self.replica.level < SEALED_LEVEL:

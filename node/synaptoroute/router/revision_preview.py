@@ -65,7 +65,7 @@ class RouteChange:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Where a text goes."""
+    """The answer to a text: its route, or none."""
 
     route: str | None
     best: str | None  # The best route, whether it matches or not

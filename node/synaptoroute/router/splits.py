@@ -45,7 +45,7 @@ class SplitText:
 
     @property
     def texts(self) -> list[str]:
-        """What to ask: the text, its clauses, and each clause with the next one."""
+        """Texts to ask: the whole, its clauses, and each clause with the next one."""
         if len(self.spans) == 1:
             return [self.text]
         clauses = [self.text[start:end] for start, end in self.spans]

@@ -43,7 +43,7 @@ class ExactScore(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecisionRule:
-    """What routes need to pass, at one position.
+    """Conditions that a route must meet to be the answer, at one position.
 
     Attributes:
         thresholds: By route id, float64[routes]; minus infinity for none.

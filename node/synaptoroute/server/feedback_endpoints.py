@@ -128,7 +128,7 @@ async def list_feedback(
         str, Query(description="Only items that name this route.", max_length=128)
     ] = "",
 ) -> Response:
-    """What people said about answers. It is text of users, so it needs the scope admin."""
+    """Items of the review queue. They are texts of users, so they need the scope admin."""
     queue = runtime_of(request).router.feedback
     page = await queue.page(after=after, limit=limit, route=route or None)
     return model_response(page, headers=version_headers(page.version))
@@ -295,7 +295,7 @@ async def dismiss_unmatched(request: Request) -> Response:
 
 
 def evaluation_document(found: OwnEvaluation) -> dict[str, Any]:
-    """What the answers to utterances say about limits."""
+    """Figures of limits, from the answers to utterances."""
     judged = [_judged(each.route, each.match) for each in found.utterances]
     pairs = Counter(
         (each.expected, each.best)

@@ -163,7 +163,7 @@ class FeedbackRequest(RequestModel):
 
 
 class ResolveRequest(RequestModel):
-    """What becomes of one item of the review queue."""
+    """The decision on one item of the review queue."""
 
     resolve_as: Literal["utterance", "negative", "dismiss"] = Field(
         alias="as", description="Learn it as an utterance or as a negative, or dismiss it."
@@ -180,7 +180,7 @@ class ResolveRequest(RequestModel):
 
 
 class ItemResolution(ResolveRequest):
-    """What becomes of the item ``id``."""
+    """The decision on the item ``id``."""
 
     id: str = Field(pattern=r"^[0-9a-f]{16}$")
 

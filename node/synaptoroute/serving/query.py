@@ -95,7 +95,7 @@ class Query:
 
     @property
     def key(self) -> str:
-        """What is encoded for it: queries with equal keys may share an embedding."""
+        """Key of its embedding: queries with equal keys may share one."""
         return KEY_SEPARATOR.join((self.text, *self.context)) if self.context else self.text
 
     @property
