@@ -94,6 +94,12 @@ browser: $(VENV)/.dev-installed ## Run the tests of the dashboard in a browser
 tidy integration system browser:
 	@$(PYTEST) tests/$@ $(PYTEST_ARGS)
 
+.PHONY: environments conformance
+environments: $(VENV)/.dev-installed ## Install other projects' packages for the conformance tests
+	@PYTHONPATH=tests/support $(BIN)/python -m environments
+conformance: $(VENV)/.dev-installed ## Test with other projects' clients, files and packages
+	@$(PYTEST) tests/conformance $(PARALLEL) $(MARKS) $(PYTEST_ARGS)
+
 .PHONY: deploy-test images
 images: ## Build the images for the container tests (needs Docker)
 	@deploy/build-images.sh

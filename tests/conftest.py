@@ -21,7 +21,17 @@ from watchdogs import left_running
 
 TESTS = Path(__file__).parent
 FOLDERS = frozenset(
-    {"unit", "property", "sim", "integration", "system", "browser", "deploy", "tidy"}
+    {
+        "unit",
+        "property",
+        "sim",
+        "integration",
+        "system",
+        "browser",
+        "conformance",
+        "deploy",
+        "tidy",
+    }
 )
 _THREADS_BEFORE = pytest.StashKey[set[threading.Thread]]()
 
