@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -16,12 +16,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from synaptoroute.core import feedback, validation
+from synaptoroute.core import feedback, names, validation
 from synaptoroute.core.mutation import DEFAULT_UNMATCHED_SHARE, Aggregation
 from synaptoroute.inputs.ignore import check_pattern
 
-NAME_CHARACTERS_MAX: Final = validation.NAME_CHARACTERS_MAX
-NAME_PATTERN: Final = validation.NAME_PATTERN
+NAME_CHARACTERS_MAX: Final = names.NAME_CHARACTERS_MAX
+NAME_PATTERN: Final = names.NAME_SHAPE
 UTTERANCE_BYTES_MAX: Final = validation.UTTERANCE_BYTES_MAX
 METADATA_BYTES_MAX: Final = validation.JSON_BYTES_MAX
 JSON_DEPTH_MAX: Final = validation.JSON_DEPTH_MAX
@@ -36,8 +36,6 @@ PRIOR_WEIGHT_MAX: Final = 20.0
 CONTEXT_TURNS_MAX: Final = 8
 CONTEXT_BYTES_MAX: Final = 32_768
 """UTF-8 bytes of all turns of a query's context."""
-
-_NAME = re.compile(NAME_PATTERN)
 
 
 def check_text(text: str, bytes_max: int) -> str:
@@ -62,13 +60,38 @@ def check_text(text: str, bytes_max: int) -> str:
 
 
 def check_name(name: str) -> str:
-    """Check a route name: 1 to 128 of ``A-Z a-z 0-9 _ . : -`` and inner spaces."""
-    if len(name) > NAME_CHARACTERS_MAX or not _NAME.fullmatch(name):
-        raise ValueError(
-            "must be 1 to 128 letters, digits, '_', '.', ':', '-' or inner spaces, "
-            "and start with a letter or digit"
-        )
+    """Check a route name and return it in NFC.
+
+    Raises:
+        ValueError: It is not 1 to 128 letters, marks and digits of any script,
+            ``_ . : -`` and inner spaces.
+    """
+    name = normal_name(name)
+    if not names.is_name(name):
+        raise ValueError(_name_error(name))
     return name
+
+
+def normal_name(name: str) -> str:
+    """A name in NFC, so that a name and its decomposed form are one name."""
+    if not isinstance(name, str):
+        raise TypeError("must be a text")
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _name_error(name: str) -> str:
+    wrong = next((each for each in name if not names.is_name_character(each)), None)
+    found = "" if wrong is None or len(name) > NAME_CHARACTERS_MAX else f"; it has {shown(wrong)}"
+    return (
+        "must be 1 to 128 letters, digits, '_', '.', ':', '-' or inner spaces, "
+        f"and start with a letter or digit{found}"
+    )
+
+
+def shown(character: str) -> str:
+    """A character for a message: itself if it can be seen, and its number."""
+    number = f"U+{ord(character):04X}"
+    return f"{character!r} ({number})" if character.isprintable() else number
 
 
 def canonical_json(value: Any, bytes_max: int = METADATA_BYTES_MAX) -> str:
@@ -649,7 +672,10 @@ def check_prior(weights: Mapping[str, float]) -> dict[str, float]:
             raise ValueError("must have numbers as weights")
         if not -most <= weight <= most:  # also refuses NaN
             raise ValueError(f"must have weights from -{most:g} to {most:g}")
-    return {check_name(name): float(weight) for name, weight in weights.items()}
+    checked = {check_name(name): float(weight) for name, weight in weights.items()}
+    if len(checked) != len(weights):
+        raise ValueError("must name each route once: two names are one in NFC")
+    return checked
 
 
 def check_context(turns: Sequence[str]) -> tuple[str, ...]:

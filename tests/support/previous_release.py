@@ -23,6 +23,8 @@ REVISION = "25dde48"
 """The last commit of the release before."""
 LEVEL_2_REVISION = "8e6ebd6"
 """The last commit whose highest level of the log is 2."""
+LEVEL_3_REVISION = "fe43637"
+"""A commit whose highest level of the log is 3."""
 
 
 def unpack_previous_release(folder: Path, revision: str = REVISION) -> Path:

@@ -20,6 +20,7 @@ from previous_release import (
     unpack_previous_release,
 )
 from processes import NodeProcess
+from synaptoroute.core.codec import LEVEL
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -95,7 +96,7 @@ def test_new_fields_wait_for_all_nodes_and_nothing_is_lost(
     cluster.settle()
     with cluster.queries(0, 1, 2) as failed, cluster.writers(2):
         raised = cluster[1].http.post("/v1/cluster/finalize", json={"apply": True}, timeout=20)
-        assert (3, []) == (raised.json()["level"], raised.json()["waiting_for"])
+        assert (LEVEL, []) == (raised.json()["level"], raised.json()["waiting_for"])
         put = cluster[2].http.put("/v1/routes/apple", json=body("apple", **NEW), timeout=20)
         assert 200 == put.status_code, put.text
         patch = {"negatives": ["no apples please"]}
@@ -122,7 +123,7 @@ def test_new_fields_wait_for_all_nodes_and_nothing_is_lost(
     with previous_release(sources):
         cluster[0].start()
         assert cluster[0].process.wait() != 0
-        assert "schema version 3" in cluster[0].process.log_file.read_text()
+        assert f"schema version {LEVEL}" in cluster[0].process.log_file.read_text()
 
 
 @pytest.mark.parametrize("revision", [REVISION, LEVEL_2_REVISION])

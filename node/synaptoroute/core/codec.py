@@ -72,7 +72,7 @@ Vectors = list[bytes]
 
 COUNT_MAX: Final = (1 << 53) - 1  # Largest integer that JSON, Lua and SQLite all represent exactly
 DIM_MAX: Final = 65_536
-LEVEL: Final = 3  # Highest feature level that this release reads
+LEVEL: Final = 4  # Highest feature level that this release reads
 
 
 def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:

@@ -12,7 +12,9 @@ from synaptoroute.core.imports import staged_kind
 from synaptoroute.core.mutation import (
     DEFAULT_UNMATCHED_SHARE,
     KEEP,
+    AddUtterances,
     CalibrateDecision,
+    DeleteRoute,
     Finalize,
     ImportChunk,
     ImportCommit,
@@ -22,15 +24,18 @@ from synaptoroute.core.mutation import (
     PutFeedback,
     PutRoute,
     PutSettings,
+    RemoveUtterances,
     ReviseRoutes,
     VoterAdd,
     VoterRemove,
 )
+from synaptoroute.core.names import needs_names_level
 
 BASE_LEVEL: Final = 1  # Level of entries without anything newer; every release reads them
 AUTHORS_LEVEL: Final = 2  # Level of entries with an author, and of staged writes
 VOTES_LEVEL: Final = 3  # Level of entries that carry signed votes
 DECISION_LEVEL: Final = 3  # Level of entries with fields of decisions
+NAMES_LEVEL: Final = 4  # Level of entries that name a route in letters beyond ASCII
 
 
 def level_of(mutation: Mutation) -> int:
@@ -48,14 +53,35 @@ def level_of(mutation: Mutation) -> int:
     # Releases that know only level 1 would commit it as an import, without its preconditions.
     if isinstance(mutation, ImportCommit) and staged_kind(mutation.import_id) is not None:
         return AUTHORS_LEVEL
-    return DECISION_LEVEL if _is_of_decisions(mutation) else BASE_LEVEL
+    return _content_level(mutation)
 
 
 def is_at_level(mutation: Mutation, level: int) -> bool:
     """Whether a log at a level may hold a mutation; entries that raise the level always."""
-    if level >= DECISION_LEVEL or isinstance(mutation, Finalize | OpenEpoch):
+    if level >= NAMES_LEVEL or isinstance(mutation, Finalize | OpenEpoch):
         return True
-    return not _is_of_decisions(mutation)
+    return _content_level(mutation) <= level
+
+
+def _content_level(mutation: Mutation) -> int:
+    if any(map(needs_names_level, _names(mutation))):
+        return NAMES_LEVEL
+    return DECISION_LEVEL if _is_of_decisions(mutation) else BASE_LEVEL
+
+
+def _names(mutation: Mutation) -> tuple[str, ...]:
+    """The routes that a mutation names."""
+    match mutation:
+        case PutRoute() | DeleteRoute() | AddUtterances() | RemoveUtterances() | PatchRoute():
+            return (mutation.name,)
+        case ImportChunk(parts=parts):
+            return tuple(part.name for part in parts)
+        case ReviseRoutes(routes=routes):
+            return tuple(route.name for route in routes)
+        case PutFeedback(route=route, was=was):
+            return tuple(name for name in (route, was) if name is not None)
+        case _:
+            return ()
 
 
 def _is_of_decisions(mutation: Mutation) -> bool:

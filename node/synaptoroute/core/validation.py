@@ -42,9 +42,8 @@ from synaptoroute.core.mutation import (
     VoterAdd,
     VoterRemove,
 )
+from synaptoroute.core.names import is_name
 
-NAME_CHARACTERS_MAX: Final = 128
-NAME_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9 _.:\-]*[A-Za-z0-9_.:\-])?$"
 IMPORT_ID_CHARACTERS_MAX: Final = 128
 AUDIT_ID_BYTES_MAX: Final = 128
 UTTERANCE_BYTES_MAX: Final = 8_192
@@ -63,7 +62,6 @@ IGNORE_CHARACTERS_MAX: Final = 256
 CAPACITY_SLOTS_MAX: Final = 4_000_000
 VECTOR_ITEM_BYTES: Final = 4
 
-_NAME = re.compile(NAME_PATTERN)
 _ITEM_ID = re.compile(r"[0-9a-f]{16}")
 _PUBLIC_KEY = re.compile(r"([0-9a-f]{64})?")
 _NODE_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -248,7 +246,7 @@ def _check_order(names: tuple[str, ...]) -> None:
 
 
 def _check_name(name: str) -> None:
-    if len(name) > NAME_CHARACTERS_MAX or not _NAME.fullmatch(name):
+    if not is_name(name):
         raise Rejection("invalid_route", "the route's name is empty, too long or malformed")
 
 

@@ -23,6 +23,7 @@ from synaptoroute.models import (
     FeedbackSettings,
     RouteSetSettings,
     StoredRoute,
+    normal_name,
 )
 from synaptoroute.ports import Admission, EngineCounters, EnginePort, EngineStatus
 from synaptoroute.replication.follower import Follower
@@ -137,6 +138,7 @@ class CascadeReport(BaseModel):
 
 async def get_route(engine: EnginePort, name: str) -> StoredRoute:
     """Read one route."""
+    name = normal_name(name)
 
     def read(tensor: Tensor) -> tuple[RouteRecord | None, Settings, str]:
         return tensor.routes.get(name), tensor.settings, str(tensor.revision)

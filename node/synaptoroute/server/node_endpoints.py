@@ -9,6 +9,7 @@ import uuid
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
+from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,6 +21,7 @@ from synaptoroute.models import (
     NAME_PATTERN,
     Match,
     RouteSetSettings,
+    normal_name,
 )
 from synaptoroute.router.decision_fits import CalibrationReport
 from synaptoroute.router.diagnostics import LabelledText
@@ -275,6 +277,7 @@ async def show_history(
             max_length=NAME_CHARACTERS_MAX,
             pattern=NAME_PATTERN,
         ),
+        AfterValidator(lambda name: name if name is None else normal_name(name)),
     ] = None,
     before: Annotated[
         int | None, Query(description="`next_before` of the page before.", ge=1, le=COUNT_MAX)

@@ -21,13 +21,13 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from fastapi import Depends, Header, Path, Query
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.core.mutation import OP_ID_BYTES, Revision
 from synaptoroute.errors import HeadNotConfirmed, InvalidRoute, PreconditionFailed, RouteError
-from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
+from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN, normal_name
 from synaptoroute.router import WriteOptions
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.runtime import runtime_of
@@ -59,6 +59,7 @@ RouteName = Annotated[
         pattern=NAME_PATTERN,
         examples=["refund"],
     ),
+    AfterValidator(normal_name),
 ]
 AckLevel = Annotated[
     Ack,

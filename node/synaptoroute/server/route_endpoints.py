@@ -6,12 +6,19 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
+from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.core.mutation import KEEP
 from synaptoroute.errors import InvalidRoute
-from synaptoroute.models import NAME_CHARACTERS_MAX, Route, StoredRoute, WriteResult
+from synaptoroute.models import (
+    NAME_CHARACTERS_MAX,
+    Route,
+    StoredRoute,
+    WriteResult,
+    normal_name,
+)
 from synaptoroute.server.parameters import (
     ReadingRoute,
     RouteName,
@@ -103,6 +110,7 @@ async def list_routes(
     after: Annotated[
         str,
         Query(description="The `next_after` of the page before.", max_length=NAME_CHARACTERS_MAX),
+        AfterValidator(normal_name),
     ] = "",
     limit: Annotated[int, Query(ge=1, le=PAGE_ROUTES_MAX)] = PAGE_ROUTES_DEFAULT,
 ) -> Response:
@@ -228,6 +236,7 @@ async def remove_utterances(request: Request, name: RouteName, write: WriteParam
 def _named(document: Any, name: str) -> Any:
     if not isinstance(document, dict):
         raise InvalidRoute("the body must be an object")
-    if document.get("name", name) != name:
+    given = document.get("name", name)
+    if given != name and not (isinstance(given, str) and normal_name(given) == name):
         raise InvalidParameter("the name in the body is not the name in the path")
     return {**document, "name": name}

@@ -42,7 +42,7 @@ from synaptoroute.storage.corruption import (
     is_present,
     is_wal_corrupt,
 )
-from synaptoroute.storage.levels import DECISION_VERSION, trim_seals
+from synaptoroute.storage.levels import NEWEST_VERSION, trim_seals
 from synaptoroute.storage.loader import (
     StandbyEncoders,
     check_encoder,
@@ -110,12 +110,12 @@ def stored_version(connection: sqlite3.Connection) -> int:
             reason="foreign",
         )
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > max(SCHEMA_VERSION, DECISION_VERSION):
+    if version > max(SCHEMA_VERSION, NEWEST_VERSION):
         raise SchemaTooNew(
             f"the database has schema version {version}, this release knows up to "
-            f"{DECISION_VERSION}; run the release that wrote it, or a later one",
+            f"{NEWEST_VERSION}; run the release that wrote it, or a later one",
             stored=version,
-            known=DECISION_VERSION,
+            known=NEWEST_VERSION,
         )
     return int(version)
 

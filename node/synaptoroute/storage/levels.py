@@ -1,8 +1,9 @@
-"""Versions 2 and 3 of the schema: what a database holds once its log is at level 2 or 3.
+"""Versions 2 to 4 of the schema: what a database holds once its log is at level 2 or above.
 
 The tables of a version are created in the transaction that applies the entry which raises the
 level, not at the start of a release: until the cluster is finalized, the release before must be
-able to open the file.
+able to open the file.  Version 4 adds no table: it says that routes may have names which the
+release before refuses.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from synaptoroute.storage.records import checksum
 
 FINALIZED_VERSION: Final = 2
 DECISION_VERSION: Final = 3
+NAMES_VERSION: Final = 4
+NEWEST_VERSION: Final = NAMES_VERSION
 _FINALIZED_TABLES: Final = ("cluster", "seal")
 _DECISION_TABLES: Final = ("route_decision", "decision", "feedback")
 _LEVEL: Final = "level"
@@ -48,11 +51,12 @@ def has_decision_tables(connection: sqlite3.Connection, schema: str = "main") ->
 def create_level_tables(connection: sqlite3.Connection, level: int) -> None:
     """Create the tables of a level, inside the caller's transaction, if they are not there."""
     known = 1 + is_finalized(connection) + has_decision_tables(connection)
-    wanted = min(level, DECISION_VERSION)
-    for version in range(known + 1, wanted + 1):
+    for version in range(known + 1, min(level, DECISION_VERSION) + 1):
         for statement in SCHEMA_STEPS[version - FINALIZED_VERSION]:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {version}")
+    if level >= NAMES_VERSION:
+        connection.execute(f"PRAGMA user_version = {NAMES_VERSION}")
 
 
 def write_level(
@@ -194,7 +198,7 @@ def write_feedback(
 def copy_level_tables(
     connection: sqlite3.Connection, source: str, target: str, floor: int = 0
 ) -> None:
-    """Copy the tables of versions 2 and 3 from one attached file to another, if they are there.
+    """Copy what versions 2 to 4 add from one attached file to another, if it is there.
 
     Args:
         connection: Inside the caller's transaction.
@@ -213,6 +217,9 @@ def copy_level_tables(
         create_level_tables(connection, DECISION_VERSION)
         for table in _DECISION_TABLES:
             connection.execute(f"INSERT INTO {target}.{table} SELECT * FROM {source}.{table}")
+    (version,) = connection.execute(f"PRAGMA {source}.user_version").fetchone()
+    if version >= NAMES_VERSION:
+        create_level_tables(connection, version)
 
 
 def empty_level_tables(connection: sqlite3.Connection, schema: str = "main") -> None:

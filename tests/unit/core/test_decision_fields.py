@@ -273,7 +273,12 @@ def test_log_below_level_3_rejects_them(mutation: Mutation) -> None:
 
 def test_founding_entry_sets_the_settings_of_its_level() -> None:
     """A log that is founded at a lower level keeps the settings of its releases."""
-    for level, expected in ((1, Settings()), (2, Settings()), (3, FOUNDING_SETTINGS)):
+    for level, expected in (
+        (1, Settings()),
+        (2, Settings()),
+        (3, FOUNDING_SETTINGS),
+        (4, FOUNDING_SETTINGS),
+    ):
         table = RouteTable(dim=2)
         opened = OpenEpoch("b", 0, ("n1",), level=level)
         table.apply(proposal(opened, 0), World().at)

@@ -25,6 +25,7 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Settings,
 )
+from synaptoroute.core.names import NAME_CHARACTERS_MAX
 from synaptoroute.core.table import Rejection
 from synaptoroute.core.validation import (
     CALIBRATION_CHARACTERS_MAX,
@@ -33,8 +34,6 @@ from synaptoroute.core.validation import (
     INTEGER_DIGITS_MAX,
     JSON_BYTES_MAX,
     JSON_DEPTH_MAX,
-    NAME_CHARACTERS_MAX,
-    NAME_PATTERN,
     TOPK_MAX,
     UTTERANCE_BYTES_MAX,
     check_mutation,
@@ -92,7 +91,7 @@ def test_values_at_their_limits_are_accepted(mutation: Mutation) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", " a", "a ", "a" * 129, "a/b", "ü", "a\n", "a\x00", "-a", "\ud800", "a\tb"]
+    "name", ["", " a", "a ", "a" * 129, "a/b", "u\u0308", "a\n", "a\x00", "-a", "\ud800", "a\tb"]
 )
 def test_malformed_name_is_rejected(name: str) -> None:
     """In every mutation of a route, and inside a chunk."""
@@ -244,7 +243,6 @@ def test_malformed_import_identity_is_rejected(import_id: str) -> None:
 
 def test_models_and_core_have_the_same_limits() -> None:
     """The core accepts everything that the models accept."""
-    assert models.NAME_PATTERN == NAME_PATTERN
     assert models.NAME_CHARACTERS_MAX == NAME_CHARACTERS_MAX
     assert models.UTTERANCE_BYTES_MAX == UTTERANCE_BYTES_MAX
     assert models.METADATA_BYTES_MAX == JSON_BYTES_MAX

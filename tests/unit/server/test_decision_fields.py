@@ -12,6 +12,7 @@ import pytest
 
 from http_node import PARCEL, REFUND, HttpNode, http_node
 from synaptoroute.cli.route_files import compare, plain_route, read_route_file
+from synaptoroute.core.codec import LEVEL
 from synaptoroute.engine import engine as engine_module
 
 pytestmark = pytest.mark.unit
@@ -237,7 +238,7 @@ async def test_fields_are_refused_until_the_log_is_finalized(
         assert all("cluster finalize" in each.text for each in answers)
         assert {} == fields_of(await shown(node))
         raised = await node.http.post("/v1/cluster/finalize", json={"apply": True})
-        assert 3 == raised.json()["level"]
+        assert LEVEL == raised.json()["level"]
         await node.http.put("/v1/routes/refund", json=WHOLE)
         assert settings == (await node.http.get("/v1/settings")).json()
     async with http_node(tmp_path) as node:
