@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.config import NodeConfig
-from synaptoroute.errors import InvalidQuery
+from synaptoroute.errors import InvalidQuery, NotReady
 from synaptoroute.models import Match
 from synaptoroute.ports import Published
 from synaptoroute.router import AdaptiveRouter, answered
@@ -55,6 +55,7 @@ RESPONSES_BYTES_MAX: Final = 33_554_432
 CACHED_BODY_BYTES_MAX: Final = 4_096
 """Longer bodies are seldom sent twice."""
 _DEADLINE_KEY: Final = DEADLINE_HEADER.lower().encode()
+_VERSION: Final = re.compile(rb"[0-9]{1,16}\.[0-9]{1,16}")
 _DEADLINE: Final = re.compile(r"[1-9][0-9]{0,5}")
 _JSON: Final = b"application/json"
 _QUERY: Final = TypeAdapter(QueryRequest)
@@ -179,7 +180,7 @@ class QueryHandler:
         if (
             headers.get(b"content-type") != _JSON
             or b"content-encoding" in headers
-            or b"sr-min-version" in headers
+            or (b"sr-min-version" in headers and not self._holds(headers[b"sr-min-version"]))
             or PROOF_KEY in headers
             or len(body) > self._runtime.config.body_bytes_max
         ):
@@ -205,6 +206,17 @@ class QueryHandler:
                 partial(self._on_answer, request, respond, context, pending)
             )
         return True
+
+    def _holds(self, version: bytes) -> bool:
+        """Whether a version of the visible epoch is visible; for others one has to wait."""
+        if not _VERSION.fullmatch(version):
+            return False
+        try:
+            visible = self._runtime.router.visible.position.revision
+        except NotReady:
+            return False
+        asked = parse_version(version.decode())
+        return asked.epoch == visible.epoch and asked.seq <= visible.seq
 
     def _on_answer(
         self,

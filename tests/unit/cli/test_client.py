@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
-from synaptoroute.cli.client import (
-    ATTEMPTS_MAX,
-    WAIT_SECONDS_MAX,
-    NodeClient,
-    RetryWaits,
-    route_path,
-)
+from synaptoroute.cli.client import ATTEMPTS_MAX, NodeClient, route_path
 from synaptoroute.cli.exit_codes import BadUsage, NodeRefused, NodeUnreachable
 
 pytestmark = pytest.mark.unit
@@ -67,7 +61,7 @@ def script() -> ScriptedServer:
 @pytest.fixture
 def client(script: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeClient]:
     """A client of the prepared server that waits without sleeping."""
-    monkeypatch.setattr("synaptoroute.cli.client.RetryWaits", lambda: RetryWaits(lambda _: None))
+    monkeypatch.setattr("synaptoroute.client.http_sync.sleep", lambda _: None)
     server = HTTPServer(("127.0.0.1", 0), _endpoint(script))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -169,26 +163,3 @@ def test_refused_connection_is_not_retried() -> None:
 def test_address_needs_a_scheme() -> None:
     with pytest.raises(BadUsage):
         NodeClient("127.0.0.1:8080")
-
-
-def _record(slept: list[float]) -> Callable[[float], None]:
-    return slept.append
-
-
-def test_waits_honour_retry_after_within_the_limit() -> None:
-    slept: list[float] = []
-    waits = RetryWaits(_record(slept))
-
-    assert waits.wait(2.0)
-    assert slept == [2.0]
-    assert not waits.wait(WAIT_SECONDS_MAX)
-
-
-def test_waits_double_without_retry_after() -> None:
-    slept: list[float] = []
-    waits = RetryWaits(_record(slept))
-    while waits.wait(None):
-        pass
-
-    assert len(slept) == ATTEMPTS_MAX - 1
-    assert slept[-1] > slept[0]

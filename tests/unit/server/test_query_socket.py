@@ -75,6 +75,29 @@ async def test_connection_stays_open_after_every_kind_of_response(
     assert [True, True, True, True, False, True] == short
 
 
+async def test_version_that_is_visible_needs_no_waiting(
+    node: HttpNode, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a version for which a query has to wait, or a malformed one, goes to the application."""
+    version = node.router.visible.version
+    epoch, _, seq = version.partition(".")
+    asked = [version, f"{epoch}.1", f"{epoch}.{int(seq) + 1}", f"{int(epoch) + 1}.1", "1", "1.x"]
+    short = direct_answers(monkeypatch)
+    statuses = [
+        (
+            await client.post(
+                "/v1/query",
+                content=BODY,
+                headers={**JSON, "SR-Min-Version": each, "SR-Min-Version-Timeout": "0.05"},
+            )
+        ).status_code
+        for each in asked
+    ]
+
+    assert [200, 200, 503, 503, 422, 422] == statuses
+    assert [True, True, False, False, False, False] == short
+
+
 async def test_pipelined_requests_are_answered_in_order(client: httpx.AsyncClient) -> None:
     """Several requests in one segment get one response each, in order."""
     texts = ["I want my money back", "where is my parcel", "I want my money back"]

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from synaptoroute.cli.client import CONNECT_SECONDS, load_httpx
+from synaptoroute.cli.client import CONNECT_SECONDS
 from synaptoroute.cli.exit_codes import CheckFailed, NodeUnreachable
 from synaptoroute.cli.options import (
     DEFAULT_URL,
@@ -244,8 +244,7 @@ async def measure(
 async def connect_node(
     url: str, api_key: str | None, *, connections: int, cached: bool
 ) -> AsyncIterator[Ask]:
-    load_httpx()
-    import httpx
+    from synaptoroute.client.library import httpx
 
     headers = {"User-Agent": f"synaptoroute/{__version__}"}
     if not cached:

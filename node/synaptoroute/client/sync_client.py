@@ -1,0 +1,345 @@
+"""``Client``: the API of a cluster for programs without an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from synaptoroute.client import calls
+from synaptoroute.client.calls import (
+    KEEP,
+    Ack,
+    Choice,
+    Consistency,
+    Format,
+    Keep,
+    Operation,
+    RouteLike,
+    RoutePage,
+    WriteOptions,
+)
+from synaptoroute.client.http_sync import HttpClient
+from synaptoroute.models import (
+    FeedbackReceipt,
+    ImportResult,
+    Match,
+    Route,
+    RouteSetSettings,
+    StoredRoute,
+    WriteResult,
+)
+
+
+class Client(HttpClient):
+    """A client of a cluster; may be shared by threads.
+
+    Use it as a context manager, or call ``close``.  It fails over between its addresses, tries
+    again what may be tried again, and reads its own writes on every node.
+    """
+
+    # --- queries ---------------------------------------------------------------------
+
+    def query(
+        self,
+        text: str,
+        *,
+        limit: int = 1,
+        routes: Sequence[str] | None = None,
+        explain: bool = False,
+        context: Sequence[str] = (),
+        prior: Mapping[str, float] | None = None,
+        consistency: Consistency = "local",
+        timeout_seconds: float | None = None,
+    ) -> Match:
+        """Route a text.
+
+        Args:
+            text: The text.
+            limit: Best routes to list as candidates, 1 to 100.
+            routes: Only these may match; None for all.
+            explain: Whether to list candidates with scores and confidence.
+            context: Earlier turns of the conversation, oldest first.
+            prior: Weights of routes, -20 to 20.
+            consistency: ``head`` asks the log for its newest entry first.
+            timeout_seconds: Time of this call; None for that of the client.
+
+        Returns:
+            The match; false in a condition if no route matched.
+
+        Raises:
+            ClientError: As for every call; see ``synaptoroute.client.errors``.
+        """
+        fields = calls.query_fields(
+            limit=limit, routes=routes, explain=explain, context=context, prior=prior
+        )
+        return self.send(calls.query(text, fields, consistency), timeout_seconds)
+
+    def explain(self, text: str, *, limit: int = 5, timeout_seconds: float | None = None) -> Match:
+        """Route a text and list the best candidates with scores and confidence."""
+        return self.query(text, limit=limit, explain=True, timeout_seconds=timeout_seconds)
+
+    def query_split(
+        self,
+        text: str,
+        *,
+        limit: int = 1,
+        routes: Sequence[str] | None = None,
+        explain: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> list[Match]:
+        """Route each clause of a text; every match has the ``span`` of its part."""
+        fields = calls.query_fields(limit=limit, routes=routes, explain=explain)
+        return self.send(calls.query_split(text, fields), timeout_seconds)
+
+    def query_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        limit: int = 1,
+        routes: Sequence[str] | None = None,
+        explain: bool = False,
+        context: Sequence[str] = (),
+        prior: Mapping[str, float] | None = None,
+        consistency: Consistency = "local",
+        timeout_seconds: float | None = None,
+    ) -> list[Match]:
+        """Route up to 1,024 texts; one match each, in their order."""
+        fields = calls.query_fields(
+            limit=limit, routes=routes, explain=explain, context=context, prior=prior
+        )
+        return self.send(calls.query_batch(texts, fields, consistency), timeout_seconds)
+
+    def choose(
+        self,
+        state: Any,
+        options: Sequence[str | bool] | Mapping[str, str | None],
+        *,
+        instructions: str = "Which option?",
+        model: str = "default",
+        timeout_seconds: float | None = None,
+    ) -> Choice:
+        """Choose one of several options for a text, an object or an array.
+
+        Args:
+            state: What is decided about.
+            options: The options, or a description of each; one that is the name of a route uses
+                the utterances of that route.
+            instructions: The question.
+            model: Route set that answers.
+            timeout_seconds: Time of this call; None for that of the client.
+        """
+        request = calls.choose(state, options, instructions, model)
+        return self.send(request, timeout_seconds)
+
+    def decide(
+        self,
+        state: Any,
+        questions: Sequence[Mapping[str, Any]],
+        *,
+        model: str = "default",
+        timeout_seconds: float | None = None,
+    ) -> dict[str, Any]:
+        """Answer several questions in one call, in the form of ``POST /v1/decisions``."""
+        return self.send(calls.decide(state, questions, model), timeout_seconds)
+
+    def feedback(
+        self,
+        route: str | None,
+        *,
+        text: str | None = None,
+        decision_id: str | None = None,
+        was: str | Keep | None = KEEP,
+        timeout_seconds: float | None = None,
+    ) -> FeedbackReceipt:
+        """Say which route is right, None for no route; name the text or the ``decision_id``."""
+        request = calls.feedback(
+            route, text=text, decision_id=decision_id, was=was, options=WriteOptions()
+        )
+        return self.send(request, timeout_seconds)
+
+    # --- routes ----------------------------------------------------------------------
+
+    def routes(
+        self, *, consistency: Consistency = "local", timeout_seconds: float | None = None
+    ) -> Iterator[StoredRoute]:
+        """Yield all routes in order of name, page by page."""
+        after: str | None = ""
+        while after is not None:
+            page = self.list_routes(
+                after=after, consistency=consistency, timeout_seconds=timeout_seconds
+            )
+            yield from page.routes
+            after = page.next_after
+
+    def list_routes(
+        self,
+        *,
+        after: str = "",
+        limit: int = calls.PAGE_ROUTES,
+        consistency: Consistency = "local",
+        timeout_seconds: float | None = None,
+    ) -> RoutePage:
+        """One page of the routes, after a name."""
+        return self.send(calls.list_routes(after, limit, consistency), timeout_seconds)
+
+    def get_route(
+        self,
+        name: str,
+        *,
+        consistency: Consistency = "local",
+        timeout_seconds: float | None = None,
+    ) -> StoredRoute:
+        """One route with its utterances.
+
+        Raises:
+            NotFound: No route has this name.
+        """
+        return self.send(calls.get_route(name, consistency), timeout_seconds)
+
+    def put_route(
+        self,
+        route: RouteLike,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Create a route or replace all of it; ``created`` of the result says which."""
+        return self.send(calls.put_route(route, options or WriteOptions()), timeout_seconds)
+
+    def patch_route(
+        self,
+        name: str,
+        *,
+        threshold: float | Keep | None = KEEP,
+        confidence_min: float | Keep | None = KEEP,
+        description: str | Keep | None = KEEP,
+        negatives: Sequence[str] | Keep = KEEP,
+        metadata: Mapping[str, Any] | Keep = KEEP,
+        payload: Any = KEEP,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Replace fields of a route; the others and the utterances stay as they are."""
+        changes = {
+            "threshold": threshold,
+            "confidence_min": confidence_min,
+            "description": description,
+            "negatives": negatives if isinstance(negatives, Keep) else list(negatives),
+            "metadata": metadata if isinstance(metadata, Keep) else dict(metadata),
+            "payload": payload,
+        }
+        request = calls.patch_route(name, changes, options or WriteOptions())
+        return self.send(request, timeout_seconds)
+
+    def delete_route(
+        self,
+        name: str,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Remove a route."""
+        return self.send(calls.delete_route(name, options or WriteOptions()), timeout_seconds)
+
+    def add_utterances(
+        self,
+        name: str,
+        utterances: Sequence[str],
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Add examples to a route; ``count`` of the result says how many were new."""
+        request = calls.add_utterances(name, utterances, options or WriteOptions())
+        return self.send(request, timeout_seconds)
+
+    def remove_utterances(
+        self,
+        name: str,
+        utterances: Sequence[str],
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Remove examples from a route; the last one cannot be removed."""
+        request = calls.remove_utterances(name, utterances, options or WriteOptions())
+        return self.send(request, timeout_seconds)
+
+    # --- transfer --------------------------------------------------------------------
+
+    def import_routes(
+        self,
+        routes: Iterable[RouteLike] | bytes,
+        *,
+        format: Format = "ndjson",
+        replace: bool = False,
+        import_id: str | None = None,
+        ack: Ack = "applied",
+        timeout_seconds: float | None = calls.TRANSFER_SECONDS,
+    ) -> ImportResult:
+        """Create or replace many routes, all at once or not at all.
+
+        Args:
+            routes: Routes, sent as a stream; or a document in ``format``.  An iterator is read
+                once, so the call is not tried again after it began to send; a list is.
+            format: Format of a document.
+            replace: Whether to delete every route that the import does not name.
+            import_id: Names the import, so that an interrupted one can be sent again.
+            ack: Level of durability to wait for.
+            timeout_seconds: Time of this call.
+        """
+        request = calls.import_routes(
+            routes, format=format, replace=replace, import_id=import_id, ack=ack
+        )
+        return self.send(request, timeout_seconds)
+
+    def export_routes(
+        self,
+        *,
+        consistency: Consistency = "local",
+        timeout_seconds: float | None = calls.TRANSFER_SECONDS,
+    ) -> Iterator[Route]:
+        """Yield all routes at one position, as a stream."""
+        lines = calls.Lines()
+        with self.export_document("ndjson", consistency, timeout_seconds) as pieces:
+            for piece in pieces:
+                for line in lines.feed(piece):
+                    yield calls.exported_route(line)
+        for line in lines.end():
+            yield calls.exported_route(line)
+
+    @contextmanager
+    def export_document(
+        self,
+        format: Format = "yaml",
+        consistency: Consistency = "local",
+        timeout_seconds: float | None = calls.TRANSFER_SECONDS,
+    ) -> Iterator[Iterator[bytes]]:
+        """All routes as a document that an import takes back, in pieces."""
+        request = calls.export_routes(format, consistency)
+        with self.stream(request, timeout_seconds) as pieces:
+            yield pieces
+
+    # --- settings and outcomes ---------------------------------------------------------
+
+    def get_settings(
+        self, *, consistency: Consistency = "local", timeout_seconds: float | None = None
+    ) -> RouteSetSettings:
+        """Settings of the route set."""
+        return self.send(calls.get_settings(consistency), timeout_seconds)
+
+    def put_settings(
+        self,
+        settings: RouteSetSettings,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Replace all settings of the route set; needs the scope ``admin``."""
+        request = calls.put_settings(settings, options or WriteOptions())
+        return self.send(request, timeout_seconds)
+
+    def get_operation(self, op_id: str, *, timeout_seconds: float | None = None) -> Operation:
+        """Outcome of a write by its ``op_id``."""
+        return self.send(calls.operation(op_id), timeout_seconds)

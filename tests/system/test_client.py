@@ -1,0 +1,139 @@
+"""Goal: a program that uses the client notices no failure that another node can answer for.
+
+Method: three real nodes; one is killed under load, answers are lost in a proxy between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fault_proxy import Fault
+from node_cluster import Cluster, StartCluster, until
+from synaptoroute.client import (
+    AsyncClient,
+    Client,
+    ConnectionFailed,
+    RetryPolicy,
+    WriteOptions,
+)
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+CLIENTS = 4
+LOAD_SECONDS = 6.0
+
+
+def urls_of(cluster: Cluster) -> list[str]:
+    return [member.process.url for member in cluster.members]
+
+
+def route(name: str, *utterances: str) -> dict[str, Any]:
+    return {"name": name, "utterances": list(utterances) or [f"{name} one"]}
+
+
+def load(client: Client, number: int, ended: threading.Event, failed: list[str]) -> Iterator[str]:
+    """Write, query and read until the end; yield the routes that were written."""
+    while not ended.is_set():
+        name = f"c{number}.{time.monotonic_ns()}"
+        try:
+            client.put_route(route(name, f"{name} text"))
+            yield name
+            assert client.query(f"{name} text").route == name
+            assert client.get_route(name).name == name
+        except Exception as error:
+            failed.append(f"{name}: {error!r}")
+
+
+def test_killed_node_fails_no_call(start_cluster: StartCluster) -> None:
+    """Every call of every client succeeds, and reads its own writes, through a kill -9."""
+    cluster = start_cluster(nodes=3)
+    ended, failed, written = threading.Event(), [], []
+
+    def run(number: int) -> None:
+        with Client(urls_of(cluster), api_key="") as client:
+            written.extend(load(client, number, ended, failed))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(written) >= 3 * CLIENTS)
+    before = len(written)
+    cluster[1].kill()
+    killed_at = time.monotonic()
+    until(lambda: time.monotonic() > killed_at + LOAD_SECONDS)
+    ended.set()
+    for thread in threads:
+        thread.join(30)
+
+    assert [] == failed
+    assert len(written) > before + CLIENTS
+    with Client(urls_of(cluster), api_key="") as client:
+        assert set(written) <= {each.name for each in client.routes(consistency="head")}
+
+
+def test_client_reads_its_writes_on_every_node(shared: Cluster) -> None:
+    """Round after round each read goes to another node than the write."""
+    with Client(urls_of(shared), api_key="") as client:
+        for number in range(30):
+            client.put_route(route("own", f"own {number}"))
+            for _ in range(2):
+                assert client.get_route("own").utterances == [f"own {number}"]
+        version = client.version
+
+    with Client(urls_of(shared), api_key="", min_version=version) as heir:
+        assert heir.get_route("own").utterances == ["own 29"]
+    assert version is not None
+
+
+async def test_tasks_of_an_async_client_read_their_writes(shared: Cluster) -> None:
+    """Tasks share one client and its version."""
+    async with AsyncClient(urls_of(shared), api_key="") as client:
+
+        async def one(number: int) -> bool:
+            name = f"task.{number}"
+            await client.put_route(route(name))
+            return (await client.get_route(name)).name == name
+
+        assert all(await asyncio.gather(*(one(number) for number in range(20))))
+
+
+def test_lost_answer_of_a_write_has_one_effect(shared: Cluster) -> None:
+    """A proxy loses the answer; the retry through another node finds the first one's effect."""
+    shared.put(0, "ambiguous", "first text")
+    proxy = shared.network.proxy(shared[0].process.port)
+    urls = [f"http://127.0.0.1:{proxy.port}", shared[1].process.url]
+    shared.network.set_fault(proxy, Fault.TO_SERVER_ONLY)
+    with Client(urls, api_key="", attempt_seconds=1.0) as client:
+        # The calls begin with the addresses in turn, so one of the two goes through the proxy.
+        added = [client.add_utterances("ambiguous", [text]) for text in ("second", "third")]
+        assert proxy.answers_held.is_set()
+        assert sorted(client.get_route("ambiguous").utterances) == ["first text", "second", "third"]
+    history = shared[1].http.get("/v1/history", params={"route": "ambiguous"}).json()["entries"]
+
+    assert [("applied", 1)] * 2 == [(each.status, each.count) for each in added]
+    assert sorted(each.version for each in added) == sorted(
+        entry["version"] for entry in history[: len(history) - 1]
+    )
+    shared.judge()
+
+
+def test_without_nodes_a_write_says_that_nothing_was_taken(start_cluster: StartCluster) -> None:
+    """An address that refuses connections has taken nothing."""
+    cluster = start_cluster(nodes=1)
+    cluster[0].kill()
+    policy = RetryPolicy(attempts_max=2, first_wait_seconds=0.01)
+    with Client(urls_of(cluster), api_key="", retry=policy) as client:
+        with pytest.raises(ConnectionFailed) as caught:
+            client.put_route(route("x"), options=WriteOptions(idempotency_key="mine"))
+        cluster[0].process.start()
+        cluster[0].wait_ready()
+        again = client.put_route(route("x"), options=WriteOptions(idempotency_key="mine"))
+
+    assert (caught.value.outcome, caught.value.idempotency_key) == ("not_taken", "mine")
+    assert again.created
