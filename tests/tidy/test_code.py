@@ -45,7 +45,14 @@ UNTESTED_ROOMS = frozenset(
     {"__init__", "version", "cluster", "errors", "failpoints", "ports", "threads"}
 )
 # Programs for the terminal.
-PRINTING = ("node/synaptoroute/cli", "coordinator/synaptoroute_coordinator/cli", "benchmarks")
+PRINTING = (
+    "node/synaptoroute/cli",
+    "coordinator/synaptoroute_coordinator/cli",
+    "benchmarks",
+    "examples",
+    "tests/conformance/programs",
+    "tests/support/environments.py",
+)
 # A bracket around one letter keeps these patterns from matching themselves.
 MARKS = re.compile(r"\b(?:TO[D]O|FIX[M]E|X[X]X)\b")
 MACHINE_PATHS = re.compile(r"(?<![\w.}])/(?:[w]ork|[r]oot|[h]ome|opt/[p]ypi)/[\w.]")

@@ -17,6 +17,7 @@ from synaptoroute.cli.commands import (
     doctor,
     evaluate,
     feedback,
+    mcp,
     model,
     routes,
     serve,
@@ -99,6 +100,7 @@ app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("serve", cls=serve.ServeCommand)(serve.serve)
 app.command("query")(evaluate.query)
+app.command("mcp")(mcp.mcp)
 
 _routes = _group("routes", "Read and change routes.")
 _routes.command("list")(routes.list_routes)

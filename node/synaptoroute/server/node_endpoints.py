@@ -44,8 +44,17 @@ from synaptoroute.server.responses import (
 )
 from synaptoroute.server.route_endpoints import WRITE_EXAMPLE, write_responses
 from synaptoroute.server.runtime import runtime_of
-from synaptoroute.server.schemas import Liveness, Operation, PreviewRequest, Readiness, TrialRequest
+from synaptoroute.server.schemas import (
+    KeyDescription,
+    Liveness,
+    Operation,
+    PreviewRequest,
+    Readiness,
+    TrialRequest,
+)
 from synaptoroute.version import __version__
+from synaptoroute.web.api_keys import SCOPES, Scope
+from synaptoroute.web.middleware import context_of
 from synaptoroute.web.problems import InvalidParameter, OperationNotFound
 
 endpoints = APIRouter()
@@ -217,6 +226,30 @@ async def fit_calibration(request: Request) -> Response:
     if result is not None:
         headers["SR-Op-Id"] = result.op_id
     return model_response(report, headers=headers)
+
+
+@endpoints.get(
+    "/v1/key",
+    tags=["settings"],
+    summary="Show what the API key of the request allows",
+    responses={
+        200: success(
+            "The key",
+            {"name": "route-editor", "scopes": ["read", "write"], "expires_at": None},
+            KeyDescription,
+        ),
+        **problems(*READ_PROBLEMS),
+    },
+)
+async def show_key(request: Request) -> Response:
+    """Name, scopes and expiry of the key; on a node without API keys, all scopes and no name."""
+    key = context_of(request.scope).key
+    if key is None:
+        shown = KeyDescription(name=None, scopes=list(SCOPES), expires_at=None)
+    else:
+        scopes: list[Scope] = [scope for scope in SCOPES if scope in key.scopes]
+        shown = KeyDescription(name=key.name, scopes=scopes, expires_at=key.expires_at)
+    return model_response(shown)
 
 
 @endpoints.get(

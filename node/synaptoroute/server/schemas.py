@@ -455,6 +455,20 @@ class Operation(BaseModel):
     detail: str | None = None
 
 
+class KeyDescription(BaseModel):
+    """What the API key of a request allows.
+
+    Attributes:
+        name: Name of the key; None where the node serves clients without a key.
+        scopes: What it allows; ``admin`` allows everything.
+        expires_at: Unix time in seconds from which on it is refused; None for never.
+    """
+
+    name: str | None
+    scopes: list[Literal["read", "write", "admin"]]
+    expires_at: float | None
+
+
 class Liveness(BaseModel):
     """The process runs."""
 

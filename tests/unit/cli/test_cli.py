@@ -180,7 +180,7 @@ def test_every_command_has_a_json_option() -> None:
         if "--json" not in {option for param in command.params for option in param.opts}
     }
 
-    assert without == {"serve", "routes export"}
+    assert without == {"serve", "mcp", "routes export"}
 
 
 def test_commands_that_talk_to_a_node_take_the_files_of_tls() -> None:

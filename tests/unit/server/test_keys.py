@@ -77,6 +77,20 @@ async def test_scope_is_needed(
         assert status != 401
 
 
+async def test_key_is_described_to_its_holder(tmp_path: Path, keys: dict[str, str]) -> None:
+    """Name, scopes and expiry; a node without keys allows everything."""
+    async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
+        answer = await node.http.get("/v1/key", headers={"X-API-Key": keys["read"]})
+        refused = await node.http.get("/v1/key")
+    async with http_node(tmp_path) as node:
+        open_to_all = await node.http.get("/v1/key")
+
+    assert {"name": "reader", "scopes": ["read"], "expires_at": None} == answer.json()
+    assert 401 == refused.status_code
+    everything = {"name": None, "scopes": ["read", "write", "admin"], "expires_at": None}
+    assert everything == open_to_all.json()
+
+
 async def test_missing_or_unknown_key_is_refused_and_not_logged(
     tmp_path: Path, keys: dict[str, str]
 ) -> None:

@@ -1,0 +1,144 @@
+"""``synaptoroute mcp``: the routes as tools for agents, over the Model Context Protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+from synaptoroute.cli.exit_codes import BadUsage
+from synaptoroute.cli.options import (
+    DEFAULT_URL,
+    ApiKey,
+    EncoderPrecision,
+    Model,
+    RoutesFile,
+    tls_context,
+)
+from synaptoroute.cli.query_backend import open_empty_router
+from synaptoroute.errors import RouteError
+
+if TYPE_CHECKING:
+    from synaptoroute.integrations.backends import Backend
+    from synaptoroute.models import Route
+    from synaptoroute.router import AdaptiveRouter
+    from synaptoroute.web.api_keys import ApiKeys
+
+DEFAULT_PORT: Final = 8765
+Serve = Callable[["Backend"], Awaitable[None]]
+
+
+def mcp(
+    url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--url",
+            envvar="SYNAPTOROUTE_URL",
+            show_default=DEFAULT_URL,
+            help="Address of a node; give it several times, and the next one is asked if one "
+            "does not answer.",
+        ),
+    ] = None,
+    api_key: ApiKey = None,
+    routes: RoutesFile = None,
+    transport: Annotated[
+        Literal["stdio", "http"],
+        typer.Option("--transport", help="stdio for a client that starts this command."),
+    ] = "stdio",
+    host: Annotated[str, typer.Option(help="Address to listen on, with --transport http.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on.")] = DEFAULT_PORT,
+    api_keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-keys-file",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+            help="Keys of the clients, as a node has them; needed unless --host is loopback.",
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            show_default=False,
+            help="Name by which clients know this server, beside those of loopback.",
+        ),
+    ] = None,
+    model: Model = None,
+    precision: EncoderPrecision = "auto",
+) -> None:
+    """Serve the tools route, explain and list_routes to an agent (MCP).
+
+    Asks the nodes of a cluster, or with --routes a router in this process. With a key that
+    allows writes there are tools that change routes as well.
+    """
+    try:
+        from synaptoroute.integrations.mcp_server import HttpAddress, serve_http, serve_stdio
+    except ImportError as error:
+        raise BadUsage(str(error)) from error
+    from synaptoroute.web.logs import configure_logs, server_log
+
+    configure_logs("info", "text" if sys.stderr.isatty() else "json", sys.stderr)
+    log = server_log()
+    serve: Serve = partial(serve_stdio, log=log)
+    if transport == "http":
+        keys = _read_keys(host, api_keys_file)
+        address = HttpAddress(host, port, tuple(allowed_host or ()))
+        serve = partial(serve_http, address=address, keys=keys, log=log)
+    if routes is None:
+        asyncio.run(_serve_cluster(url or [DEFAULT_URL], api_key, serve))
+    else:
+        with open_empty_router(routes, model, precision) as (router, found):
+            asyncio.run(_serve_file(router, found, serve))
+
+
+def _read_keys(host: str, path: Path | None) -> ApiKeys | None:
+    from synaptoroute.web.api_keys import ApiKeys
+    from synaptoroute.web.site_rules import is_loopback
+
+    if path is not None:
+        return ApiKeys(path)
+    if not is_loopback(host):
+        raise BadUsage(
+            f"{host} can be reached from other machines: give --api-keys-file, or listen on "
+            "127.0.0.1; `synaptoroute keys new` makes a key"
+        )
+    return None
+
+
+async def _serve_cluster(urls: Sequence[str], api_key: str | None, serve: Serve) -> None:
+    from synaptoroute.integrations.backends import ClusterBackend
+
+    for url in urls:
+        if not url.startswith(("http://", "https://")):
+            raise BadUsage("an address must start with http:// or https://")
+    context: Any = tls_context()
+    backend = ClusterBackend(urls, api_key, True if context is None else context)
+    try:
+        await serve(backend)
+    finally:
+        await backend.close()
+
+
+async def _serve_file(router: AdaptiveRouter, routes: Sequence[Route], serve: Serve) -> None:
+    from synaptoroute.integrations.backends import EmbeddedBackend
+
+    for route in routes:
+        router.add_route(route)
+    await router.start()
+    try:
+        # Without a fit the first answers would differ from later ones.
+        with suppress(RouteError):  # it is too small to be fitted
+            await router.fits.fit_now()
+        await serve(EmbeddedBackend(router))
+    finally:
+        await router.stop()
