@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from fit_threshold import Split, read_splits
 from synaptoroute.config import Precision
 from synaptoroute.core.mutation import Aggregation
-from synaptoroute.decision.calibration import COUNTS, SIZES
 from synaptoroute.decision.fitting import level_of, softmax, terms_of
+from synaptoroute.decision.starting_numbers import COUNTS, SIZES
 from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
 
 AGGREGATIONS: Final[tuple[Aggregation, ...]] = ("blend", "max", "mean", "centroid", "topk")

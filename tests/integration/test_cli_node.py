@@ -15,8 +15,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from encoders import second_model
 from ports import free_port
 from repository import QUERIES, ROOT, ROUTES
+from synaptoroute.cascade import distil
 from synaptoroute.cli.app import app
 from synaptoroute.cli.exit_codes import ExitCode
 from synaptoroute.cli.processes import NodeProcess
@@ -268,6 +270,48 @@ def test_model_check() -> None:
     assert (result.exit_code, output(result)["dim"]) == (0, 384)
     assert runner.invoke(app, ["model", "check", "no-such-model"]).exit_code == ExitCode.NO
     assert runner.invoke(app, ["model", "fetch", catalogue.DEFAULT_MODEL]).exit_code == 0
+
+
+def test_model_prepare_of_an_own_model(tmp_path: Path) -> None:
+    """It has a confidence before a fit, and is listed with what was measured."""
+    folder = tmp_path / "own"
+    shutil.copytree(second_model(), folder)
+    # Ten tokens are enough for a table here; a whole one takes half a minute.
+    cache = ["--cache-dir", str(tmp_path / "cache")]
+    runner = CliRunner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("synaptoroute.cascade.distil", lambda encoder: distil(encoder, tokens_max=10))
+        words = ["model", "prepare", str(folder), "--routes", str(ROUTES), "--json", *cache]
+        report = output(runner.invoke(app, words))
+        again = output(runner.invoke(app, ["model", "prepare", str(folder), "--json", *cache]))
+
+    assert report["numbers"] == again["numbers"] == "measured"
+    assert report["languages"] == ["en"]
+    assert report["scripts"] == ["LATIN"]
+    assert set(report["accuracy"]) == set(report["accuracy_of_default"]) == {"probe", ROUTES.name}
+    assert again["accuracy"] == report["accuracy"]
+    listed = output(runner.invoke(app, ["model", "list", "--json", *cache]))
+    (own,) = [model for model in listed if model["name"] == str(folder)]
+    assert own["measured"]["accuracy"] == report["accuracy"]
+    assert own["measured"]["lone_texts_per_second"] > 0
+
+    encoder = open_encoder(str(folder))  # What lies in the folder is enough
+    router = AdaptiveRouter(encoder)
+    for route in few_routes():
+        router.add_route(route)
+    try:
+        found = router.query("Where is my order?", limit=3)
+        unread = router.query("\u0e40\u0e07\u0e34\u0e19\u0e04\u0e37\u0e19")
+    finally:
+        router.close()
+        encoder.close()
+    assert found.confidence is not None
+    assert unread.reason == "not_understood"
+
+
+def test_prefix_of_a_named_model_is_refused() -> None:
+    result = CliRunner().invoke(app, ["model", "prepare", "multilingual", "--prefix", "query: "])
+    assert result.exit_code == ExitCode.USAGE
 
 
 # --- another encoder --------------------------------------------------------------------

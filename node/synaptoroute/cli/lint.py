@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.same_text import same_text_form
 from synaptoroute.encoder import Tokens
-from synaptoroute.encoder.understanding import why_not_understood
+from synaptoroute.encoder.presets import why_not_understood
 from synaptoroute.models import Route
 
 UTTERANCES_MIN: Final = 5

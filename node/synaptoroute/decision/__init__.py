@@ -13,11 +13,11 @@ from synaptoroute.decision.calibration import (
     CurvePoint,
     DecisionCalibration,
     read_decision_calibration,
-    shipped_calibration,
 )
 from synaptoroute.decision.fitting import JUDGED_MAX, fit_decision
 from synaptoroute.decision.metric import Metric, ScoreWeights, read_metric, score_terms
 from synaptoroute.decision.probability import BEST_ROUTES, confidences
+from synaptoroute.decision.starting_numbers import shipped_calibration
 
 __all__ = [
     "BEST_ROUTES",

@@ -1,13 +1,10 @@
-"""The numbers of one fit, their bytes in the log, and numbers that ship for the start."""
+"""The numbers of one fit, and their bytes in the log."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal, TypeAlias
 
@@ -19,10 +16,6 @@ Kind: TypeAlias = Aggregation | Literal["adaptive"]
 CALIBRATION_BYTES_MAX: Final = 131_072
 CURVE_POINTS_MAX: Final = 21
 FINGERPRINT_DIGITS_MAX: Final = 64
-COUNTS: Final = (1, 2, 3, 5, 10, 20)
-"""Utterances a route for which numbers ship."""
-SIZES: Final = (2, 8, 32, 128)
-"""Routes for which numbers ship."""
 
 _MAGIC: Final = b"decision1\n"
 _NUMBERS: Final = (
@@ -190,59 +183,3 @@ def _is_sound_score(found: DecisionCalibration) -> bool:
         and is_finite(given)
         and (not found.metric or read_metric(found.metric) is not None)
     )
-
-
-# --- numbers that ship -------------------------------------------------------------------
-
-
-def shipped_calibration(
-    fingerprint: str, aggregation: Kind, utterances_per_route: float, routes: int = 32
-) -> DecisionCalibration | None:
-    """Find the numbers of an encoder for sets without a fit; None for an encoder unknown here.
-
-    Args:
-        fingerprint: Of the encoder.
-        aggregation: ``adaptive`` has those of ``blend``: without a fit it scores like it.
-        utterances_per_route: Mean over the routes.
-        routes: How many routes the set has.
-    """
-    tables = _shipped_tables().get(fingerprint)
-    if tables is None:
-        return None
-    known = "blend" if aggregation == "adaptive" else aggregation
-    rows = tables.get(known)
-    if rows is None:
-        return None
-    size = _nearest(SIZES, float(routes))
-    count = _nearest(COUNTS, utterances_per_route)
-    numbers = rows[f"{size}/{count}"]
-    temperature, inside, inside_spread, outside, outside_spread = numbers
-    return DecisionCalibration(
-        "",
-        fingerprint,
-        aggregation,
-        0,
-        0,
-        temperature,
-        inside,
-        inside_spread,
-        outside,
-        outside_spread,
-    )
-
-
-def _nearest(steps: tuple[int, ...], wanted: float) -> int:
-    """Choose the step whose ratio to ``wanted`` is nearest to one; the lower of equals."""
-    return min(steps, key=lambda step: abs(math.log(step / max(wanted, 1.0))))
-
-
-@cache
-def _shipped_tables() -> dict[str, dict[str, dict[str, list[float]]]]:
-    text = files("synaptoroute.decision").joinpath("shipped.json").read_text(encoding="utf-8")
-    tables: dict[str, dict[str, dict[str, list[float]]]] = json.loads(text)
-    return tables
-
-
-def at_revision(found: DecisionCalibration, at: str) -> DecisionCalibration:
-    """Say which route set was fitted."""
-    return replace(found, at=at)

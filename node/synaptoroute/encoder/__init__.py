@@ -67,5 +67,5 @@ def open_encoder(
         return HashEncoder(int(hashed[1]))
     model = resolve(model)
     if model == universal_encoder.NAME:
-        return universal_encoder.UniversalEncoder()
+        return universal_encoder.UniversalEncoder(cache_dir)
     return Encoder(model, precision=precision, providers=providers, cache_dir=cache_dir)

@@ -35,6 +35,8 @@ _GRAPHS: Final = (
 )
 _CONFIG_BYTES_MAX: Final = 1 << 20
 _POSITIONS_DEFAULT: Final = 512
+_PREFIXES_MAX: Final = 8
+_PREFIX_CHARACTERS_MAX: Final = 512
 # These models count positions from the padding id on, so two positions are never used.
 _OFFSET_POSITIONS: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 _POOLING_MODES: Final[Mapping[str, Pooling]] = {
@@ -64,6 +66,27 @@ def local_recipe(folder: Path) -> Recipe:
         utterance_prefix=own.get("utterance_prefix", ""),
         scripts=_check_scripts(own["scripts"]) if "scripts" in own else None,
     )
+
+
+def write_prefix(folder: Path, prefix: str) -> None:
+    """Have a model put a prefix before queries and utterances: another fingerprint."""
+    own = _own_settings(folder)
+    own |= {"query_prefix": prefix, "utterance_prefix": prefix}
+    path = folder / OWN_FILE
+    draft = path.with_name(f".{OWN_FILE}")
+    try:
+        draft.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def declared_prefixes(folder: Path) -> list[str]:
+    """Prefixes that a folder of sentence-transformers declares as prompts."""
+    prompts = read_config(folder / "config_sentence_transformers.json").get("prompts")
+    texts = prompts.values() if isinstance(prompts, dict) else ()
+    found = dict.fromkeys(text for text in texts if isinstance(text, str) and text)
+    return [text for text in found if len(text) <= _PREFIX_CHARACTERS_MAX][:_PREFIXES_MAX]
 
 
 def positions_of(folder: Path) -> int:

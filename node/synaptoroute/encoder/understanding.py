@@ -15,9 +15,12 @@ from typing import Final
 
 UNKNOWN_SHARE_MAX: Final = 0.5
 """A text with more unknown pieces, or more letters of undeclared scripts, is not understood."""
-_SCRIPTS_SHOWN_MAX: Final = 3
-_NO_SCRIPT: Final = frozenset({"MODIFIER", "MATHEMATICAL", "FEMININE", "MASCULINE", "MICRO"})
-"""First words of the names of letters that all scripts share."""
+_NO_SCRIPT: Final = frozenset(
+    "ALEF ANGSTROM BET BLACK-LETTER CARON DALET DOUBLE-STRUCK EULER FEMININE GIMEL IDEOGRAPHIC "
+    "INFORMATION KATAKANA-HIRAGANA KELVIN MASCULINE MASU MATHEMATICAL MICRO MODIFIER OHM PLANCK "
+    "ROMAN SCRIPT SUPERSCRIPT TURNED VERTICAL".split()
+)
+"""First words of the names of letters that several scripts share, and of letters as symbols."""
 _WIDE: Final = frozenset({"FULLWIDTH", "HALFWIDTH"})
 _COMMON_LETTERS: Final = (
     0x10000  # letters beyond belong to scripts of scholars, and to rare Chinese
@@ -49,17 +52,6 @@ def _is_punctuation(letter: str) -> bool:
     if letter.isascii():
         return not letter.isalnum() and not letter.isspace()
     return unicodedata.category(letter).startswith("P")
-
-
-def why_not_understood(text: str, model: str) -> str:
-    """Say why a model does not understand a text, and which would."""
-    foreign = sorted({script_of(letter) for letter in text} - {"", "LATIN"})
-    if foreign:
-        names = " or ".join(name.capitalize() for name in foreign[:_SCRIPTS_SHOWN_MAX])
-        return f"{model} does not read {names} script; a multilingual model does"
-    if any(map(str.isalnum, text)):
-        return f"{model} does not know its words; no model does, if they are no words"
-    return f"{model} has no piece for it; no text model gives symbols alone a meaning"
 
 
 def script_of(letter: str) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens, freeze_tokens
+from synaptoroute.encoder.prepared import use_prepared
 from synaptoroute.encoder.understanding import is_understood
 from synaptoroute.errors import EncoderError, InvalidQuery, ModelCorrupt, ModelNotFound
 from synaptoroute.threads import single_blas_thread
@@ -57,8 +58,11 @@ class UniversalEncoder:
     Invariant: an embedding depends on its text alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cache_dir: Path | None = None) -> None:
         """Load the model: half a second, 150 MB.
+
+        Args:
+            cache_dir: Folder of what was prepared; None for the default.
 
         Raises:
             ModelNotFound: The extra is not installed.
@@ -78,6 +82,7 @@ class UniversalEncoder:
         self._blank = self._tokenizer._pieces.index(_WORD_MARK)
         self._network: Any = NumpyBackend(str(folder / "weights.npz"), _Given(), threads=1)
         self._stats = StatsCounter()
+        self.prepared = use_prepared(self.fingerprint, cache_dir=cache_dir)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenize queries, cut to ``max_tokens``."""

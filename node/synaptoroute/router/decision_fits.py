@@ -33,6 +33,7 @@ from synaptoroute.decision import (
     read_decision_calibration,
 )
 from synaptoroute.decision.fitting import FITTED_ROWS_MAX, JUDGED_MIN, ROUTES_MIN
+from synaptoroute.decision.starting_numbers import digest_of_tables
 from synaptoroute.errors import NotFinalized, NotReady, RouteError, SynaptoRouteError
 from synaptoroute.models import WriteResult
 from synaptoroute.ports import EnginePort
@@ -84,6 +85,8 @@ class CalibrationReport(BaseModel):
         refit_changed_share: Share at which they are fitted again.
         pending: ``nothing``, ``due``, ``waiting`` for the least time between two fits, or
             ``fitting`` on this node.
+        starting_numbers: Digest of the numbers that hold without a fit, which ship or come from
+            ``model prepare``; equal on nodes that answer alike.  None without any.
         at: ``epoch.seq`` of the fitted route set.
         fitted_at: When it was fitted, RFC 3339 in UTC, by the clock of that node.
         fitted_by: Identity of the node that fitted it.
@@ -106,6 +109,7 @@ class CalibrationReport(BaseModel):
     changed_share: float
     refit_changed_share: float
     pending: str
+    starting_numbers: str | None = None
     at: str | None = None
     fitted_at: str | None = None
     fitted_by: str | None = None
@@ -236,6 +240,7 @@ class DecisionFitter:
             changed_share=round(outlook.changed_share, 4),
             refit_changed_share=REFIT_CHANGED_SHARE,
             pending=self._pending(outlook),
+            starting_numbers=digest_of_tables(engine.encoder.fingerprint),
         )
         numbers = outlook.numbers
         if numbers is None:

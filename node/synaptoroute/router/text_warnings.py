@@ -13,7 +13,7 @@ from typing import Final
 
 from synaptoroute.core.same_text import same_text_form
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.encoder.understanding import why_not_understood
+from synaptoroute.encoder.presets import why_not_understood
 from synaptoroute.ports import EnginePort
 from synaptoroute.tensor import Tensor
 

@@ -9,15 +9,13 @@ import pytest
 from synaptoroute.config import Precision
 from synaptoroute.decision.calibration import (
     CALIBRATION_BYTES_MAX,
-    COUNTS,
-    SIZES,
     CurvePoint,
     DecisionCalibration,
     Kind,
     read_decision_calibration,
-    shipped_calibration,
 )
 from synaptoroute.decision.metric import ScoreWeights
+from synaptoroute.decision.starting_numbers import COUNTS, SIZES, shipped_calibration
 from synaptoroute.encoder import open_encoder
 
 FOUND = DecisionCalibration(

@@ -6,7 +6,8 @@ from functools import cache
 
 import pytest
 
-from synaptoroute.encoder import Encoder
+from synaptoroute.encoder import DEFAULT_MODEL, Encoder, universal_encoder
+from synaptoroute.encoder.presets import why_not_understood
 from synaptoroute.encoder.understanding import is_understood, script_of
 
 pytestmark = pytest.mark.unit
@@ -92,8 +93,33 @@ def test_encoder_without_declared_scripts_reads_all() -> None:
         ("!", ""),
         ("\u00aa", ""),
         ("\ue000", ""),
+        ("\u30fc", ""),
+        ("\u3005", ""),
+        ("\u212a", ""),
     ],
 )
 def test_script_of_a_letter(letter: str, script: str) -> None:
-    """Digits, punctuation and private characters have none."""
+    """Digits, punctuation, private characters and letters that scripts share have none."""
     assert script == script_of(letter)
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "reason"),
+    [
+        ("\u0e40\u0e07\u0e34\u0e19", DEFAULT_MODEL, "Thai script; the preset 'multilingual' does"),
+        ("\u05e9\u05dc\u05d5\u05dd", DEFAULT_MODEL, "Hebrew script; no preset does"),
+        ("\u05e9 \u0436", universal_encoder.NAME, "Hebrew script; no preset does"),
+        ("\u05e9 \u0436", DEFAULT_MODEL, "Cyrillic or Hebrew script; no preset does"),
+        ("\U0001f44e", DEFAULT_MODEL, "no text model gives symbols alone a meaning"),
+        ("q" * 110, DEFAULT_MODEL, "does not know its words"),
+    ],
+)
+def test_reason_names_the_preset_that_declares_the_script(
+    text: str, model: str, reason: str
+) -> None:
+    assert reason in why_not_understood(text, model)
+
+
+def test_long_vowels_of_japanese_belong_to_its_script() -> None:
+    """The mark of a long vowel is half of the letters of some words."""
+    assert is_understood("\u30fc\u30b3\u30fc", 3, 0, universal_encoder.SCRIPTS)

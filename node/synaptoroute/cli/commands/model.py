@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from synaptoroute.cli.exit_codes import CheckFailed
+from synaptoroute.cli.exit_codes import BadUsage, CheckFailed
 from synaptoroute.cli.options import AsJson, EncoderPrecision
+from synaptoroute.cli.route_files import read_route_file
 from synaptoroute.cli.terminal import (
     Cell,
     note,
@@ -20,6 +22,12 @@ from synaptoroute.cli.terminal import (
     progress,
     waiting,
 )
+
+if TYPE_CHECKING:
+    from synaptoroute.config import Precision
+    from synaptoroute.encoder import TextEncoder
+    from synaptoroute.encoder.measuring import OwnRoutes
+    from synaptoroute.encoder.prepared import Prepared
 
 CacheDir = Annotated[
     Path | None,
@@ -44,14 +52,16 @@ _TEXTS: Final = (
 
 
 def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
-    """List the presets with their figures, and the models that can be used by name.
+    """List the presets, the models that can be used by name, and those that were prepared here.
 
     Folders can be used by path.
     """
     from synaptoroute.encoder import list_models
+    from synaptoroute.encoder.prepared import list_prepared
 
     models = list_models(cache_dir)
     presets = _presets()
+    prepared = list(list_prepared(cache_dir))
     if as_json:
         names = {preset["model"]: preset["preset"] for preset in presets}
         figures = {preset["model"]: preset["measured"] for preset in presets}
@@ -63,6 +73,11 @@ def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
                     "measured": figures.get(model.name),
                 }
                 for model in models
+            ]
+            + [
+                {"name": each.folder or each.model, "preset": None, "is_local": True}
+                | {"measured": asdict(each.measured), **_summary(each)}
+                for each in prepared
             ]
         )
         return
@@ -78,6 +93,25 @@ def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
         for model in models
     ]
     print_table(("model", "dim", "size", "licence", "on this machine"), rows, right=("dim", "size"))
+    if prepared:
+        _show_prepared(prepared)
+
+
+def _show_prepared(prepared: Sequence[Prepared]) -> None:
+    """Show what ``model prepare`` measured here, beside the default on the same texts."""
+    rows: list[tuple[Cell, ...]] = []
+    for each in prepared:
+        usual = each.reference_accuracy
+        accuracy = ", ".join(
+            f"{name} {share:.3f} (default {usual[name]:.3f})"
+            for name, share in each.measured.accuracy.items()
+        )
+        speeds = each.measured.lone_texts_per_second, each.measured.batch_texts_per_second
+        cost = " / ".join(f"{speed:,.0f}" for speed in speeds)
+        tags = " ".join(each.understood_languages)
+        rows.append((each.folder or each.model, accuracy, cost, tags or "none"))
+    columns = ("prepared model", "accuracy", "texts/s alone / in batches", "languages")
+    print_table(columns, rows)
 
 
 def _presets() -> list[dict[str, Any]]:
@@ -196,38 +230,144 @@ def prepare(
     name: ModelName = None,
     precision: EncoderPrecision = "auto",
     cache_dir: CacheDir = None,
+    routes: Annotated[
+        Path | None,
+        typer.Option(
+            "--routes", show_default=False, help="Routes of your own to measure the model on."
+        ),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            "--prefix",
+            show_default=False,
+            help="Text before every query and utterance, for a folder; `auto` tries those that "
+            "the model declares.",
+        ),
+    ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Distil again even if a table exists.")
+        bool, typer.Option("--again", help="Measure and distil again what exists.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Distil the cascade's table from a model; needs no network.
+    """Measure a model and distil the cascade's table from it; needs no network.
 
-    Takes about a millisecond for each token of the vocabulary.
+    Makes the numbers of the confidence that hold before the first fit, and finds the
+    languages that the model understands. Takes some seconds, and about a millisecond for each
+    token of the vocabulary.
     """
-    from synaptoroute.cascade import distil, load_table, save_table, table_file
     from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
-    from synaptoroute.errors import ModelCorrupt
+    from synaptoroute.encoder.measuring import OwnRoutes
 
+    model = name or DEFAULT_MODEL
+    own = None
+    if routes is not None:
+        content = read_route_file(routes)
+        own = OwnRoutes(routes.name, {each.name: each.utterances for each in content.routes})
+    if prefix is not None:
+        _use_prefix(model, prefix, precision)
     with waiting("Loading the model ..."):
-        encoder = open_encoder(name or DEFAULT_MODEL, precision=precision, cache_dir=cache_dir)
-    started = time.perf_counter()
+        encoder = open_encoder(model, precision=precision, cache_dir=cache_dir)
     try:
-        path = table_file(encoder.fingerprint, cache_dir)
-        try:
-            table = None if again else load_table(path, encoder.fingerprint)
-        except ModelCorrupt:
-            table = None  # a damaged table is made again
-        is_new = table is None
-        if table is None:
-            with waiting("Distilling ..."):
-                table = distil(encoder)  # type: ignore[arg-type]  # refuses other encoders itself
-            save_table(table, path)
+        found = _measured(encoder, model, cache_dir, own, again)
+        report: dict[str, Any] = {"model": encoder.name, "fingerprint": encoder.fingerprint}
+        report |= {"numbers": "shipped"} if found is None else _summary(found)
+        report |= _distilled(encoder, cache_dir, again)
     finally:
         encoder.close()
-    report = {
-        "model": encoder.name,
-        "fingerprint": encoder.fingerprint,
+    _show_report("model prepare", report, as_json)
+
+
+def _use_prefix(model: str, prefix: str, precision: Precision) -> None:
+    """Write a prefix beside a model; the best of those that it declares for ``auto``."""
+    from synaptoroute.encoder import Encoder
+    from synaptoroute.encoder.local import declared_prefixes, write_prefix
+    from synaptoroute.encoder.measuring import best_prefix
+
+    folder = Path(model)
+    if not folder.is_dir():
+        raise BadUsage("--prefix is for a model in a folder; the others declare theirs")
+    if prefix == "auto":
+        encoders: dict[str, TextEncoder] = {}
+        with waiting("Trying prefixes ..."):
+            for each in ("", *declared_prefixes(folder)):
+                encoders[each] = Encoder(
+                    folder, precision=precision, query_prefix=each, utterance_prefix=each
+                )
+            prefix = best_prefix(encoders)
+        for encoder in encoders.values():
+            encoder.close()
+        note(f"the prefix is {prefix!r}, of {len(encoders)} that were tried")
+    write_prefix(folder, prefix)
+
+
+def _measured(
+    encoder: TextEncoder,
+    model: str,
+    cache_dir: Path | None,
+    own: OwnRoutes | None,
+    again: bool,
+) -> Prepared | None:
+    """Measure a model, unless that was done or its numbers ship; keep what was found."""
+    from synaptoroute.decision.starting_numbers import shipped_tables_of
+    from synaptoroute.encoder import open_encoder
+    from synaptoroute.encoder.measuring import measure
+    from synaptoroute.encoder.prepared import cache_folder, file_name, save_prepared
+
+    folder = Path(model).resolve() if Path(model).is_dir() else None
+    known: Prepared | None = getattr(encoder, "prepared", None)
+    if own is None and not again:
+        if known is not None:
+            return known
+        if folder is None and shipped_tables_of(encoder.fingerprint) is not None:
+            return None
+    reference = open_encoder()
+    try:
+        with waiting("Measuring ..."):
+            found = measure(encoder, reference, str(folder or ""), own)
+    finally:
+        reference.close()
+    save_prepared(found, cache_folder(cache_dir) / file_name(found.fingerprint))
+    if folder is not None:
+        try:
+            save_prepared(found, folder / file_name(found.fingerprint))
+        except OSError as error:
+            note(f"{folder} cannot be written ({error.strerror}): copy the file of the cache there")
+    return found
+
+
+def _summary(found: Prepared) -> dict[str, Any]:
+    """The part of the report that says what was measured."""
+    return {
+        "numbers": "measured",
+        "languages": list(found.understood_languages),
+        "scripts": None if found.scripts is None else sorted(found.scripts),
+        "accuracy": dict(found.measured.accuracy),
+        "accuracy_of_default": dict(found.reference_accuracy),
+        "lone_texts_per_second": found.measured.lone_texts_per_second,
+        "batch_texts_per_second": found.measured.batch_texts_per_second,
+    }
+
+
+def _distilled(encoder: Any, cache_dir: Path | None, again: bool) -> dict[str, Any]:
+    """Distil the cascade's table, unless one exists; the report of it."""
+    from synaptoroute.cascade import distil, load_table, save_table, table_file
+    from synaptoroute.errors import ModelCorrupt
+
+    if not hasattr(encoder, "vocabulary"):
+        return {"table": None}
+    started = time.perf_counter()
+    path = table_file(encoder.fingerprint, cache_dir)
+    try:
+        table = None if again else load_table(path, encoder.fingerprint)
+    except ModelCorrupt:
+        table = None  # a damaged table is made again
+    is_new = table is None
+    if table is None:
+        with waiting("Distilling ..."):
+            table = distil(encoder)
+        save_table(table, path)
+    return {
         "table": table.checksum,
         "tokens": len(table.rows),
         "size_bytes": path.stat().st_size,
@@ -235,7 +375,6 @@ def prepare(
         "is_new": is_new,
         "file": str(path),
     }
-    _show_report("model prepare", report, as_json)
 
 
 def _show_report(title: str, report: dict[str, Any], as_json: bool) -> None:
