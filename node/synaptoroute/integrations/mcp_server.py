@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from synaptoroute.client import ClientError
 from synaptoroute.errors import Overloaded, RouteError, SynaptoRouteError
 from synaptoroute.integrations.backends import Backend, Writer
 from synaptoroute.integrations.extras import MissingExtra
@@ -297,7 +298,7 @@ def _failure_of(error: Exception) -> tuple[str, str, float | None]:
     """Stable code, message for the model, and when to try again."""
     if isinstance(error, TimeoutError):
         return "deadline_exceeded", f"no answer in {CALL_SECONDS_MAX:g} s", None
-    if isinstance(error, SynaptoRouteError):
+    if isinstance(error, SynaptoRouteError | ClientError):
         return error.code, error.message, error.retry_after_seconds
     return "internal_error", "the call failed; the log of the server has the details", None
 

@@ -15,15 +15,19 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from synaptoroute.errors import InvalidQuery
-from synaptoroute.integrations.backends import Backend, Document, Writer
+from synaptoroute.integrations.backends import Backend, Writer
 from synaptoroute.models import (
     CANDIDATES_MAX,
     CONTEXT_TURNS_MAX,
     FILTER_ROUTES_MAX,
     QUERY_BYTES_MAX,
     UTTERANCES_PER_ROUTE_CALL_MAX,
+    FeedbackReceipt,
+    Match,
     Name,
+    Route,
     Utterance,
+    WriteResult,
     check_text,
 )
 
@@ -173,53 +177,51 @@ class FeedbackDone(Result):
 # --- what they do ------------------------------------------------------------------------
 
 
-async def _route(backend: Backend, asked: Any) -> Document:
-    return await backend.query(_query(asked))
+async def _route(backend: Backend, asked: Any) -> Match:
+    return await backend.query(asked.text, routes=asked.routes, context=asked.context)
 
 
-async def _explain(backend: Backend, asked: Any) -> Document:
-    answer = await backend.query({**_query(asked), "explain": True, "limit": asked.limit})
+async def _explain(backend: Backend, asked: Any) -> Match:
+    match = await backend.query(
+        asked.text,
+        routes=asked.routes,
+        context=asked.context,
+        explain=True,
+        limit=asked.limit,
+    )
     # An explained query lists at least five.
-    return {**answer, "candidates": (answer["candidates"] or [])[: asked.limit]}
+    return match.model_copy(update={"candidates": (match.candidates or [])[: asked.limit]})
 
 
-def _query(asked: RouteArguments) -> Document:
-    document: Document = {"text": asked.text}
-    if asked.routes is not None:
-        document["routes"] = asked.routes
-    if asked.context:
-        document["context"] = asked.context
-    return document
-
-
-async def _list(backend: Backend, asked: Any) -> Document:
+async def _list(backend: Backend, asked: Any) -> ListResult:
     page = await backend.list_routes(asked.after, asked.limit)
     routes = [
-        {
-            "name": route["name"],
-            "description": route.get("description"),
-            "utterances_count": len(route["utterances"]),
-            "examples": route["utterances"][:EXAMPLES_LISTED],
-        }
-        for route in page["routes"]
+        ListedRoute(
+            name=route.name,
+            description=route.description,
+            utterances_count=len(route.utterances),
+            examples=route.utterances[:EXAMPLES_LISTED],
+        )
+        for route in page.routes
     ]
-    return {**page, "routes": routes}
+    return ListResult(routes=routes, next_after=page.next_after, version=page.version)
 
 
-async def _add(writer: Writer, asked: Any) -> Document:
+async def _add(writer: Writer, asked: Any) -> WriteResult:
     return await writer.add_utterances(asked.name, asked.utterances)
 
 
-async def _put(writer: Writer, asked: Any) -> Document:
-    return await writer.put_route(asked.name, asked.model_dump(exclude_none=True))
+async def _put(writer: Writer, asked: Any) -> WriteResult:
+    return await writer.put_route(Route(**asked.model_dump(exclude_none=True)))
 
 
-async def _delete(writer: Writer, asked: Any) -> Document:
+async def _delete(writer: Writer, asked: Any) -> WriteResult:
     return await writer.delete_route(asked.name)
 
 
-async def _feedback(writer: Writer, asked: Any) -> Document:
-    return await writer.give_feedback(asked.model_dump(exclude_unset=True))
+async def _feedback(writer: Writer, asked: Any) -> FeedbackReceipt:
+    said = asked.model_dump(include=asked.model_fields_set - {"route"})
+    return await writer.feedback(asked.route, **said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +239,12 @@ class ToolSpec:
     about: str
     arguments: type[Arguments]
     result: type[Result]
-    run: Callable[[Any, Any], Awaitable[Document]]
+    run: Callable[[Any, Any], Awaitable[BaseModel]]
     writes: bool = False
     destroys: bool = False
     repeats: bool = True
 
-    def read(self, arguments: Document) -> Arguments:
+    def read(self, arguments: dict[str, Any]) -> Arguments:
         """Validate the arguments of a call.
 
         Raises:
@@ -256,9 +258,9 @@ class ToolSpec:
             reason = first["msg"].removeprefix("Value error, ")
             raise InvalidQuery(f"{field[:120]}: {reason[:300]}") from None
 
-    def shape(self, document: Document) -> Document:
+    def shape(self, answer: BaseModel) -> dict[str, Any]:
         """Bring an answer of the backend into the shape of the result's schema."""
-        return self.result.model_validate(document).model_dump(mode="json")
+        return self.result.model_validate(answer.model_dump()).model_dump(mode="json")
 
 
 TOOLS: Final = {

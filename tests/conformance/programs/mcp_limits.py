@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import mcp_types as types
 
 from synaptoroute.integrations.mcp_server import ToolCalls
+from synaptoroute.models import Match
 from synaptoroute.web.logs import server_log
 
 
@@ -14,11 +15,11 @@ class SlowBackend:
     def __init__(self):
         self.may_answer = asyncio.Event()
 
-    async def query(self, document):
+    async def query(self, text, **options):
         await self.may_answer.wait()
-        if document["text"] == "break":
+        if text == "break":
             raise RuntimeError("a secret of the server")
-        return {"route": None, "reason": "no_routes", "version": "1.0"}
+        return Match(route=None, reason="no_routes", version="1.0")
 
     async def writer(self):
         raise AssertionError("nobody asks for it")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -19,10 +19,11 @@ from synaptoroute.cli.options import (
     EncoderPrecision,
     Model,
     RoutesFile,
+    Url,
     tls_context,
 )
 from synaptoroute.cli.query_backend import open_empty_router
-from synaptoroute.errors import RouteError
+from synaptoroute.errors import ConfigError, RouteError
 
 if TYPE_CHECKING:
     from synaptoroute.integrations.backends import Backend
@@ -31,20 +32,12 @@ if TYPE_CHECKING:
     from synaptoroute.web.api_keys import ApiKeys
 
 DEFAULT_PORT: Final = 8765
+CALL_SECONDS: Final = 30.0
 Serve = Callable[["Backend"], Awaitable[None]]
 
 
 def mcp(
-    url: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--url",
-            envvar="SYNAPTOROUTE_URL",
-            show_default=DEFAULT_URL,
-            help="Address of a node; give it several times, and the next one is asked if one "
-            "does not answer.",
-        ),
-    ] = None,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     routes: RoutesFile = None,
     transport: Annotated[
@@ -78,8 +71,8 @@ def mcp(
 ) -> None:
     """Serve the tools route, explain and list_routes to an agent (MCP).
 
-    Asks the nodes of a cluster, or with --routes a router in this process. With a key that
-    allows writes there are tools that change routes as well.
+    Asks the nodes of a cluster (addresses separated by commas), or with --routes a router in
+    this process. With a key that allows writes there are tools that change routes as well.
     """
     try:
         from synaptoroute.integrations.mcp_server import HttpAddress, serve_http, serve_stdio
@@ -95,7 +88,7 @@ def mcp(
         address = HttpAddress(host, port, tuple(allowed_host or ()))
         serve = partial(serve_http, address=address, keys=keys, log=log)
     if routes is None:
-        asyncio.run(_serve_cluster(url or [DEFAULT_URL], api_key, serve))
+        asyncio.run(_serve_cluster(url, api_key, serve))
     else:
         with open_empty_router(routes, model, precision) as (router, found):
             asyncio.run(_serve_file(router, found, serve))
@@ -115,18 +108,23 @@ def _read_keys(host: str, path: Path | None) -> ApiKeys | None:
     return None
 
 
-async def _serve_cluster(urls: Sequence[str], api_key: str | None, serve: Serve) -> None:
+async def _serve_cluster(urls: str, api_key: str | None, serve: Serve) -> None:
+    from synaptoroute.client import AsyncClient, RetryPolicy
     from synaptoroute.integrations.backends import ClusterBackend
 
-    for url in urls:
-        if not url.startswith(("http://", "https://")):
-            raise BadUsage("an address must start with http:// or https://")
-    context: Any = tls_context()
-    backend = ClusterBackend(urls, api_key, True if context is None else context)
     try:
-        await serve(backend)
-    finally:
-        await backend.close()
+        client = AsyncClient(
+            urls,
+            api_key=api_key or "",
+            timeout_seconds=CALL_SECONDS,
+            # An agent waits: it is told at once that nobody listens at any address.
+            retry=RetryPolicy(retries_refused_connections=False),
+            tls=tls_context(),
+        )
+    except ConfigError as error:
+        raise BadUsage(error.message) from error
+    async with client:
+        await serve(ClusterBackend(client))
 
 
 async def _serve_file(router: AdaptiveRouter, routes: Sequence[Route], serve: Serve) -> None:
