@@ -199,6 +199,8 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
         signing_keys_file: File of the keys that sign entries; without it nothing is signed.
         allow_unsigned: Accept unsigned entries, while signing is being introduced.
         namespace: Name of the cluster's log on the Redis server.
+        model_names: Further names of the route set, comma-separated, that `model` of a
+            request to `/v1/decisions` or `/v1/systemone` may have.
         front_port: Second port, shared with other node processes on this host; 0 for none.
     """
 
@@ -235,6 +237,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     signing_keys_file: Path | None = None
     allow_unsigned: bool = False
     namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]{1,64}$")
+    model_names: str = Field(default="", max_length=4_096)
     front_port: int = Field(default=0, ge=0, le=65_535)
 
 

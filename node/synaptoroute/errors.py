@@ -10,7 +10,9 @@ codes to HTTP status.
     │   ├── InvalidQuery         text, limit or filter of a query
     │   ├── InvalidVector        wrong dimension, not finite, not of unit length
     │   ├── TooLarge             a limit on a size, a count or a length
+    │   ├── UnsupportedQuestion  a kind of question that is not answered well enough
     │   ├── RouteNotFound
+    │   ├── SetNotFound          no route set has the name
     │   ├── ImportNotFound
     │   ├── UtteranceNotFound
     │   ├── PreconditionFailed   If-Match or If-None-Match, checked when the write is applied
@@ -101,6 +103,18 @@ class RouteNotFound(RouteError):
     """No route has this name."""
 
     code = "route_not_found"
+
+
+class UnsupportedQuestion(RouteError):
+    """No question of this kind is answered: the answers would not be good enough."""
+
+    code = "unsupported_question"
+
+
+class SetNotFound(RouteError):
+    """No route set or alias has this name."""
+
+    code = "set_not_found"
 
 
 class UtteranceNotFound(RouteError):

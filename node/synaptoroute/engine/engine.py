@@ -265,6 +265,7 @@ class Engine:
         for _, answer in self.scorer.score_now(batch):
             if isinstance(answer, Exception):
                 raise answer
+            assert isinstance(answer, Match), "options are scored after the start only"
             answers.append(answer)
         return answers
 

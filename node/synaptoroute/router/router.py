@@ -47,6 +47,7 @@ from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin
+from synaptoroute.router.decider import Decider
 from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
 from synaptoroute.router.diagnostics import Diagnostics
 from synaptoroute.router.feedback import FeedbackExpiry, FeedbackQueue, stored_settings
@@ -137,6 +138,7 @@ class AdaptiveRouter:
         # Returns the engine; before `start` the first call reads the database.
         self._engine = self._lifecycle.opened
         self.fits = DecisionFitter(self._engine, self._writer, is_on=self._config.fit_confidence)
+        self.decider = Decider(self._engine, self._config)
         guard(self)
 
     # --- lifecycle ---------------------------------------------------------------------

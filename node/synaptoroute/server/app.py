@@ -16,12 +16,14 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import (
     cluster_endpoints,
+    decision_endpoints,
     feedback_endpoints,
     node_endpoints,
     query_endpoints,
     route_endpoints,
     transfer_endpoints,
 )
+from synaptoroute.server.decision_handler import DecisionHandler
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.middleware import NodePolicy
 from synaptoroute.server.parameters import await_consistency
@@ -84,10 +86,11 @@ def create_app(
     )
     app.state.runtime = runtime
     policy = NodePolicy(runtime)
-    app.state.query_handler = QueryHandler(runtime, policy)
+    app.state.decision_handler = DecisionHandler(runtime, policy)
+    app.state.query_handler = QueryHandler(runtime, policy, app.state.decision_handler)
     app.add_middleware(Middleware, policy=policy)
     add_error_handlers(app)
-    for module in (query_endpoints, route_endpoints, transfer_endpoints):
+    for module in (query_endpoints, decision_endpoints, route_endpoints, transfer_endpoints):
         app.include_router(module.endpoints, dependencies=[Depends(await_consistency)])
     for module in (node_endpoints, cluster_endpoints, feedback_endpoints):
         app.include_router(module.endpoints)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -68,6 +68,12 @@ class Metrics:
         self._encode_duration = self._histogram(
             "encode_duration_seconds", "Time to encode a batch.", _SECONDS
         )
+        self._questions = Counter(
+            "synaptoroute_decision_question",
+            "Questions answered at the endpoints of decisions.",
+            ("endpoint", "type"),
+            registry=self.registry,
+        )
         build = Gauge(
             "synaptoroute_build_info",
             "Release and interpreter, as labels of the value 1.",
@@ -83,6 +89,9 @@ class Metrics:
         self._batch_size.observe(texts)
         self._batch_tokens.observe(tokens)
         self._encode_duration.observe(encode_seconds)
+
+    def count_questions(self, endpoint: str, kind: str, count: int) -> None:
+        self._questions.labels(endpoint, kind).inc(count)
 
     def watch_cached_responses(self, hits: Callable[[], int]) -> None:
         self.registry.register(CachedResponsesCollector(hits))

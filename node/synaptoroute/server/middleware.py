@@ -31,6 +31,8 @@ from synaptoroute.web.site_rules import SAFE_METHODS, SiteRules
 
 PEER_PREFIX: Final = "/peer/"
 QUERY_PATH: Final = "/v1/query"
+DECISION_PATHS: Final = frozenset({"/v1/decisions", "/v1/systemone"})
+_QUERY_PATHS: Final = frozenset({QUERY_PATH, *DECISION_PATHS})
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 PEER_QUESTIONS: Final = frozenset({HEAD_PATH, NONCE_PATH, CERTIFICATE_PATH})
 """What nodes ask each other all the time: logged only if it is refused."""
@@ -39,7 +41,7 @@ _ADMIN_PATHS: Final = frozenset(
     {"/v1/cluster/recover", "/v1/cluster/orphans", "/v1/cluster/voters", "/v1/cluster/finalize"}
 )
 _READING_POSTS: Final = frozenset(
-    {QUERY_PATH, "/v1/query/batch", "/v1/preview", "/v1/preview/texts", "/v1/clusters"}
+    {*_QUERY_PATHS, "/v1/query/batch", "/v1/preview", "/v1/preview/texts", "/v1/clusters"}
 )
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FIXED_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-cache"))
@@ -170,7 +172,7 @@ class NodePolicy(RequestPolicy):
         metrics.in_flight_count -= 1
         method = method if method in _METHODS else "OTHER"
         metrics.count_response(method, endpoint, status, time.perf_counter() - context.started_at)
-        is_query = endpoint == QUERY_PATH
+        is_query = endpoint in _QUERY_PATHS
         if is_query and status == 429:
             self._log_refusals()
         # Lines of a flood of refusals would cost more than the refusals themselves.

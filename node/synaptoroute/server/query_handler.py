@@ -44,7 +44,7 @@ from synaptoroute.server.schemas import (
     QueryRequest,
 )
 from synaptoroute.web.http_parser import Header, HttpRequest
-from synaptoroute.web.http_protocol import Respond
+from synaptoroute.web.http_protocol import DirectHandler, Respond
 from synaptoroute.web.middleware import PROOF_KEY, RequestContext, flow_of, request_flow
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 
@@ -155,9 +155,15 @@ class ResponseCache:
 
 
 class QueryHandler:
-    """Answers queries; used on the event loop only."""
+    """Answers queries; used on the event loop only.
 
-    def __init__(self, runtime: Runtime, policy: NodePolicy) -> None:
+    ``others`` is the direct handler of requests to other paths.
+    """
+
+    def __init__(
+        self, runtime: Runtime, policy: NodePolicy, others: DirectHandler | None = None
+    ) -> None:
+        self._others = others
         self._runtime = runtime
         self._policy = policy
         self._cache = ResponseCache()
@@ -172,7 +178,9 @@ class QueryHandler:
         Returns:
             False for every other request, which goes to the application.
         """
-        if request.path != PATH or request.method != "POST" or request.query_string:
+        if request.path != PATH:
+            return self._others is not None and self._others(request, respond)
+        if request.method != "POST" or request.query_string:
             return False
         # Of a header that is sent twice the first counts, as in the framework.
         headers = dict(reversed(request.headers))

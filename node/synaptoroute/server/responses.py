@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from synaptoroute.models import Route, RouteSetSettings, WriteResult
 from synaptoroute.router import WriteOptions
-from synaptoroute.server import schemas
+from synaptoroute.server import decision_schemas, schemas
 from synaptoroute.server.parameters import etag, reached
 from synaptoroute.version import __version__
 from synaptoroute.web.problems import PROBLEM_JSON, ClientGone, status_phrase
@@ -95,6 +95,7 @@ position in the order of all writes (`SR-Version`), may be made safe to repeat
 
 TAGS: Final = [
     {"name": "queries", "description": "Find the route of a text."},
+    {"name": "decisions", "description": "Choose an option, in the protocols of other servers."},
     {"name": "routes", "description": "Read and change routes."},
     {"name": "learning", "description": "Feedback, its review, and changes of several routes."},
     {"name": "transfer", "description": "Import and export many routes at once."},
@@ -122,6 +123,9 @@ REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.ClustersRequest,
     schemas.DismissRequest,
     schemas.ProblemDocument,
+    decision_schemas.DecisionRequest,
+    decision_schemas.SystemOneRequest,
+    decision_schemas.OpenAIError,
     RouteSetSettings,
     Route,
 )

@@ -186,6 +186,8 @@ class EncoderWorkers:
                 tokenized.append(tokens)
             else:
                 embeddings[row] = cached
+                if row < len(queries):
+                    query.was_cached = True
         if missing:
             started = time.perf_counter()
             encoded = encoder.encode_tokens(tokenized)

@@ -68,6 +68,7 @@ class InFlightQuery:
         served_by: The flow that paid for it: a flow that joined it may come first.
         joined_by: Flows of callers that joined it, which have it in their queues too.
         is_taken: Whether it has left the queue.
+        was_cached: Whether its embedding was known already.
     """
 
     text: str
@@ -83,6 +84,7 @@ class InFlightQuery:
     served_by: Flow | None = None
     joined_by: tuple[Flow, ...] = ()
     is_taken: bool = False
+    was_cached: bool = False
 
     @property
     def is_abandoned(self) -> bool:

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder, Tokens
@@ -46,6 +49,23 @@ class FirstStageResult:
     ranking: Ranking | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OptionSet:
+    """The options of the questions about a text that may be other than routes.
+
+    Attributes:
+        fingerprint: Of the encoder of the vectors.
+        names: Name of each, under which it may be a route; None for none.
+        texts: Text of each.
+        vectors: float32[n, dim], of the texts.
+    """
+
+    fingerprint: str
+    names: Sequence[str | None]
+    texts: Sequence[str]
+    vectors: NDArray[np.float32]
+
+
 @dataclass(slots=True, eq=False)
 class Query:
     """One caller's query.
@@ -58,10 +78,13 @@ class Query:
         context: Earlier turns of its conversation, oldest first.
         prior: Weights of routes by name, see ``serving.prior``.
         is_probe: Whether nobody asked exactly this; then it does not count as unmatched.
+        options: Score these options rather than choose a route; the answer is then their
+            ``OptionScores``.
         flow: Name of its client, among which capacity is shared.
         future: Resolved on the event loop.
         prepared: Its text as it is encoded; set by the stage that reads it.
         tokens: Its tokens, if the first stage made them.
+        was_cached: Whether its embedding was known; set by the stage that scores it.
         first_stage: What the first stage found, if it is on.
         first_stage_at: The position of that result.
     """
@@ -74,13 +97,15 @@ class Query:
     context: tuple[str, ...] = ()
     prior: Mapping[str, float] | None = None
     is_probe: bool = False
+    options: OptionSet | None = None
     deadline_seconds: float = math.inf
     flow: str = ""
-    future: asyncio.Future[Match] | None = None
+    future: asyncio.Future[Any] | None = None
     loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
     prepared: PreparedText | None = field(default=None, repr=False)
     tokens: Any = field(default=None, repr=False)
     tokens_of: Any = field(default=None, repr=False)
+    was_cached: bool = False
     first_stage: FirstStageResult | None = None
     first_stage_at: Revision | None = None
 
@@ -108,6 +133,8 @@ class Query:
         ids = None
         if self.routes is not None:
             ids = frozenset(routes[name].route_id for name in self.routes if name in routes)
+            if self.options is not None:
+                return QuerySpec(limit=max(1, len(ids)), routes=ids)
         return QuerySpec(limit=self.candidates, routes=ids)
 
 
@@ -287,7 +314,7 @@ class UnmatchedQueries:
                 self._newest.remove(each)
         return len(gone)
 
-    def add(self, answers: Iterable[tuple[Query, Match | Exception]]) -> None:
+    def add(self, answers: Iterable[tuple[Query, object]]) -> None:
         """Keep the unmatched queries of a batch; those with a filter or a context are left out."""
         at_ms = time.time_ns() // 1_000_000
         for query, match in answers:
@@ -327,7 +354,7 @@ class RecentDecisions:
         self._kept = kept
         self._newest: dict[str, Decision] = {}
 
-    def add(self, answers: Iterable[tuple[Query, Match | Exception]]) -> None:
+    def add(self, answers: Iterable[tuple[Query, object]]) -> None:
         """Name and keep the answers of a batch; texts too long to become utterances are left."""
         newest = self._newest
         for query, match in answers:

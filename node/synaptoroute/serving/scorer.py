@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.core.same_text import same_text_form
-from synaptoroute.encoder import TextEncoder
+from synaptoroute.decisions import OptionScores
+from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.errors import EncoderError, InvalidQuery
 from synaptoroute.failpoints import failpoint
@@ -37,6 +38,7 @@ from synaptoroute.models import Match
 from synaptoroute.ports import Published
 from synaptoroute.scoring import DecisionRule, QuerySpec, Ranking, Scratch, rank, rule_of
 from synaptoroute.serving.encoder_workers import Batch
+from synaptoroute.serving.option_scoring import score_options
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.prior import rank_with_prior
 from synaptoroute.serving.query import (
@@ -60,7 +62,7 @@ IDLE_SECONDS: Final = 0.002
 DELAYS_KEPT: Final = 2_048
 _ROUTES_AT_ONCE: Final = 1_024
 """Routes whose sums are copied between two batches, in about a millisecond."""
-Answer: TypeAlias = "tuple[Query, Match | Exception]"
+Answer: TypeAlias = "tuple[Query, Match | OptionScores | Exception]"
 
 
 class VersionWaiters:
@@ -458,7 +460,10 @@ class Scorer:
                 tokens = [own for own, n in zip(tokens, counts, strict=True) for _ in range(n)]
             for flight, group in zip(batch.queries, callers, strict=True):
                 for query in group:
-                    if isinstance(query, Query) and query.prepared is not flight.prepared:
+                    if not isinstance(query, Query):
+                        continue
+                    query.was_cached = flight.was_cached
+                    if query.prepared is not flight.prepared:
                         query.prepared = flight.prepared
                         query.tokens, query.tokens_of = flight.tokens, flight.tokens_of
             specs = [query.spec(self.tensor.routes) for query in queries]
@@ -472,6 +477,9 @@ class Scorer:
             for query, spec, ranking, vector, own, known in zip(
                 queries, specs, rankings, embeddings, tokens, sure, strict=False
             ):
+                if query.options is not None:
+                    answers.append((query, self._option_scores(query, ranking, vector, own, rule)))
+                    continue
                 weights: dict[int, float] = {}
                 if query.prior:
                     weights, unknown = self._weights(query.prior)
@@ -497,6 +505,30 @@ class Scorer:
             return answers
         except Exception as error:  # the callers get it; the scorer must live on
             return [(query, error) for query in queries]
+
+    def _option_scores(
+        self,
+        query: Query,
+        ranking: Ranking,
+        vector: NDArray[np.float32],
+        tokens: Tokens | None,
+        rule: DecisionRule,
+    ) -> OptionScores:
+        """What the options of a query's questions score."""
+        tensor = self.tensor
+        text = query.text if query.prepared is None else query.prepared.kept
+        barred: frozenset[str] = frozenset()
+        if self._has_negatives:
+            form = same_text_form(text)
+            barred = frozenset(
+                name
+                for name in query.routes or ()
+                if name in tensor.routes and form in _forms(tensor.routes[name].negatives)
+            )
+        return score_options(
+            query, ranking, tensor, vector, tokens, rule,
+            text=text, barred=barred, version=self.published.version, node=self.node,
+        )  # fmt: skip
 
     def _weights(self, prior: Mapping[str, float]) -> tuple[dict[int, float], InvalidQuery | None]:
         """Weights of a prior by route id, or the error that it names a route that is not there."""

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Scope
 from synaptoroute.web.asgi_cycle import AsgiCycle
 from synaptoroute.web.client_address import BadProxyHeader, read_proxy_header
 from synaptoroute.web.connections import HttpLimits, ServerState
+from synaptoroute.web.dialects import render_error
 from synaptoroute.web.http_parser import (
     Address,
     Header,
@@ -33,7 +34,6 @@ from synaptoroute.web.http_parser import (
 )
 from synaptoroute.web.logs import server_log
 from synaptoroute.web.problems import (
-    PROBLEM_JSON,
     MalformedRequest,
     Problem,
     RequestTimeout,
@@ -518,13 +518,14 @@ class HttpProtocol(asyncio.Protocol):
             active.on_body()
 
     def _write_problem(self, problem: Problem) -> None:
-        headers, body = _render(problem)
+        request = self._active or self._incoming
+        headers, body = _render(problem, request.path if request is not None else "")
         data = self.head(problem.status, headers, is_last=True) + body
         self._written_bytes += len(data)
         self._transport.write(data)
 
     def _respond_problem(self, request: HttpRequest, problem: Problem) -> None:
-        self.respond(request, problem.status, *_render(problem))
+        self.respond(request, problem.status, *_render(problem, request.path))
 
     def _close(self, *, politely: bool) -> None:
         """Close; politely where the client may be sending still.
@@ -575,10 +576,10 @@ class HttpProtocol(asyncio.Protocol):
             self._refuse(problem)
 
 
-def _render(problem: Problem) -> tuple[list[Header], bytes]:
-    body = problem.render(_NO_INSTANCE)
+def _render(problem: Problem, path: str) -> tuple[list[Header], bytes]:
+    kind, body = render_error(problem, path, _NO_INSTANCE)
     headers: list[Header] = [
-        (b"content-type", PROBLEM_JSON.encode()),
+        (b"content-type", kind.encode()),
         (b"content-length", b"%d" % len(body)),
         *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
     ]

@@ -26,12 +26,12 @@ from synaptoroute.errors import SynaptoRouteError, TooLarge
 from synaptoroute.trust.requests import PROOF_HEADER, Proven
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, ApiKey
 from synaptoroute.web.client_address import client_network
+from synaptoroute.web.dialects import render_error
 from synaptoroute.web.http_parser import Address, Header
 from synaptoroute.web.logs import ServerLog
 from synaptoroute.web.problems import (
     FIELD_CHARACTERS_MAX,
     FIELD_ERRORS_MAX,
-    PROBLEM_JSON,
     ClientGone,
     EndpointNotFound,
     InvalidParameter,
@@ -68,6 +68,7 @@ class RequestContext:
         "has_started",
         "is_write",
         "key",
+        "path",
         "presented_key",
         "proven",
         "request_id",
@@ -86,6 +87,7 @@ class RequestContext:
             self.request_id = f"{getrandbits(64):016x}"
         self.started_at = time.perf_counter()
         self.endpoint = endpoint
+        self.path = endpoint  # as it was asked for; decides the shape of an error
         self.key: ApiKey | None = None
         self.presented_key: str | None = None  # which the log must not show
         # The client's own address, where a trusted proxy names it; empty if there is none.
@@ -192,8 +194,8 @@ class RequestPolicy(ABC):
                 hidden=context.presented_key,
                 exc_info=error,
             )
-        body = problem.render(context.instance)
-        headers = [(b"content-type", PROBLEM_JSON.encode())]
+        kind, body = render_error(problem, context.path, context.instance)
+        headers = [(b"content-type", kind.encode())]
         headers += [
             (name.lower().encode(), value.encode("latin-1"))
             for name, value in problem.headers.items()
@@ -238,6 +240,7 @@ class Middleware:
         # Of a header that is sent twice the first counts, as in the framework.
         headers = dict(reversed(scope["headers"]))
         context = RequestContext(headers.get(b"x-request-id"), client=scope.get("client"))
+        context.path = scope["path"]
         method = scope["method"]
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
@@ -377,6 +380,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _problem(request: Request, problem: Problem) -> Response:
-    body = problem.render(context_of(request.scope).instance)
-    headers = {"Content-Type": PROBLEM_JSON, **problem.headers}
+    context = context_of(request.scope)
+    kind, body = render_error(problem, context.path, context.instance)
+    headers = {"Content-Type": kind, **problem.headers}
     return Response(body, status_code=problem.status, headers=headers)

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from http_node import HttpNode, http_node
 from metric_names import exposition, families
 from synaptoroute.models import Route, RouteSetSettings
+from synaptoroute.server.decision_schemas import DecisionRequest, SystemOneRequest
 from synaptoroute.server.schemas import (
     BatchRequest,
     ClustersRequest,
@@ -61,6 +62,8 @@ MODELS: dict[str, Any] = {
     "VoterChange": VoterChange,
     "OrphanToReplay": OrphanToReplay,
     "FinalizeRequest": FinalizeRequest,
+    "DecisionRequest": DecisionRequest,
+    "SystemOneRequest": SystemOneRequest,
 }
 
 
@@ -94,7 +97,8 @@ async def test_document_is_served_and_complete(node: HttpNode) -> None:
         assert any(status.startswith(("4", "5")) for status in operation["responses"])
         for status, response in operation["responses"].items():
             if status[0] in "45" and (status, path) != ("503", "/readyz"):
-                assert ["application/problem+json"] == list(response["content"]), (path, status)
+                kind = "json" if path == "/v1/decisions" else "problem+json"
+                assert [f"application/{kind}"] == list(response["content"]), (path, status)
 
 
 async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
@@ -111,7 +115,7 @@ async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
             TypeAdapter(MODELS[name]).validate_python(body["example"], strict=True)
             checked += 1
 
-    assert 21 == checked
+    assert 23 == checked
 
 
 async def test_guide_lists_every_endpoint(node: HttpNode) -> None:

@@ -1,0 +1,390 @@
+"""``POST /v1/decisions`` and ``POST /v1/systemone``: two dialects of one question model.
+
+Like ``query_handler``, one handler decides everything, for both ways in: as a direct handler of
+the connection for a plain request, and behind the FastAPI endpoints for everything else.  The
+response to the same bytes is cached until the visible state changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS
+from synaptoroute.config import NodeConfig
+from synaptoroute.decisions import ChoiceAnswer, ChoiceQuestion, Option, plain_text, state_text
+from synaptoroute.decisions.states import UnreadableState
+from synaptoroute.errors import InvalidQuery, SetNotFound, UnsupportedQuestion
+from synaptoroute.models import QUERY_BYTES_MAX, check_text
+from synaptoroute.router.decider import Decision
+from synaptoroute.server.bodies import parse_json, read_body, require_json
+from synaptoroute.server.decision_schemas import (
+    DecisionChoiceQuestion,
+    DecisionRequest,
+    SystemOneChoice,
+    SystemOneRequest,
+)
+from synaptoroute.server.middleware import NodePolicy
+from synaptoroute.server.query_handler import (
+    QueryOptions,
+    QueryResponse,
+    ResponseCache,
+    longest_deadline_ms,
+    options_of,
+)
+from synaptoroute.server.responses import unless_gone
+from synaptoroute.server.runtime import Runtime
+from synaptoroute.web.http_parser import Header, HttpRequest
+from synaptoroute.web.http_protocol import Respond
+from synaptoroute.web.middleware import PROOF_KEY, RequestContext, flow_of, request_flow
+from synaptoroute.web.problems import field_errors, first_message
+
+OPENAI_PATH: Final = "/v1/decisions"
+SYSTEM_ONE_PATH: Final = "/v1/systemone"
+DEFAULT_MODEL: Final = "default"
+MODEL_NAMES: Final = (DEFAULT_MODEL, "synaptoroute")
+"""Names that every node's route set has."""
+PROVIDERS: Final = ("openai", "hosted_vllm", "typesafe", "litellm_proxy", "synaptoroute")
+"""Prefixes of LiteLLM that a model's name may have."""
+_JSON: Final = b"application/json"
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request in the common model.
+
+    Attributes:
+        model: The caller's name for the route set.
+        text: What the questions are about.
+        questions: All of them.
+    """
+
+    model: str
+    text: str
+    questions: tuple[ChoiceQuestion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect(Generic[RequestT]):
+    """How one protocol writes requests and answers.
+
+    Attributes:
+        requests: Validates a request.
+        read: Brings a request into the common model.
+        write: Makes the document of a response; the last argument is how many input tokens
+            were cached.
+    """
+
+    requests: TypeAdapter[RequestT]
+    read: Callable[[RequestT], Asked]
+    write: Callable[[Asked, Decision, int], dict[str, Any]]
+
+
+# --- OpenAI ------------------------------------------------------------------------------
+
+
+def _read_openai(request: DecisionRequest) -> Asked:
+    questions = []
+    for place, question in enumerate(request.questions):
+        where = f"questions[{place}]"
+        if not isinstance(question, DecisionChoiceQuestion):
+            raise _unsupported(question.type, where)
+        options = [
+            Option.of(each.value, _description(each.description, f"{where}.choices[{at}]"))
+            for at, each in enumerate(question.choices)
+        ]
+        questions.append(ChoiceQuestion(tuple(options), question.name))
+    return Asked(_model(request.model), _text(request.input, "input"), tuple(questions))
+
+
+def _write_openai(asked: Asked, found: Decision, cached_tokens: int) -> dict[str, Any]:
+    return {
+        "object": "decision",
+        "model": asked.model,
+        "answers": [
+            {
+                "type": "choice",
+                "name": question.name,
+                "choice": answer.choice,
+                "confidence": answer.confidence,
+                "probabilities": [
+                    {"value": option.value, "probability": probability}
+                    for option, probability in _probabilities(question, answer)
+                ],
+            }
+            for question, answer in zip(asked.questions, found.answers, strict=True)
+        ],
+        "usage": {
+            "input_tokens": found.input_tokens,
+            "input_tokens_details": {"cached_tokens": cached_tokens, "cache_write_tokens": 0},
+            "output_tokens": 0,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": found.input_tokens,
+        },
+    }
+
+
+# --- System One --------------------------------------------------------------------------
+
+
+def _read_system_one(request: SystemOneRequest) -> Asked:
+    questions = []
+    for name, question in request.questions.items():
+        where = f"questions.{name}"
+        if not isinstance(question, SystemOneChoice):
+            raise _unsupported(question.type, where)
+        options = [
+            Option.of(value, _description(text, f"{where}.criteria.{value}"))
+            for value, text in question.criteria.items()
+        ]
+        questions.append(ChoiceQuestion(tuple(options), name))
+    return Asked(_model(request.model), _text(request.state, "state"), tuple(questions))
+
+
+def _write_system_one(asked: Asked, found: Decision, cached_tokens: int) -> dict[str, Any]:
+    del cached_tokens
+    return {
+        "model": asked.model,
+        "answers": {
+            question.name: {
+                "type": "choice",
+                "choice": answer.choice,
+                "confidence": answer.confidence,
+                "probabilities": {
+                    str(option.value): probability
+                    for option, probability in _probabilities(question, answer)
+                },
+            }
+            for question, answer in zip(asked.questions, found.answers, strict=True)
+        },
+        "usage": {"input_tokens": found.input_tokens, "output_tokens": 0},
+    }
+
+
+DIALECTS: Final[Mapping[str, Dialect[Any]]] = {
+    OPENAI_PATH: Dialect(TypeAdapter(DecisionRequest), _read_openai, _write_openai),
+    SYSTEM_ONE_PATH: Dialect(TypeAdapter(SystemOneRequest), _read_system_one, _write_system_one),
+}
+
+
+def _probabilities(
+    question: ChoiceQuestion, answer: ChoiceAnswer
+) -> Sequence[tuple[Option, float]]:
+    return list(zip(question.options, answer.probabilities, strict=True))
+
+
+def _model(name: str | None) -> str:
+    return name or DEFAULT_MODEL
+
+
+def _text(state: Any, field: str) -> str:
+    try:
+        return check_text(state_text(state), QUERY_BYTES_MAX)
+    except (UnreadableState, ValueError) as error:
+        raise _invalid(field, str(error)) from None
+
+
+def _description(value: Any, field: str) -> str:
+    if value is None:
+        return ""
+    try:
+        return plain_text(value).strip()
+    except UnreadableState as error:
+        raise _invalid(field, str(error)) from None
+
+
+def _invalid(field: str, message: str) -> InvalidQuery:
+    return InvalidQuery(f"{field}: {message}", errors=[{"field": field, "message": message}])
+
+
+def _unsupported(kind: str, field: str) -> UnsupportedQuestion:
+    message = f"questions of type {kind!r} are not answered here, only those of type 'choice'"
+    return UnsupportedQuestion(f"{field}: {message}", errors=[{"field": field, "message": message}])
+
+
+def parse_request(dialect: Dialect[Any], body: bytes) -> Asked:
+    """Read a body.
+
+    Raises:
+        MalformedBody: It is not JSON.
+        InvalidQuery: A field is malformed, or a limit exceeded.
+        UnsupportedQuestion: A question is of a kind that is not answered.
+    """
+    try:
+        request = dialect.requests.validate_python(parse_json(body))
+    except ValidationError as error:
+        found = field_errors(error)
+        raise InvalidQuery(first_message(found, "the request is malformed"), errors=found) from None
+    return dialect.read(request)
+
+
+def check_model(name: str, config: NodeConfig) -> None:
+    """Check that a name is one of the route set.
+
+    Raises:
+        SetNotFound: It is not.
+    """
+    provider, _, rest = name.partition("/")
+    bare = rest if rest and provider in PROVIDERS else name
+    further = [each.strip() for each in config.model_names.split(",")]
+    if bare not in (*MODEL_NAMES, config.namespace, *further) or not bare:
+        raise SetNotFound(f"no route set has the name {name[:120]!r}")
+
+
+class DecisionHandler:
+    """Answers questions in both dialects; used on the event loop only."""
+
+    def __init__(self, runtime: Runtime, policy: NodePolicy) -> None:
+        self._runtime = runtime
+        self._policy = policy
+        self._caches = {path: ResponseCache() for path in DIALECTS}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- between parser and socket ---------------------------------------------------
+
+    def __call__(self, request: HttpRequest, respond: Respond) -> bool:
+        """Answer a plain request; a direct handler of a connection, see ``QueryHandler``."""
+        path = request.path
+        if path not in DIALECTS or request.method != "POST" or request.query_string:
+            return False
+        headers = dict(reversed(request.headers))
+        body = bytes(request.body)
+        if (
+            headers.get(b"content-type") != _JSON
+            or b"content-encoding" in headers
+            or b"sr-min-version" in headers
+            or PROOF_KEY in headers
+            or len(body) > self._runtime.config.body_bytes_max
+        ):
+            return False
+        context = RequestContext(headers.get(b"x-request-id"), path, request.client)
+        self._policy.started()
+        try:
+            self._policy.authorize("POST", path, headers, context)
+            options = options_of(headers)
+            found = self._cached(path, body, options)
+        except Exception as error:
+            self._send_problem(request, respond, context, error)
+            return True
+        if found is not None:
+            self._send(request, respond, context, 200, found.headers, found.body)
+            return True
+        work = self._answer_later(request, respond, context, body, options)
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        request.on_disconnect = task.cancel
+        return True
+
+    async def _answer_later(
+        self,
+        request: HttpRequest,
+        respond: Respond,
+        context: RequestContext,
+        body: bytes,
+        options: QueryOptions,
+    ) -> None:
+        flow = flow_of(context, request.client)
+        # The texts of options are encoded on behalf of the client.
+        AUTHOR.set(context.author)
+        AUTHOR_ADDRESS.set(context.client_address)
+        try:
+            with self._runtime.bodies.lease(flow) as lease:
+                lease.take(len(body))
+                found = await self._answer(request.path, body, options, flow)
+        except asyncio.CancelledError:
+            self._policy.finished("POST", request.path, request.client, context)
+            raise
+        except Exception as error:
+            self._send_problem(request, respond, context, error)
+        else:
+            self._send(request, respond, context, 200, found.headers, found.body)
+
+    def _send_problem(
+        self, request: HttpRequest, respond: Respond, context: RequestContext, error: Exception
+    ) -> None:
+        status, headers, body = self._policy.problem_response(error, context)
+        if not any(name == b"sr-version" for name, _ in headers):
+            headers += self._policy.default_headers()
+        self._send(request, respond, context, status, headers, body)
+
+    def _send(
+        self,
+        request: HttpRequest,
+        respond: Respond,
+        context: RequestContext,
+        status: int,
+        headers: Sequence[Header],
+        body: bytes,
+    ) -> None:
+        context.status = status
+        self._policy.finished("POST", request.path, request.client, context)
+        respond(request, status, [*headers, *self._policy.common_headers(context)], body)
+
+    # --- behind the framework --------------------------------------------------------
+
+    async def serve(self, request: Request, path: str) -> Response:
+        """Answer any request; the middleware has authorized it."""
+        require_json(request)
+        options = options_of(dict(reversed(request.scope["headers"])))
+        runtime, flow = self._runtime, request_flow(request)
+        with runtime.bodies.lease(flow) as lease:
+            body = await read_body(request, lease, runtime.config.body_bytes_max)
+            found = self._cached(path, body, options)
+            if found is None:
+                found = await unless_gone(request, self._answer(path, body, options, flow))
+        headers = {name.decode(): value.decode() for name, value in found.headers}
+        return Response(found.body, headers=headers)
+
+    # --- decisions -------------------------------------------------------------------
+
+    def _cached(self, path: str, body: bytes, options: QueryOptions) -> QueryResponse | None:
+        runtime = self._runtime
+        if not options.use_cache or runtime.config.log_queries:
+            return None
+        return self._caches[path].get(body, runtime.serving_router.visible)
+
+    async def _answer(
+        self, path: str, body: bytes, options: QueryOptions, flow: str
+    ) -> QueryResponse:
+        runtime = self._runtime
+        config, router, dialect = runtime.config, runtime.serving_router, DIALECTS[path]
+        visible = router.visible
+        deadline_ms = longest_deadline_ms(options.deadline_ms, config)
+        # As for queries: refusing must cost less than parsing.
+        router.check_queue(deadline_ms, flow)
+        asked = parse_request(dialect, body)
+        check_model(asked.model, config)
+        if config.log_queries:
+            runtime.log.debug("queries", texts=[asked.text])
+        found = await router.decider.decide(
+            asked.text,
+            asked.questions,
+            deadline_ms=deadline_ms,
+            flow=flow,
+            use_cache=options.use_cache,
+        )
+        runtime.metrics.count_questions(path, "choice", len(found.answers))
+        response = _rendered(visible, dialect.write(asked, found, found.cached_tokens), found)
+        is_current = router.visible is visible and found.version == visible.version
+        if options.use_cache and is_current and not config.log_queries:
+            # Whoever gets this response again pays for no token.
+            again = dialect.write(asked, found, found.input_tokens)
+            self._caches[path].put(body, _rendered(visible, again, found))
+        return response
+
+
+def _rendered(visible: object, document: dict[str, Any], found: Decision) -> QueryResponse:
+    body = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON)]
+    if found.version:
+        headers.append((b"sr-version", found.version.encode()))
+    return QueryResponse(visible, headers, body)
