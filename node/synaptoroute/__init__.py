@@ -6,9 +6,12 @@ the encoder.
 
 from __future__ import annotations
 
+__distribution__ = "synaptoroute-cluster"
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import synaptoroute.installation  # noqa: F401  raises where another project's files are mixed in
 from synaptoroute.version import __version__
 
 if TYPE_CHECKING:

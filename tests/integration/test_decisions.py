@@ -119,7 +119,7 @@ async def test_questions_of_the_tour_are_answered_rightly(node: HttpNode) -> Non
 async def test_readme_shows_the_answers(node: HttpNode) -> None:
     """Route and nearest example as they are; a confidence may differ by rounding."""
     readme = await asyncio.to_thread((ROOT / "README.md").read_text, encoding="utf-8")
-    block = readme.split("```text\n", 1)[1].split("```", 1)[0]
+    block = readme.split("```text\nquestion ", 1)[1].split("```", 1)[0]
     _, *rows = [re.split(r"\s{2,}", line.strip()) for line in block.strip().splitlines()]
     found = {text: await ask(node, text) for text, _ in QUESTIONS}
 

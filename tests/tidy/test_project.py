@@ -115,3 +115,23 @@ def test_scripts_are_executable() -> None:
     ]
 
     assert [] == stuck
+
+
+def test_release_publishes_without_a_long_lived_key() -> None:
+    """The index trusts one job of the workflow; no other job of the package may publish."""
+    text = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    jobs = yaml.safe_load(text)["jobs"]
+    publish, package = jobs["publish"], jobs["package"]
+    uses = {name: [step.get("uses", "") for step in job["steps"]] for name, job in jobs.items()}
+
+    assert {"id-token": "write"} == publish["permissions"]
+    assert "pypi" == publish["environment"]
+    assert "package" in publish["needs"]
+    assert "write" == package["permissions"]["attestations"]
+    assert any(each.startswith("actions/attest-build-provenance@") for each in uses["package"])
+    assert "password" not in str(publish)
+    assert ["publish"] == [
+        name
+        for name, each in uses.items()
+        if any("gh-action-pypi-publish" in used for used in each)
+    ]

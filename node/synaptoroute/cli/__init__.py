@@ -7,6 +7,8 @@ need them, so that a command that only talks to a node starts fast.
 
 from __future__ import annotations
 
+import synaptoroute.installation  # noqa: F401  raises where another project's files are mixed in
+
 __all__ = ["main"]
 
 

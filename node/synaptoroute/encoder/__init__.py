@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+import synaptoroute.installation  # noqa: F401  raises where another project's files are mixed in
 from synaptoroute.config import DEFAULT_MODEL, Precision
 from synaptoroute.encoder import universal_encoder
 from synaptoroute.encoder.catalogue import ModelSummary, fetch_model, list_models

@@ -1,5 +1,6 @@
 """The public class of the library; see ``AdaptiveRouter``."""
 
+import synaptoroute.installation  # noqa: F401  raises where another project's files are mixed in
 from synaptoroute.router.queries import answered
 from synaptoroute.router.reads import NodeStatus, RoutePage
 from synaptoroute.router.router import AdaptiveRouter

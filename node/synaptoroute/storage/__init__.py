@@ -8,6 +8,7 @@ verifies a whole state, with the rows of the ``checkpoint`` if there is one.
 files.  The others build on ``connection``, ``records`` and ``schema.sql``.
 """
 
+import synaptoroute.installation  # noqa: F401  raises where another project's files are mixed in
 from synaptoroute.storage.loader import gc_paused
 from synaptoroute.storage.re_embedding import ReEmbedding, ReEmbeddingProgress
 from synaptoroute.storage.records import LogRow, Orphan, SlotRow, Stored

@@ -8,8 +8,10 @@ that dies at any moment restarts at some position with exactly the state of that
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -79,7 +81,7 @@ class SQLiteStorage:
         oplog_bytes_max: int = OPLOG_BYTES_MAX,
         on_corrupt: Literal["raise", "move_aside"] = "raise",
     ) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._remove_folder: weakref.finalize[..., SQLiteStorage] | None = None
         self._is_ephemeral = str(path) == _EPHEMERAL
         self._synchronous: Synchronous = "off" if self._is_ephemeral else synchronous
         self._on_corrupt = on_corrupt
@@ -95,9 +97,9 @@ class SQLiteStorage:
         """Give up the copies of a forked process."""
         # A descriptor in the child would keep the lock of a parent that has closed or ended.
         self._lock.release()
-        if self._folder is not None:
+        if self._remove_folder is not None:
             # The child's end must not remove the parent's folder.
-            self._folder._finalizer.detach()  # type: ignore[attr-defined]
+            self._remove_folder.detach()
 
     def _set_path(self, path: Path) -> None:
         self.path = path
@@ -184,8 +186,10 @@ class SQLiteStorage:
         )
         if self._is_ephemeral:
             with translated("make a temporary folder"):
-                self._folder = tempfile.TemporaryDirectory(prefix="synaptoroute-")
-            self._set_path(Path(self._folder.name) / "ephemeral.sqlite")
+                folder = tempfile.mkdtemp(prefix="synaptoroute-")
+            # A storage that is dropped without `close` leaves no folder behind and no warning.
+            self._remove_folder = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self._set_path(Path(folder) / "ephemeral.sqlite")
         self._lock.acquire()
         try:
             drop_incoming(self.path)
@@ -227,9 +231,9 @@ class SQLiteStorage:
             database.close()
         # The lock goes last: a process that gets it may open the file at once.
         self._lock.release()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            folder.cleanup()
+        if self._remove_folder is not None:
+            self._remove_folder()
+            self._remove_folder = None
 
     # --- entries ---
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from synaptoroute.cli.client import NodeClient
-from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, NodeUnreachable
+from synaptoroute.cli.examples import example_file
+from synaptoroute.cli.exit_codes import CheckFailed, NodeUnreachable
 from synaptoroute.cli.processes import LOOPBACK, NodeProcess, StopSignal, choose_port
 from synaptoroute.cli.query_backend import LabelledQuery, read_labelled
 from synaptoroute.cli.terminal import (
@@ -39,27 +40,26 @@ def demo(
         ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Folder of the database and the log.")] = Path("data"),
-    routes: Annotated[Path, typer.Option(help="Initial routes.")] = Path("examples/routes.yaml"),
-    queries: Annotated[Path, typer.Option(help="Labelled queries to ask.")] = Path(
-        "examples/queries.txt"
-    ),
+    routes: Annotated[
+        Path | None, typer.Option(help="Initial routes.", show_default="the example routes")
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="Labelled queries to ask.", show_default="the example queries"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Start a node with the bundled model and example routes, and show its answers.
 
     Runs until Ctrl-C.
     """
-    for file in (routes, queries):
-        if not file.is_file():
-            raise BadUsage(
-                f"{file} does not exist: run this in the project folder, or give another file"
-            )
-    labelled = read_labelled(queries)
+    route_file = example_file("routes.yaml", routes)
+    labelled = read_labelled(example_file("queries.txt", queries))
     node = NodeProcess(
         port=choose_port(port, DEFAULT_PORT),
         settings={
             "database": str(data / "demo.sqlite"),
-            "routes_file": str(routes),
+            "routes_file": str(route_file),
             "model": "all-MiniLM-L6-v2-int8",
         },
         log_file=data / "demo.log",

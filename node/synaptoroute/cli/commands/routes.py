@@ -463,18 +463,39 @@ def _show_diff(diff: RouteDiff, as_json: bool) -> None:
 
 
 def lint(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The route file.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Route files."),
+    ],
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings, too.")] = False,
     model: Model = None,
     precision: EncoderPrecision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Find mistakes in a route file, without a node.
+    """Find mistakes in route files, without a node.
 
     Finds near-duplicates between routes, utterances that are nearer to another route or that
     the encoder does not understand, unreachable routes, too few utterances, and broken
     limits. Exits with 1 on errors.
     """
+    failed = []
+    for file in files:
+        findings, count = _lint_file(file, model, precision)
+        errors = sum(finding.level == "error" for finding in findings)
+        _show_findings(findings, as_json)
+        summary = f"{count} routes: {errors} errors, {len(findings) - errors} warnings"
+        if len(files) > 1:
+            summary = f"{file}: {summary}"
+        if errors or (strict and findings):
+            failed.append(summary)
+        else:
+            note(summary)
+    if failed:
+        raise CheckFailed("; ".join(failed))
+
+
+def _lint_file(file: Path, model: str | None, precision: Precision) -> tuple[list[Finding], int]:
+    """Check one route file; return the findings, errors first, and the number of routes."""
     from synaptoroute.cli.lint import Finding, check_texts
     from synaptoroute.cli.route_files import inspect_route_file
 
@@ -486,12 +507,7 @@ def lint(
     if routes:
         findings += _check_vectors(routes, model, precision)
     findings.sort(key=lambda finding: (finding.level != "error", finding.route, finding.code))
-    errors = sum(finding.level == "error" for finding in findings)
-    _show_findings(findings, as_json)
-    summary = f"{len(routes)} routes: {errors} errors, {len(findings) - errors} warnings"
-    if errors or (strict and findings):
-        raise CheckFailed(summary)
-    note(summary)
+    return findings, len(routes)
 
 
 def _check_vectors(routes: list[Route], model: str | None, precision: Precision) -> list[Finding]:

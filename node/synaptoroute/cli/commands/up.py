@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from synaptoroute.cli.client import NodeClient
-from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, NodeUnreachable
+from synaptoroute.cli.examples import example_file
+from synaptoroute.cli.exit_codes import CheckFailed, NodeUnreachable
 from synaptoroute.cli.local_cluster import NODES_MAX, LocalCluster
 from synaptoroute.cli.processes import StopSignal, choose_port
 from synaptoroute.cli.questions import ask_questions, known_questions, show_questions
@@ -47,7 +48,9 @@ def up(
     data: Annotated[Path, typer.Option(help="Folder of databases and logs.")] = Path(
         "data/cluster"
     ),
-    routes: Annotated[Path, typer.Option(help="Initial routes.")] = Path("examples/routes.yaml"),
+    routes: Annotated[
+        Path | None, typer.Option(help="Initial routes.", show_default="the example routes")
+    ] = None,
     redis_url: Annotated[
         str | None,
         typer.Option(help="Existing Redis or Valkey; without it a private Valkey is started."),
@@ -66,10 +69,7 @@ def up(
 
     Runs until Ctrl-C.
     """
-    if not routes.is_file():
-        raise BadUsage(
-            f"{routes} does not exist: run this in the project folder, or give another file"
-        )
+    route_file = example_file("routes.yaml", routes)
     cluster = LocalCluster(
         count=nodes,
         folder=data,
@@ -85,7 +85,7 @@ def up(
             with waiting(f"Starting {nodes} nodes ..."):
                 cluster.start()
                 cluster.wait_ready()
-            _load_routes(cluster, routes)
+            _load_routes(cluster, route_file)
             answers = _ask(cluster)
             check = run_check(cluster)
             if as_json:
