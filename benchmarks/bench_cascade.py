@@ -1,7 +1,10 @@
-"""Measures throughput and accuracy of the cascade on CLINC150 and Banking77.
+"""Measures throughput, accuracy and confidence of the cascade on CLINC150 and Banking77.
 
-Accuracy through the product's own calibration, static stage and scoring, thresholds
-applied: a test text counts if its route is answered, an out-of-scope text if none is.
+By the score of new databases (``adaptive``, confidence of at least .5) and by that of earlier ones
+(``blend``, threshold .49), through the product's own fit, calibration, static stage and scoring.
+A test text counts if its route is answered, an out-of-scope text if none is; Banking77 has none of
+its own and takes CLINC150's.  ``ece_inside`` and ``ece_mixed`` are expected calibration errors of
+test texts alone and together with the out-of-scope texts, as in ``bench_accuracy.py``.
 Throughput in process, nothing cached, against the same router without the cascade and
 against semantic-router, in turns.
 
@@ -10,9 +13,10 @@ against semantic-router, in turns.
 
 from __future__ import annotations
 
-import json
+import math
 import tempfile
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +27,10 @@ from bench_accuracy import SEEDS, encode, tensor_of
 from bench_throughput import CLIENTS, WARM_SECONDS
 from contenders import OURS, OURS_CASCADE, SEMANTIC_ROUTER, Process, contenders, in_turns
 from harness import Bench, Options, ratio, read_options, rounded, spread
-from route_texts import SETS, Corpus, read_corpus
+from route_texts import SETS, Corpus, read_corpus, read_out_of_scope
 from synaptoroute.cascade import (
     Calibration,
+    ConfidenceRule,
     StaticRoutes,
     StaticTable,
     Utterances,
@@ -34,13 +39,17 @@ from synaptoroute.cascade import (
     load_table,
     read_projection,
     save_table,
+    scored_by,
 )
-from synaptoroute.core.mutation import Settings
+from synaptoroute.core.mutation import FOUNDING_SETTINGS, Settings
+from synaptoroute.decision.fitting import calibration_error
 from synaptoroute.encoder import Encoder
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor
 
 TINY_TOKENS = 3_000
+FINGERPRINT = "f" * 16
+SETTINGS = (replace(FOUNDING_SETTINGS, cascade=True), Settings(cascade=True))
 
 
 class Vectors:
@@ -75,91 +84,139 @@ def prepared(encoder: Encoder, options: Options, file: Path) -> tuple[StaticTabl
     return table, figures
 
 
-def by_encoder(tensor: Tensor, queries: NDArray[np.float32]) -> list[str | None]:
-    """Route of each query without the cascade."""
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers to some texts.
+
+    Attributes:
+        routes: Route of the answer, or None.
+        best: Best route of the stage that answers.
+        sure: Its confidence, float64[n]; nan where there is none.
+        is_static: Whether the static stage answers, bool[n].
+    """
+
+    routes: list[str | None]
+    best: list[str]
+    sure: NDArray[np.float64]
+    is_static: NDArray[np.bool_]
+
+
+def by_encoder(tensor: Tensor, queries: NDArray[np.float32]) -> Answers:
+    """Answer each query without the cascade."""
     rankings = rank(tensor, queries, [QuerySpec()] * len(queries), Scratch())
-    return [
-        tensor.record_of(found.best.route_id).name if found.best else None for found in rankings
-    ]
+    name = {record.route_id: record.name for record in tensor.routes.values()}
+    return Answers(
+        [name[found.best.route_id] if found.best else None for found in rankings],
+        [name[found.top[0].route_id] for found in rankings],
+        np.array([found.top[0].confidence for found in rankings], np.float64),
+        np.zeros(len(rankings), np.bool_),
+    )
 
 
-def by_static(
-    routes: StaticRoutes, calibration: Calibration, rows: NDArray[np.int8]
-) -> list[str | None]:
-    """Route of each query that the static stage answers; None where it does not."""
-    guard = calibration.guard
-    if guard is None:
-        return [None] * len(rows)
-    rankings = [look.ranking for look in routes.evaluate(rows, guard, [1] * len(rows))]
-    best = [None if ranking is None else ranking.best for ranking in rankings]
-    return [None if each is None else routes.record_of(each.route_id).name for each in best]
+def with_cascade(
+    alone: Answers,
+    tensor: Tensor,
+    routes: StaticRoutes,
+    calibration: Calibration,
+    rows: NDArray[np.int8],
+) -> Answers:
+    """Answer each query by the static stage where it is sure, else as ``alone``."""
+    if calibration.guard is None:
+        return alone
+    limits = [1] * len(rows)
+    found = routes.evaluate(rows, calibration.guard, limits, tensor.calibration, calibration.levels)
+    answers, best = list(alone.routes), list(alone.best)
+    sure, is_static = alone.sure.copy(), alone.is_static.copy()
+    for number, look in enumerate(found):
+        if look.ranking is not None and look.ranking.best is not None:
+            own = look.ranking.best
+            best[number] = answers[number] = routes.record_of(own.route_id).name
+            sure[number] = math.nan if own.confidence is None else own.confidence
+            is_static[number] = True
+    return Answers(answers, best, sure, is_static)
+
+
+def utterances_of(tensor: Tensor, vectors: Vectors) -> tuple[Utterances, StaticRoutes]:
+    """Describe a route set as the calibration reads it, and load it into a static stage."""
+    settings, records = tensor.settings, list(tensor.routes.values())
+    rows = vectors.of([text for record in records for text in record.utterances])
+    owners = np.repeat(np.arange(len(records)), [len(record.slots) for record in records])
+    thresholds = np.full(len(records), settings.threshold_of(None))
+    numbers, rule = tensor.calibration, None
+    scored = scored_by(settings, numbers)
+    if scored and numbers is not None:
+        rule = ConfidenceRule(
+            numbers,
+            np.full(len(records), settings.confidence_min or 0.0),
+            settings.expected_unmatched_share,
+            np.zeros(len(records), np.bool_),
+            rows[0][:0],
+            owners[:0],
+        )
+    given = Utterances(*rows, owners, thresholds, scored or settings.aggregation, rule)
+    return given, StaticRoutes(rows[1].shape[1], settings, tensor.revision)
 
 
 def one_draw(
-    corpus: Corpus, strays: list[str], drawn: dict[str, list[str]], vectors: Vectors, name: str
+    corpus: Corpus,
+    strays: list[str],
+    drawn: dict[str, list[str]],
+    vectors: Vectors,
+    settings: Settings,
 ) -> dict[str, float]:
-    """Accuracy, share and agreement of one choice of utterances."""
-    settings = Settings(cascade=True)
-    tensor = tensor_of(drawn, vectors.vectors, settings)
-    records = list(tensor.routes.values())
-    texts = [text for record in records for text in record.utterances]
-    rows = vectors.of(texts)
-    owners = np.repeat(np.arange(len(records)), [len(record.slots) for record in records])
-    thresholds = np.full(len(records), settings.threshold)
+    """Accuracy, confidence, share and agreement of one choice of utterances."""
+    tensor = tensor_of(drawn, vectors.vectors, settings, FINGERPRINT)
+    given, plain = utterances_of(tensor, vectors)
     began = time.perf_counter()
-    given = Utterances(*rows, owners, thresholds, settings.aggregation)
-    calibration = calibrate(given, "1.1", name, name)
+    calibration = calibrate(given, "1.1", FINGERPRINT, FINGERPRINT)
     seconds = time.perf_counter() - began
-    dim = rows[1].shape[1]
-    routes = StaticRoutes(dim, settings, tensor.revision, read_projection(calibration.turn, dim))
-    routes.load(records, [vectors.of(list(record.utterances))[1] for record in records])
-    queries, static_rows = vectors.of([text for text, _ in corpus.test])
-    alone, sure = by_encoder(tensor, queries), by_static(routes, calibration, static_rows)
+    records = list(tensor.routes.values())
+    plain.load(records, [vectors.of(list(record.utterances))[1] for record in records])
+    projection = read_projection(calibration.turn, given.static_rows.shape[1])
+    routes = plain.projected_by(projection, settings, tensor.revision)
+    texts = [text for text, _ in corpus.test]
     labels = [label for _, label in corpus.test]
-    both = [quick or slow for quick, slow in zip(sure, alone, strict=True)]
-    pairs = [(quick, slow) for quick, slow in zip(sure, alone, strict=True) if quick]
+    queries, static_rows = vectors.of(texts + strays)
+    alone = by_encoder(tensor, queries)
+    both = with_cascade(alone, tensor, routes, calibration, static_rows)
+    static = np.flatnonzero(both.is_static[: len(texts)]).tolist()
     found = {
         "calibration_seconds": seconds,
-        "off_accuracy": float(np.mean([a == b for a, b in zip(alone, labels, strict=True)])),
-        "on_accuracy": float(np.mean([a == b for a, b in zip(both, labels, strict=True)])),
-        "share": len(pairs) / len(labels),
-        "agreement": float(np.mean([a == b for a, b in pairs])) if pairs else 1.0,
+        "share": len(static) / len(texts),
+        "agreement": float(np.mean([alone.routes[n] == both.routes[n] for n in static] or [True])),
     }
-    if strays:
-        queries, static_rows = vectors.of(strays)
-        alone, sure = by_encoder(tensor, queries), by_static(routes, calibration, static_rows)
-        found["off_strays"] = float(np.mean([each is not None for each in alone]))
-        found["on_strays"] = float(
-            np.mean([bool(quick or slow) for quick, slow in zip(sure, alone, strict=True)])
-        )
+    for name, answers in (("off", alone), ("on", both)):
+        right = np.array([a == b for a, b in zip(answers.best, labels, strict=False)])
+        answered = [a == b for a, b in zip(answers.routes, labels, strict=False)]
+        found[f"{name}_accuracy"] = float(np.mean(answered))
+        outside = [route is not None for route in answers.routes[len(texts) :]]
+        found[f"{name}_strays"] = float(np.mean(outside))
+        if not np.isnan(answers.sure).any():
+            sure, all_right = answers.sure, np.append(right, np.zeros(len(strays), np.bool_))
+            found[f"{name}_ece_inside"] = calibration_error(sure[: len(texts)], right)
+            found[f"{name}_ece_mixed"] = calibration_error(sure, all_right)
     return found
 
 
 def accuracy(
     encoder: Encoder, table: StaticTable, options: Options, name: str, counts: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Means over the seeds, by utterances a route."""
+    """Means over the seeds, by score, then by utterances a route."""
     corpus = read_corpus(options.data, name)
-    strays = _strays(options.data, name)
+    strays = read_out_of_scope(options.data)
     drawn = {(k, seed): corpus.draw(k, seed) for k in counts for seed in SEEDS}
     texts = {text for routes in drawn.values() for own in routes.values() for text in own}
     texts |= {text for text, _ in corpus.test} | set(strays)
     vectors = Vectors(encoder, table, texts)
-    found: dict[str, Any] = {}
-    for k in counts:
-        each = [one_draw(corpus, strays, drawn[k, seed], vectors, name) for seed in SEEDS]
-        means = {key: rounded(float(np.mean([one[key] for one in each]))) for key in each[0]}
-        points = [100 * (one["on_accuracy"] - one["off_accuracy"]) for one in each]
-        found[str(k)] = {**means, "gained_points": spread(points)}
-    return {"routes": len(corpus.train), "test_texts": len(corpus.test), "by_utterances": found}
-
-
-def _strays(folder: Path | None, name: str) -> list[str]:
-    """Texts that belong to no route, where the set has some."""
-    if folder is None:
-        return []
-    data = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return [text.strip() for text, _ in data.get("oos_test", [])]
+    found: dict[str, dict[str, Any]] = {}
+    for settings in SETTINGS:
+        by_count = found.setdefault(settings.aggregation, {})
+        for k in counts:
+            each = [one_draw(corpus, strays, drawn[k, seed], vectors, settings) for seed in SEEDS]
+            means = {key: rounded(float(np.mean([one[key] for one in each]))) for key in each[0]}
+            points = [100 * (one["on_accuracy"] - one["off_accuracy"]) for one in each]
+            by_count[str(k)] = {**means, "gained_points": spread(points)}
+    return {"routes": len(corpus.train), "test_texts": len(corpus.test), "by_score": found}
 
 
 def throughput(options: Options, table_file: Path) -> dict[str, Any]:
@@ -201,7 +258,7 @@ def _closed(
 def measure(options: Options) -> dict[str, Any]:
     """Return all figures."""
     encoder = Encoder()
-    counts = options.pick((10, 20, 50), (10, 50), (15,))
+    counts = options.pick((5, 10, 20, 50), (10, 50), (15,))
     names = SETS if options.data is not None else ("generated",)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "static.table"

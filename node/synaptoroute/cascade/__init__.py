@@ -8,9 +8,11 @@ from synaptoroute.cascade.calibration import (
     calibrate,
     is_superseded,
     read_calibration,
+    scored_by,
 )
 from synaptoroute.cascade.lda_projection import LdaProjection, read_projection
-from synaptoroute.cascade.leave_one_out import Utterances
+from synaptoroute.cascade.leave_one_out import ConfidenceRule, Utterances
+from synaptoroute.cascade.static_confidence import StaticLevels
 from synaptoroute.cascade.static_routes import StaticRoutes
 from synaptoroute.cascade.static_table import (
     StaticTable,
@@ -23,7 +25,9 @@ from synaptoroute.cascade.static_table import (
 __all__ = [
     "UTTERANCES_MAX",
     "Calibration",
+    "ConfidenceRule",
     "LdaProjection",
+    "StaticLevels",
     "StaticRoutes",
     "StaticTable",
     "Utterances",
@@ -34,5 +38,6 @@ __all__ = [
     "read_calibration",
     "read_projection",
     "save_table",
+    "scored_by",
     "table_file",
 ]

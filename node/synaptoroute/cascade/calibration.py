@@ -11,6 +11,11 @@ guards tried, the one that answers most is chosen among those that hold three co
 
 If no guard holds them at a useful share, the cascade stays off and says why.  The projection
 of the embeddings is fitted here too, and travels with the calibration.
+
+Where the confidence decides, the second and third condition are kept with a reserve, and an
+answer needs the confidence of its route.  The numbers behind that confidence
+(``static_confidence``) travel with the calibration, in a version of its own: earlier releases
+cannot read it and ask the encoder.
 """
 
 from __future__ import annotations
@@ -18,15 +23,31 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
-from typing import Any, Final, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.cascade.encoder_decisions import with_decisions
 from synaptoroute.cascade.lda_projection import fit_projection
-from synaptoroute.cascade.leave_one_out import OFFERED, Evaluation, Utterances, leave_one_out
+from synaptoroute.cascade.leave_one_out import (
+    OFFERED,
+    ConfidenceRule,
+    Evaluation,
+    Utterances,
+    leave_one_out,
+)
+from synaptoroute.cascade.static_confidence import (
+    DEVIATIONS_BELOW,
+    StaticLevels,
+    confidence_of,
+    fit_levels,
+    fit_odds,
+)
 from synaptoroute.cascade.static_routes import MarginGuard
+from synaptoroute.core.mutation import Aggregation, Settings
+from synaptoroute.decision import DecisionCalibration
 from synaptoroute.threads import single_blas_thread
 
 Float64s: TypeAlias = NDArray[np.float64]
@@ -42,11 +63,32 @@ UTTERANCES_MAX: Final = 65_536
 EVALUATED_MAX: Final = 4_096
 _ANSWERS_MIN: Final = 50
 _SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)
-_FLOOR_SHARES: Final = tuple(step / 20 for step in range(19))
 _DIGITS: Final = 6
 _VERSION: Final = 2
+_CONFIDENT_VERSION: Final = 3
 DEVIATIONS: Final = 2.0
 """Standard deviations added to a count of disagreements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How strict the search for a guard is.
+
+    Attributes:
+        stray_share_max: Of the third condition.
+        gain_deviations: Deviations of the difference to the encoder by which the first stage
+            must be right more often.
+        floor_shares: Shares of the judged utterances below the floors that are tried.
+    """
+
+    stray_share_max: float
+    gain_deviations: float
+    floor_shares: tuple[float, ...]
+
+
+BY_THRESHOLD: Final = Conditions(STRAY_SHARE_MAX, 0.0, tuple(step / 20 for step in range(19)))
+# No floor below nearly all utterances: a text of another world has a low score, and may lead.
+BY_CONFIDENCE: Final = Conditions(0.003, 0.5, tuple(step / 20 for step in range(1, 19)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +105,8 @@ class Calibration:
         agreement: Share of these on which the encoder or the utterance's own route agrees.
         strays: Share of out-of-scope queries that it answers although the encoder does not.
         turn: The projection, as ``LdaProjection.dump`` writes it; empty if it is off.
+        scored: How the encoder scored the routes where the confidence decided; else empty.
+        levels: Behind the confidence of static answers; None where thresholds alone decide.
     """
 
     at: str
@@ -75,9 +119,13 @@ class Calibration:
     agreement: float = 0.0
     strays: float = 0.0
     turn: str = ""
+    scored: str = ""
+    levels: StaticLevels | None = None
 
     def dump(self) -> str:
-        fields = {"version": _VERSION, **asdict(self)}
+        fields = {"version": _CONFIDENT_VERSION if self.scored else _VERSION, **asdict(self)}
+        if not self.scored:
+            del fields["scored"], fields["levels"]
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
@@ -85,10 +133,21 @@ def read_calibration(text: str) -> Calibration | None:
     """Read what ``dump`` wrote; None if this release cannot read it."""
     try:
         fields: dict[str, Any] = json.loads(text)
-        if fields.pop("version") != _VERSION:
+        version = fields.pop("version")
+        if version not in (_VERSION, _CONFIDENT_VERSION):
             return None
-        guard = fields.pop("guard")
-        found = Calibration(guard=None if guard is None else MarginGuard(**guard), **fields)
+        guard, levels = fields.pop("guard"), None
+        if version == _CONFIDENT_VERSION:
+            levels = fields.pop("levels")
+            if not fields["scored"] or (guard is None) != (levels is None):
+                return None
+        elif not fields.keys().isdisjoint(("scored", "levels")):
+            return None
+        found = Calibration(
+            guard=None if guard is None else MarginGuard(**guard),
+            levels=None if levels is None else StaticLevels(**levels),
+            **fields,
+        )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return found if _is_sound(found) else None
@@ -105,7 +164,7 @@ def is_superseded(text: str) -> bool:
 
 def _is_sound(found: Calibration) -> bool:
     """Whether every field has the right type: the log is external input."""
-    texts = (found.at, found.fingerprint, found.table, found.reason, found.turn)
+    texts = (found.at, found.fingerprint, found.table, found.reason, found.turn, found.scored)
     numbers = [found.share, found.agreement, found.strays]
     if found.guard is not None:
         numbers += asdict(found.guard).values()
@@ -115,18 +174,28 @@ def _is_sound(found: Calibration) -> bool:
         and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
         and isinstance(found.routes, int)
         and found.routes > 0
+        and (found.levels is None or found.levels.is_sound)
     )
+
+
+def scored_by(settings: Settings, numbers: DecisionCalibration | None) -> Aggregation | Literal[""]:
+    """Name the score that the confidence is made of; empty where thresholds alone decide."""
+    is_adaptive = settings.aggregation == "adaptive"
+    if numbers is None or not (is_adaptive or settings.confidence_min):
+        return ""
+    return "blend" if is_adaptive and numbers.weights is None else settings.aggregation
 
 
 @single_blas_thread()
 def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calibration:
     """Evaluate a route set and choose the guard; equal inputs give equal guards."""
     routes = len(given.thresholds)
+    scored = "" if given.rule is None else given.aggregation
 
     def off(reason: str) -> Calibration:
-        return Calibration(at, fingerprint, table, routes, reason)
+        return Calibration(at, fingerprint, table, routes, reason, scored=scored)
 
-    if given.aggregation not in OFFERED:
+    if given.aggregation not in (OFFERED if given.rule is None else (*OFFERED, "adaptive")):
         return off("aggregation_not_offered")
     if len(given.owners) > UTTERANCES_MAX:
         return off("too_many_utterances")
@@ -135,10 +204,25 @@ def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calib
         return off("too_few_utterances")
     chosen = eligible_rows[_spread(len(eligible_rows), EVALUATED_MAX)]
     in_scope, out_of_scope = leave_one_out(given, chosen)
-    found = _best(in_scope, out_of_scope, given.thresholds)
+    levels, thresholds, conditions = None, given.thresholds, BY_THRESHOLD
+    if given.rule is not None:
+        in_scope, out_of_scope, levels = _judged_by_confidence(
+            given, given.rule, in_scope, out_of_scope
+        )
+        thresholds, conditions = np.full(routes, -np.inf), BY_CONFIDENCE
+    found = _best(in_scope, out_of_scope, thresholds, conditions)
     if found is None:
         return off("agreement_not_reached")
     guard, answered = found
+    if levels is not None and given.rule is not None:
+        strays = is_answered(out_of_scope, guard, thresholds)
+        share = given.rule.unmatched_share
+        odds = fit_odds(
+            confidence_of(in_scope.listed[answered], levels, share),
+            (in_scope.answers == in_scope.owners)[answered],
+            confidence_of(out_of_scope.listed[strays], levels, share),
+        )
+        levels = replace(levels, odds=odds)
     agrees = _agrees(in_scope)
     return Calibration(
         at,
@@ -149,9 +233,32 @@ def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calib
         guard,
         share=round(float(answered.mean()), 4),
         agreement=round(float(agrees[answered].mean()), 4),
-        strays=round(float(_wrongly_answered(out_of_scope, guard, given.thresholds).mean()), 4),
+        strays=round(float(_wrongly_answered(out_of_scope, guard, thresholds).mean()), 4),
         turn=fit_projection(given.static_rows, given.owners).dump(),
+        scored=scored,
+        levels=levels,
     )
+
+
+def _judged_by_confidence(
+    given: Utterances, rule: ConfidenceRule, in_scope: Evaluation, out_of_scope: Evaluation
+) -> tuple[Evaluation, Evaluation, StaticLevels]:
+    """Evaluate the encoder, fit the confidence, and give what may not pass a margin of zero."""
+    in_scope, out_of_scope, blended = with_decisions(given, in_scope, out_of_scope)
+    scale, offset = _line(in_scope.scores, blended)
+    spread = float(np.std(blended - scale * in_scope.scores - offset))
+    lowered = round(offset - DEVIATIONS_BELOW * spread, _DIGITS)
+    levels = fit_levels(in_scope.listed, in_scope.places, out_of_scope.listed, (scale, lowered))
+
+    def eligible(found: Evaluation) -> Evaluation:
+        sure = confidence_of(found.listed, levels, rule.unmatched_share)
+        passes = sure >= rule.confidence_mins[found.answers]
+        passes &= scale * found.scores + lowered >= given.thresholds[found.answers]
+        passes &= ~rule.has_negatives[found.answers]
+        # A tie is never sure.
+        return replace(found, margins=np.where(passes, found.margins, 0.0))
+
+    return eligible(in_scope), eligible(out_of_scope), levels
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:
@@ -183,8 +290,14 @@ def _wrongly_answered(out_of_scope: Evaluation, guard: MarginGuard, thresholds: 
 
 def _fit_line(in_scope: Evaluation, out_of_scope: Evaluation) -> tuple[float, float]:
     """Fit the encoder's score to that of the first stage: scale and offset."""
-    x = np.concatenate([in_scope.scores, out_of_scope.scores])
-    y = np.concatenate([in_scope.expected, out_of_scope.expected])
+    return _line(
+        np.concatenate([in_scope.scores, out_of_scope.scores]),
+        np.concatenate([in_scope.expected, out_of_scope.expected]),
+    )
+
+
+def _line(x: Float64s, y: Float64s) -> tuple[float, float]:
+    """Fit a line that does not fall: scale and offset."""
     usable = np.isfinite(x) & np.isfinite(y)
     x, y = x[usable], y[usable]
     spread = float(np.var(x))
@@ -197,30 +310,38 @@ def _fit_line(in_scope: Evaluation, out_of_scope: Evaluation) -> tuple[float, fl
 
 
 def _best(
-    in_scope: Evaluation, out_of_scope: Evaluation, thresholds: Float64s
+    in_scope: Evaluation, out_of_scope: Evaluation, thresholds: Float64s, conditions: Conditions
 ) -> tuple[MarginGuard, Mask] | None:
     scale, offset = _fit_line(in_scope, out_of_scope)
-    floors = sorted({0.0, *np.quantile(in_scope.scores, _FLOOR_SHARES).tolist()})
+    floors = set(np.quantile(in_scope.scores, conditions.floor_shares).tolist())
+    if conditions is BY_THRESHOLD:
+        floors.add(0.0)
     best: tuple[MarginGuard, Mask] | None = None
     most = max(_ANSWERS_MIN, math.ceil(SHARE_MIN * len(in_scope.owners)))
     for slope in _SLOPES:
-        for floor in floors:
+        for floor in sorted(floors):
             # A margin of -2 lets every query pass that reaches the floor.
             lenient = MarginGuard(-2.0, slope, round(max(0.0, floor), _DIGITS), scale, offset)
-            margin = _least_margin(in_scope, out_of_scope, lenient, thresholds)
+            margin = _least_margin(in_scope, out_of_scope, lenient, thresholds, conditions)
             if margin is None:
                 continue
             # Evaluated again with the rounded numbers: these are what every node will read.
             guard = MarginGuard(margin, slope, lenient.floor, scale, offset)
             answered = is_answered(in_scope, guard, thresholds)
             count = int(answered.sum())
-            if count >= most and _holds(in_scope, out_of_scope, guard, answered, thresholds):
+            if count >= most and _holds(
+                in_scope, out_of_scope, guard, answered, thresholds, conditions
+            ):
                 best, most = (guard, answered), count + 1
     return best
 
 
 def _least_margin(
-    in_scope: Evaluation, out_of_scope: Evaluation, lenient: MarginGuard, thresholds: Float64s
+    in_scope: Evaluation,
+    out_of_scope: Evaluation,
+    lenient: MarginGuard,
+    thresholds: Float64s,
+    conditions: Conditions,
 ) -> float | None:
     """Find the least margin that holds the conditions at a slope and a floor; rounded up."""
     eligible = np.flatnonzero(is_answered(in_scope, lenient, thresholds))
@@ -232,14 +353,16 @@ def _least_margin(
     counts = np.arange(1, len(sums) + 1)
     wrong = np.cumsum((~_agrees(in_scope)[eligible]).astype(np.int64))
     own, answers = in_scope.owners[eligible], in_scope.answers[eligible]
-    gain = np.cumsum((answers == own).astype(np.int64) - (in_scope.encoders[eligible] == own))
+    differs = (answers == own).astype(np.int64) - (in_scope.encoders[eligible] == own)
+    gain, least = np.cumsum(differs), conditions.gain_deviations
+    reserve = least * np.sqrt(np.cumsum(np.abs(differs)))
     wrongly = _wrongly_answered(out_of_scope, lenient, thresholds)
     wrong_sums = np.sort(
         out_of_scope.margins[wrongly] + lenient.slope * out_of_scope.scores[wrongly]
     )
     wrong_counts = len(wrong_sums) - np.searchsorted(wrong_sums, sums, "left")
-    holds = (_at_most(wrong) <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= 0)
-    holds &= wrong_counts <= STRAY_SHARE_MAX * len(out_of_scope.owners)
+    holds = (_at_most(wrong) <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= reserve)
+    holds &= wrong_counts <= conditions.stray_share_max * len(out_of_scope.owners)
     # The conditions may fail at a high margin and hold at a lower one: take the lowest.
     last = np.flatnonzero(holds)
     if len(last) == 0:
@@ -258,10 +381,11 @@ def _holds(
     guard: MarginGuard,
     answered: Mask,
     thresholds: Float64s,
+    conditions: Conditions,
 ) -> bool:
     agreement = float(_agrees(in_scope)[answered].mean())
     right = (in_scope.answers == in_scope.owners)[answered].sum()
     encoder_right = (in_scope.encoders == in_scope.owners)[answered].sum()
     wrong_share = float(_wrongly_answered(out_of_scope, guard, thresholds).mean())
-    is_safe = wrong_share <= STRAY_SHARE_MAX and bool(right >= encoder_right)
+    is_safe = wrong_share <= conditions.stray_share_max and bool(right >= encoder_right)
     return agreement >= AGREEMENT_MIN and is_safe

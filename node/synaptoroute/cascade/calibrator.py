@@ -19,7 +19,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from synaptoroute.cascade import UTTERANCES_MAX, Calibration, StaticTable, Utterances, calibrate
+from synaptoroute.cascade import (
+    UTTERANCES_MAX,
+    Calibration,
+    ConfidenceRule,
+    StaticTable,
+    Utterances,
+    calibrate,
+    scored_by,
+)
 from synaptoroute.cascade.cascade import NAME_DIGITS, Cascade
 from synaptoroute.core.mutation import Calibrate
 from synaptoroute.encoder import TextEncoder
@@ -139,6 +147,33 @@ class _RouteSetCopy:
         slots = np.array([slot for record in records for slot in record.slots], np.int64)
         self.is_too_large = len(slots) > UTTERANCES_MAX
         self.vectors = tensor.vectors_of(slots[:0] if self.is_too_large else slots)
+        self.aggregation = tensor.settings.aggregation
+        self.rule: ConfidenceRule | None = None
+        numbers = tensor.calibration
+        scored = scored_by(tensor.settings, numbers)
+        if not scored or numbers is None:
+            return
+        # Aggregations are named by the score that they amount to: without a fit, ``adaptive``
+        # is ``blend``.
+        self.aggregation = scored
+        default = tensor.settings.confidence_min
+        leasts = [
+            default if record.confidence_min is None else record.confidence_min
+            for record in records
+        ]
+        described = [
+            (number, record.description_slot)
+            for number, record in enumerate(records)
+            if record.description_slot is not None and not self.is_too_large
+        ]
+        self.rule = ConfidenceRule(
+            numbers,
+            np.array([least or 0.0 for least in leasts], np.float64),
+            tensor.settings.expected_unmatched_share,
+            np.array([bool(record.negatives) for record in records], np.bool_),
+            tensor.vectors_of(np.array([slot for _, slot in described], np.int64)),
+            np.array([number for number, _ in described], np.int64),
+        )
 
 
 def _measure(
@@ -147,10 +182,12 @@ def _measure(
     at, fingerprint = str(copied.revision), encoder.fingerprint[:NAME_DIGITS]
     if copied.is_too_large or len(copied.counts) == 0:
         reason = "too_many_utterances" if copied.is_too_large else "too_few_utterances"
-        return Calibration(at, fingerprint, name, max(1, len(copied.counts)), reason)
+        scored = "" if copied.rule is None else copied.aggregation
+        count = max(1, len(copied.counts))
+        return Calibration(at, fingerprint, name, count, reason, scored=scored)
     owners = np.repeat(np.arange(len(copied.counts)), copied.counts)
     static_rows = table.embed_all(encoder.tokenize_utterances(copied.texts))
     given = Utterances(
-        copied.vectors, static_rows, owners, copied.thresholds, copied.settings.aggregation
+        copied.vectors, static_rows, owners, copied.thresholds, copied.aggregation, copied.rule
     )
     return calibrate(given, at, fingerprint, name)

@@ -33,6 +33,7 @@ from synaptoroute.cascade import (
     is_superseded,
     read_calibration,
     read_projection,
+    scored_by,
 )
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
@@ -46,6 +47,7 @@ from synaptoroute.serving.query import (
     DecisionCounts,
     FirstStageResult,
     Query,
+    RecentDecisions,
     match_of,
 )
 from synaptoroute.tensor import Tensor
@@ -78,6 +80,9 @@ class Cascade:
     """The first stage of one node; ``FirstStage`` documents most of its methods.
 
     Invariant: ``_routes`` is at the tensor's position whenever the lock is free.
+
+    Attributes:
+        decisions: Answers that may be reviewed; the scorer adds its own.
     """
 
     def __init__(self, tables: Sequence[StaticTable]) -> None:
@@ -94,6 +99,7 @@ class Cascade:
         self._deferred = 0
         self.is_calibrating = False
         self.decision_counts = DecisionCounts()
+        self.decisions = RecentDecisions()
 
     # --- from any thread ---
 
@@ -146,11 +152,19 @@ class Cascade:
         left = sum(
             query.first_stage is not None and not query.first_stage.is_sure for query in asked
         )
+        answers = [found.get(id(query)) for query in queries]
         with self._lock:  # other loops and the scorer count as well
             self._static += len(found)
             self._deferred += left
             self.decision_counts.count(found.values())
-        return [found.get(id(query)) for query in queries]
+            is_reviewed = self._routes is not None and bool(self._routes.settings.feedback)
+        if is_reviewed:
+            self.decisions.add(
+                (query, match)
+                for query, match in zip(queries, answers, strict=True)
+                if match is not None
+            )
+        return answers
 
     def answer_if_moved(self, queries: Sequence[Query], node: str) -> list[Match | None]:
         # The first evaluation saw an older position than the answer will carry: at this one
@@ -197,7 +211,8 @@ class Cascade:
                 return {}
             version = str(routes.revision)
             found = {}
-            results = routes.evaluate(embeddings, guard, limits, self._numbers)
+            levels = calibration.levels if calibration is not None else None
+            results = routes.evaluate(embeddings, guard, limits, self._numbers, levels)
             for query, result in zip(queries, results, strict=True):
                 if query.prepared is None or query.prepared.version is not preparation.version:
                     continue  # the words changed meanwhile; the scorer evaluates it again
@@ -356,6 +371,8 @@ class Cascade:
             return "refused", "too_many_utterances"
         if calibration is None or calibration.fingerprint != encoder.fingerprint[:NAME_DIGITS]:
             return "uncalibrated", "not_judged_yet"
+        if calibration.scored != scored_by(settings, self._numbers):
+            return "uncalibrated", "not_judged_yet"  # it was measured by another score
         if calibration.guard is None:
             return "refused", calibration.reason
         if calibration.table != found[1]:

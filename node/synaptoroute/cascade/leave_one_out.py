@@ -7,6 +7,8 @@ utterance may be close to a similar route.
 
 The projection is fitted ``FOLDS`` times, to the utterances (or routes) of the other folds: it
 would separate what it was fitted to too well.
+
+Where the confidence decides, ``encoder_decisions`` evaluates the encoder instead.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.cascade.lda_projection import fit_projection, rounded
-from synaptoroute.cascade.static_routes import lengths_of, nearest_routes
+from synaptoroute.cascade.static_routes import SHORTLIST_ROUTES, lengths_of, nearest_routes
 from synaptoroute.core.mutation import Aggregation
+from synaptoroute.decision import DecisionCalibration
 
 Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
@@ -34,6 +37,27 @@ _CELLS_A_BLOCK: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
+class ConfidenceRule:
+    """What decides beside thresholds, at one position.
+
+    Attributes:
+        numbers: Those behind the confidence of the encoder.
+        confidence_mins: Effective least confidence of each route, float64[routes]; 0 for none.
+        unmatched_share: Expected share of queries that belong to no route.
+        has_negatives: Whether a route has negatives, bool[routes].
+        descriptions: Vectors of descriptions, float32[m, dim].
+        described: Route of each description, int64[m].
+    """
+
+    numbers: DecisionCalibration
+    confidence_mins: Float64s
+    unmatched_share: float
+    has_negatives: Mask
+    descriptions: Float32s
+    described: Numbers
+
+
+@dataclass(frozen=True, slots=True)
 class Utterances:
     """A route set in the embeddings of both stages, in order of route.
 
@@ -41,7 +65,8 @@ class Utterances:
         vectors: Embeddings of the encoder, float32[n, dim], unit rows.
         static_rows: Static embeddings, int8[n, static dim].
         owners: Route of each row, int64[n], ascending from 0 without gaps.
-        thresholds: Effective threshold of each route, float64[routes].
+        thresholds: Effective threshold of each route, float64[routes]; minus infinity for none.
+        rule: None where thresholds alone decide.
     """
 
     vectors: Float32s
@@ -49,6 +74,7 @@ class Utterances:
     owners: Numbers
     thresholds: Float64s
     aggregation: Aggregation
+    rule: ConfidenceRule | None = None
 
     @property
     def starts(self) -> Numbers:
@@ -70,6 +96,10 @@ class Evaluation:
         encoders: Answer of the encoder, int64[n]; -1 for none.
         expected: Score of the encoder for the route of ``answers``, float64[n].
         owners: The utterance's own route, int64[n].
+        rows: The utterance, int64[n].
+        listed: Scores on the shortlist of the first stage, float64[n, routes listed], highest
+            first; minus infinity for an empty place.
+        places: Place of the own route among these, int64[n]; -1 if it is not listed.
     """
 
     answers: Numbers
@@ -78,6 +108,9 @@ class Evaluation:
     encoders: Numbers
     expected: Float64s
     owners: Numbers
+    rows: Numbers
+    listed: Float64s
+    places: Numbers
 
 
 def leave_one_out(given: Utterances, chosen: Numbers) -> tuple[Evaluation, Evaluation]:
@@ -119,24 +152,23 @@ def evaluate(
         is_route_left_out: Leave out the whole route, not only the utterance.
     """
     found: list[Evaluation] = []
-    sums = _sums(rows.astype(np.int64), given)
-    vector_sums = _sums(given.vectors.astype(np.float64), given)
-    for part in _blocks(chosen, len(given.owners)):
+    sums = sums_of(rows.astype(np.int64), given)
+    vector_sums = sums_of(given.vectors.astype(np.float64), given)
+    for part in blocks(chosen, len(given.owners)):
         static = _static_scores(given, rows, part, sums)
-        scores = _encoder_scores(given, part, vector_sums)
-        found.append(
-            _compare(given, static, scores, given.owners[part], is_route_left_out=is_route_left_out)
-        )
+        # Where the confidence decides, the encoder is evaluated apart, for all of them at once.
+        scores = encoder_scores(given, part, vector_sums) if given.rule is None else None
+        found.append(_compare(given, static, scores, part, is_route_left_out=is_route_left_out))
     return _joined(found)
 
 
-def _blocks(chosen: Numbers, width: int) -> Iterator[Numbers]:
+def blocks(chosen: Numbers, width: int) -> Iterator[Numbers]:
     step = max(1, _CELLS_A_BLOCK // max(1, width))
     for start in range(0, len(chosen), step):
         yield chosen[start : start + step]
 
 
-def _sums(rows: NDArray[np.generic], given: Utterances) -> NDArray[np.generic]:
+def sums_of(rows: NDArray[np.generic], given: Utterances) -> NDArray[np.generic]:
     return np.add.reduceat(rows, given.starts, axis=0)
 
 
@@ -169,7 +201,7 @@ def _static_scores(
     return (_largest(similarities, part, given) + centred) / 2.0, centred
 
 
-def _encoder_scores(given: Utterances, part: Numbers, sums: NDArray[np.generic]) -> Float64s:
+def encoder_scores(given: Utterances, part: Numbers, sums: NDArray[np.generic]) -> Float64s:
     """Scores of the encoder, float64[n, routes]."""
     queries = given.vectors[part]
     everything = np.asarray(sums, np.float64)
@@ -194,32 +226,44 @@ def _encoder_scores(given: Utterances, part: Numbers, sums: NDArray[np.generic])
 def _compare(
     given: Utterances,
     static: tuple[Float64s, Float64s],
-    scores: Float64s,
-    own: Numbers,
+    scores: Float64s | None,
+    part: Numbers,
     *,
     is_route_left_out: bool,
 ) -> Evaluation:
-    """Derive the answers of both stages from their scores."""
+    """Derive the answers of both stages from their scores; -1 for the encoder without scores."""
     blended, centred = static
-    every = np.arange(len(own))
+    own, every = given.owners[part], np.arange(len(part))
     if is_route_left_out:
-        centred, scores = centred.copy(), scores.copy()
+        centred = centred.copy()
         centred[every, own] = -np.inf
-        scores[every, own] = -np.inf
     near = nearest_routes(centred)
     listed = np.where(near, blended, -np.inf)
     best = listed.argmax(axis=1)
-    top = np.partition(listed, -2, axis=1)[:, -2:]
-    # The encoder answers the best route among those that reach their threshold.
-    passing = np.where(scores >= given.thresholds, scores, -np.inf)
-    winners = passing.argmax(axis=1)
+    kept = min(SHORTLIST_ROUTES, listed.shape[1])
+    order = np.argsort(-listed, axis=1, kind="stable")[:, :kept]
+    ordered = np.take_along_axis(listed, order, 1)
+    is_own = (order == own[:, np.newaxis]) & (ordered > -np.inf)
+    encoders, expected = np.full(len(part), -1), np.full(len(part), np.nan)
+    if scores is not None:
+        if is_route_left_out:
+            scores = scores.copy()
+            scores[every, own] = -np.inf
+        # The encoder answers the best route among those that reach their threshold.
+        passing = np.where(scores >= given.thresholds, scores, -np.inf)
+        winners = passing.argmax(axis=1)
+        encoders = np.where(passing[every, winners] > -np.inf, winners, -1)
+        expected = scores[every, best]
     return Evaluation(
         answers=best,
         scores=listed[every, best],
-        margins=top[:, 1] - top[:, 0],
-        encoders=np.where(passing[every, winners] > -np.inf, winners, -1),
-        expected=scores[every, best],
+        margins=ordered[:, 0] - ordered[:, 1],
+        encoders=encoders,
+        expected=expected,
         owners=own,
+        rows=part,
+        listed=ordered,
+        places=np.where(is_own.any(axis=1), is_own.argmax(axis=1), -1),
     )
 
 

@@ -7,8 +7,8 @@ a batch.  Only the ``SHORTLIST_ROUTES`` routes with the nearest centroids are co
 ``blend``, so the cost of a query does not depend on the number of utterances.
 
 The first stage only ever says *yes*: the best route must lead the next one by the guard
-margin and reach the floor, and the score that the encoder is expected to give must reach the
-route's threshold.  The encoder answers everything else.
+margin, reach the floor, and pass as the encoder is expected to judge it: its score reaches the
+route's threshold, its confidence the route's least confidence.  The encoder answers all else.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.cascade.lda_projection import LdaProjection, rounded
+from synaptoroute.cascade.static_confidence import StaticLevels
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.core.rows import RowKind, kind_of
@@ -210,17 +211,19 @@ class StaticRoutes:
         guard: MarginGuard,
         limits: Sequence[int],
         numbers: Levels | None = None,
+        levels: StaticLevels | None = None,
     ) -> Sequence[FirstStageResult]:
         """Decide queries, each as if it were alone in the batch.
 
         Args:
             embeddings: int8[n, dim].
             limits: Candidates of each to list, at most ``SHORTLIST_ROUTES``.
-            numbers: Behind the confidence; None if none are known.
+            numbers: Behind the confidence of the encoder; None if none are known.
+            levels: Behind that of static answers; None where thresholds alone decide.
         """
         shortlists = self._shortlists(embeddings)
         return [
-            self._decide(shortlist, guard, limit, numbers)
+            self._decide(shortlist, guard, limit, numbers, levels)
             for shortlist, limit in zip(shortlists, limits, strict=True)
         ]
 
@@ -230,6 +233,7 @@ class StaticRoutes:
         guard: MarginGuard,
         limit: int,
         numbers: Levels | None,
+        levels: StaticLevels | None,
     ) -> FirstStageResult:
         if shortlist is None or limit > SHORTLIST_ROUTES:
             return FirstStageResult(is_sure=False)
@@ -242,28 +246,56 @@ class StaticRoutes:
         record = shortlist.routes[shortlist.scores.index(best)].record
         if record.negatives:
             return FirstStageResult(False, margin, needed)  # the encoder compares them
-        threshold = self.settings.threshold_of(record.threshold)
-        least = self._confidence_min_of(record)
-        if numbers is None and least and threshold == -math.inf:
-            threshold = FALLBACK_THRESHOLD
-        if guard.expected(best) < threshold:
+        confident = (
+            self._by_threshold(shortlist, guard, record, numbers)
+            if levels is None
+            else self._by_confidence(shortlist, levels, record)
+        )
+        if confident is None:
             return FirstStageResult(False, margin, needed)
-        shares: Sequence[float | None] = (None,) * SHORTLIST_ROUTES
-        p_none = None
-        if numbers is not None:
-            scores = sorted(map(guard.expected, shortlist.scores), reverse=True)
-            share = self.settings.expected_unmatched_share
-            shares, p_none = confidences(scores, numbers, share)
-            if shares[0] < least:
-                return FirstStageResult(False, margin, needed)
+        shares, p_none = confident
         ranked = [
-            self._scaled(each, guard, own)
+            self._scaled(each, guard, own, levels)
             for each, own in zip(
                 self._ranked(shortlist, max(limit, _ROUTES_MIN)), shares, strict=False
             )
         ]
         ranking = Ranking(ranked[0], tuple(ranked[:limit]), ranked[1], len(self._routes), p_none)
         return FirstStageResult(True, margin, needed, ranking)
+
+    def _by_threshold(
+        self,
+        shortlist: _Shortlist,
+        guard: MarginGuard,
+        record: RouteRecord,
+        numbers: Levels | None,
+    ) -> tuple[Sequence[float | None], float | None] | None:
+        """Confidences on the scale of the encoder, and p(none); None if the route fails."""
+        threshold = self.settings.threshold_of(record.threshold)
+        least = self._confidence_min_of(record)
+        if numbers is None and least and threshold == -math.inf:
+            threshold = FALLBACK_THRESHOLD
+        if guard.expected(max(shortlist.scores)) < threshold:
+            return None
+        if numbers is None:
+            return (None,) * SHORTLIST_ROUTES, None
+        scores = sorted(map(guard.expected, shortlist.scores), reverse=True)
+        shares, p_none = confidences(scores, numbers, self.settings.expected_unmatched_share)
+        return None if shares[0] < least else (shares, p_none)
+
+    def _by_confidence(
+        self, shortlist: _Shortlist, levels: StaticLevels, record: RouteRecord
+    ) -> tuple[Sequence[float | None], float | None] | None:
+        """Confidences by numbers of the static stage, and p(none); None if the route fails."""
+        scores = sorted(shortlist.scores, reverse=True)
+        if levels.least_blended(scores[0]) < self.settings.threshold_of(record.threshold):
+            return None
+        least = self._confidence_min_of(record)
+        measured = levels.measured(scores, self.settings.expected_unmatched_share)
+        if measured[0][0] < least:
+            return None  # the guard was measured without such queries
+        shares, p_none = levels.sharpened(*measured)
+        return None if shares[0] < least else (shares, p_none)
 
     def _confidence_min_of(self, record: RouteRecord) -> float:
         own = (
@@ -272,12 +304,19 @@ class StaticRoutes:
         return own or 0.0
 
     def _scaled(
-        self, score: RouteScore, guard: MarginGuard, confidence: float | None
+        self,
+        score: RouteScore,
+        guard: MarginGuard,
+        confidence: float | None,
+        levels: StaticLevels | None,
     ) -> RouteScore:
         """Express a score in the scale of the encoder."""
+        # Unlike the others, an adaptive score may exceed 1.
+        expected = guard.offset + guard.scale * score.score
         return replace(
             score,
-            score=guard.expected(score.score),
+            score=expected if levels is not None else guard.expected(score.score),
+            judged=None if levels is None else levels.least_blended(score.score),
             confidence=confidence,
             confidence_min=self._confidence_min_of(self._routes[score.route_id].record),
         )

@@ -133,6 +133,7 @@ class Engine:
             node=config.node_name or storage.node_id,
             preparation=preparation,
             unmatched=UnmatchedQueries(config.unmatched_kept),
+            decisions=None if self._cascade is None else self._cascade.decisions,
             first_stage=self._cascade,
             resolve_writers=self._pending_writes.resolve,
             on_visible=self._report_visible,

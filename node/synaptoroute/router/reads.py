@@ -116,6 +116,8 @@ class CascadeReport(BaseModel):
         agreement: Share of these answers that the encoder, or the utterance's own route,
             agrees with.
         strays: Share of out-of-scope queries that it would answer against the encoder.
+        confidence: Whether a static answer has a confidence of its own, and needs the least
+            confidence of its route.
     """
 
     state: str
@@ -131,6 +133,7 @@ class CascadeReport(BaseModel):
     share: float | None = None
     agreement: float | None = None
     strays: float | None = None
+    confidence: bool | None = None
 
 
 # --- the route set -------------------------------------------------------------------------
@@ -233,6 +236,7 @@ def cascade_report(status: CascadeStatus) -> CascadeReport:
             "share": calibration.share,
             "agreement": calibration.agreement,
             "strays": calibration.strays,
+            "confidence": calibration.levels is not None,
         }
     return report.model_copy(update=measured)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 import time
 from bisect import bisect_left
 from collections import deque
@@ -116,7 +117,8 @@ class Query:
     @property
     def is_plain(self) -> bool:
         """Whether its text alone decides, among all routes."""
-        return self.routes is None and not self.context and not self.prior
+        is_whole = self.routes is None and self.options is None
+        return is_whole and not self.context and not self.prior
 
     @property
     def key(self) -> str:
@@ -346,26 +348,27 @@ class RecentDecisions:
     """The newest answers of this node by their identity, while the review queue is on.
 
     The identity is a hash of version, text and route: equal answers have the same one on every
-    node, and a cached response keeps it.  Nothing is written to disk or log.  Written under the
-    tensor lock, read from any thread.
+    node, and a cached response keeps it.  Nothing is written to disk or log.  Any thread.
     """
 
     def __init__(self, kept: int = DECISIONS_KEPT) -> None:
         self._kept = kept
+        self._lock = threading.Lock()  # The scorer and callers of the first stage add
         self._newest: dict[str, Decision] = {}
 
     def add(self, answers: Iterable[tuple[Query, object]]) -> None:
         """Name and keep the answers of a batch; texts too long to become utterances are left."""
-        newest = self._newest
-        for query, match in answers:
-            if not isinstance(match, Match) or len(query.text) > DECISION_CHARACTERS_MAX:
-                continue
-            said = f"{match.version}|{match.route or ''}|{query.text}".encode()
-            match.decision_id = found = blake2b(said, digest_size=12).hexdigest()
-            newest.pop(found, None)
-            newest[found] = Decision(query.text, match.route)
-            if len(newest) > self._kept:
-                del newest[next(iter(newest))]
+        with self._lock:
+            newest = self._newest
+            for query, match in answers:
+                if not isinstance(match, Match) or len(query.text) > DECISION_CHARACTERS_MAX:
+                    continue
+                said = f"{match.version}|{match.route or ''}|{query.text}".encode()
+                match.decision_id = found = blake2b(said, digest_size=12).hexdigest()
+                newest.pop(found, None)
+                newest[found] = Decision(query.text, match.route)
+                if len(newest) > self._kept:
+                    del newest[next(iter(newest))]
 
     def find(self, decision_id: str) -> Decision | None:
         """Find an answer; None if it is not one of the newest."""
@@ -373,7 +376,8 @@ class RecentDecisions:
 
     def clear(self) -> None:
         """Forget all answers."""
-        self._newest = {}
+        with self._lock:
+            self._newest = {}
 
 
 class DecisionCounts:

@@ -161,6 +161,7 @@ class Scorer:
         node: str = "",
         preparation: TextPreparation | None = None,
         unmatched: UnmatchedQueries | None = None,
+        decisions: RecentDecisions | None = None,
         first_stage: FirstStage | None = None,
         resolve_writers: Callable[[Sequence[Commit]], None] = lambda commits: None,
         on_visible: Callable[[Position], None] = lambda position: None,
@@ -175,7 +176,7 @@ class Scorer:
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
         self.unmatched = unmatched or UnmatchedQueries()
         self.decision_counts = DecisionCounts()
-        self.decisions = RecentDecisions()
+        self.decisions = decisions or RecentDecisions()
         self._first_stage = first_stage
         self._resolve_writers = resolve_writers
         self._on_visible = on_visible
