@@ -56,7 +56,7 @@ export function show(main) {
       h("header", {}, h("h2", {}, "Try it on labelled texts"), h("span", { class: "muted small" }, "Changes nothing")),
       h("form", { class: "grid two", onsubmit: tryIt },
         h("div", {},
-          h("div", { class: "field" }, h("label", { for: "trial-texts" }, "One text per line, => and its route; nothing after => for no route"), texts),
+          h("div", { class: "field" }, h("label", { for: "trial-texts" }, "One text per line, a tab (or =>) and its route; - for no route"), texts),
           h("div", { class: "row" }, h("div", { class: "grow" }, h("label", { class: "sr-only", for: "trial-encoder" }, "Encoder to try"), chosen),
             h("button", { type: "submit", class: "primary" }, "Try")), wrong),
         outcome)));
@@ -99,9 +99,15 @@ function card(each, found, act, isAdmin) {
       each.vectors > 0 && button("Delete its vectors", "drop", { class: "danger" }, "Delete these vectors? To use the encoder again, all texts must be encoded again.")));
 }
 
+// Lines of text, tab, route, as in files of labelled queries; => stands for the tab where one types.
 function casesOf(text) {
-  return text.split("\n").map((line) => line.split("=>")).filter(([said]) => said.trim())
-    .map(([said, route]) => ({ text: said.trim(), route: route?.trim() || null })).slice(0, 2000);
+  return text.split("\n").filter((line) => line.trim() && !line.trimStart().startsWith("#")).map((line) => {
+    const mark = line.includes("\t") ? "\t" : "=>";
+    const at = line.lastIndexOf(mark);
+    const said = at < 0 ? line : line.slice(0, at);
+    const route = at < 0 ? "" : line.slice(at + mark.length).trim();
+    return { text: said.trim(), route: route && route !== "-" ? route.normalize("NFC") : null };
+  }).filter((each) => each.text).slice(0, 2000);
 }
 
 function drawTrial(outcome, trial) {

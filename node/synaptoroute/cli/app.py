@@ -17,6 +17,7 @@ from synaptoroute.cli.commands import (
     doctor,
     evaluate,
     feedback,
+    imports,
     mcp,
     model,
     routes,
@@ -109,12 +110,13 @@ _routes.command("export")(routes.export)
 _routes.command("put")(routes.put)
 _routes.command("calibration")(routes.calibration)
 _routes.command("rm")(routes.rm)
-_routes.command("import")(routes.import_)
+_routes.command("import")(imports.import_)
+_routes.command("convert")(imports.convert)
 _routes.command("lint")(routes.lint)
 
 _imports = _group("imports", "Open imports: neither committed nor aborted.")
-_imports.command("list")(routes.list_imports)
-_imports.command("abort")(routes.abort_imports)
+_imports.command("list")(imports.list_imports)
+_imports.command("abort")(imports.abort_imports)
 
 _feedback = _group("feedback", "Say which route is right, and review what was said.")
 _feedback.command("add")(feedback.add)

@@ -109,9 +109,8 @@ RoutesFile = Annotated[
     typer.Option(
         "--routes",
         exists=True,
-        dir_okay=False,
         show_default=False,
-        help="Use the routes of this file, without a node.",
+        help="Use the routes of this file, of any format that `import` reads, without a node.",
     ),
 ]
 

@@ -2,15 +2,13 @@
 
 Both backends answer with the documents of the HTTP API.
 
-A file of labelled queries has one query per line, ``text<TAB>route``; ``-`` stands for no
-route; ``#`` starts a comment line.  Files that end in ``.jsonl`` or ``.ndjson`` hold objects
-with ``text`` and ``route``, where null stands for no route.
+A file of labelled queries has one query per line, ``text<TAB>route``, or is a CSV table or JSON
+lines; ``-`` stands for no route; see ``importers.tables``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -224,7 +222,6 @@ def _best_of(match: dict[str, Any]) -> dict[str, Any]:
 
 QUERIES_BYTES_MAX: Final = 268_435_456
 NO_ROUTE: Final = "-"
-_JSON_SUFFIXES: Final = frozenset({".jsonl", ".ndjson"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,21 +233,15 @@ class LabelledQuery:
 
 
 def read_labelled(path: Path) -> list[LabelledQuery]:
-    """Read a file of labelled queries."""
+    """Read a file of labelled queries, see ``importers.labels``."""
+    from synaptoroute.cli.route_files import rejected
+    from synaptoroute.importers import FileRefused, read_labels
+
     try:
-        text = read_bytes(path, QUERIES_BYTES_MAX).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileRejected(f"{path} is not UTF-8") from error
-    read = _json_line if path.suffix.lower() in _JSON_SUFFIXES else _text_line
-    queries = []
-    for number, line in _lines(text):
-        query = read(line)
-        if query is None:
-            raise FileRejected(f"{path}: line {number} is not a query with its route")
-        queries.append(query)
-    if not queries:
-        raise FileRejected(f"{path} has no queries")
-    return queries
+        found = read_labels(path.name, read_bytes(path, QUERIES_BYTES_MAX))
+    except FileRefused as error:
+        raise rejected(path, error) from error
+    return [LabelledQuery(each.text, each.route) for each in found]
 
 
 def check_known(queries: Sequence[LabelledQuery], names: frozenset[str], path: Path) -> None:
@@ -259,27 +250,3 @@ def check_known(queries: Sequence[LabelledQuery], names: frozenset[str], path: P
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise FileRejected(f"{path}: unknown routes: {', '.join(map(repr, unknown[:3]))}{more}")
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            yield number, line.rstrip("\r")
-
-
-def _text_line(line: str) -> LabelledQuery | None:
-    text, tab, route = line.rpartition("\t")
-    if not tab or not text.strip() or not route.strip():
-        return None
-    return LabelledQuery(text.strip(), None if route.strip() == NO_ROUTE else route.strip())
-
-
-def _json_line(line: str) -> LabelledQuery | None:
-    try:
-        document = json.loads(line)
-        text, route = document["text"], document["route"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    if not isinstance(text, str) or not text.strip() or not isinstance(route, str | None):
-        return None
-    return LabelledQuery(text.strip(), None if route in (None, "", NO_ROUTE) else route)

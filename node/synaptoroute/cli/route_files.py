@@ -1,127 +1,111 @@
-"""Route files: our own in YAML, JSON and NDJSON, and those of other routers.
+"""Route files on the command line: files, folders and archives, and how they differ from a node.
 
-Routes are parsed and validated by the same code as the imports of a node, so a file that
-passes here passes there.  A file may have ``version: 1`` beside ``routes``.
-
-semantic-router (0.x and 1.x, JSON and YAML) writes ``encoder_type`` beside its routes
-and ``score_threshold`` in them; LiteLLM's ``router.json`` is the same format.  RedisVL
-calls utterances ``references`` and has ``distance_threshold``.  A threshold is valid only
-for the encoder and aggregation it was fitted to, so a foreign threshold is kept in the
-metadata and never applied.
+The formats and their rules are in ``importers``; this module reads the disk.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, TypeVar
 
-from synaptoroute.cli.exit_codes import FileRejected
+from synaptoroute.cli.exit_codes import BadUsage, FileRejected
 from synaptoroute.cli.options import read_bytes
-from synaptoroute.errors import InvalidRoute, SynaptoRouteError
-from synaptoroute.models import NAME_CHARACTERS_MAX, Route
-from synaptoroute.server.bodies import parse_json
-from synaptoroute.server.documents import KIND_BY_SUFFIX, parse_yaml, read_route
+from synaptoroute.importers import (
+    FILE_BYTES_MAX,
+    FORMATS,
+    FileRefused,
+    Imported,
+    Source,
+    detect,
+    opened,
+    own_routes,
+    parse,
+    read_routes,
+)
+from synaptoroute.importers.formats import OWN
+from synaptoroute.importers.sources import FILES_BYTES_MAX, FILES_MAX
+from synaptoroute.models import Route
 
-FILE_BYTES_MAX: Final = 1_073_741_824
-FILE_VERSION: Final = 1
-_OWN_KEYS: Final = frozenset({"routes", "version"})
+SIBLING_BYTES_MAX: Final = 67_108_864
+ResultT = TypeVar("ResultT")
 
 
-@dataclass(frozen=True, slots=True)
-class RouteFile:
-    """The content of a route file, and notes on what a conversion changed."""
+def read_route_file(path: Path, file_format: str | None = None) -> Imported:
+    """Read and validate a route file, a folder or an archive.
 
-    routes: tuple[Route, ...]
-    notes: tuple[str, ...] = ()
+    Raises:
+        FileRejected: It breaks a rule, with the code of the rule.
+    """
+    if file_format is not None and file_format not in FORMATS:
+        raise BadUsage(f"--format must be one of {', '.join(FORMATS)}, got {file_format!r}")
+    return _read(path, lambda source: read_routes(source, file_format))
 
 
-def read_route_file(path: Path) -> RouteFile:
-    """Read and validate a route file."""
+def inspect_route_file(path: Path, file_format: str | None = None) -> tuple[list[Route], list[str]]:
+    """Read the valid routes and list every error, not only the first ones."""
+
+    def inspect(source: Source) -> tuple[list[Route], list[str]]:
+        source = opened(source)
+        if not source.is_folder and file_format in (None, OWN):
+            document = parse(source.name, source.body)
+            if file_format == OWN or detect(document) == OWN:
+                return own_routes(document)
+        return list(read_routes(source, file_format).routes), []
+
+    return _read(path, inspect)
+
+
+def _read(path: Path, read: Callable[[Source], ResultT]) -> ResultT:
     try:
-        items, notes = _items(path)
-        return RouteFile(tuple(_validate_all(items)), tuple(notes))
-    except SynaptoRouteError as error:
-        if isinstance(error, FileRejected):
-            raise
-        raise FileRejected(f"{path}: {error.message}") from error
+        return read(read_source(path))
+    except FileRefused as error:
+        raise rejected(path, error) from error
 
 
-def inspect_route_file(path: Path) -> tuple[list[Route], list[str]]:
-    """Read the valid routes and list every error, not only the first."""
-    try:
-        items, _ = _items(path)
-    except FileRejected:
-        raise
-    except SynaptoRouteError as error:
-        raise FileRejected(f"{path}: {error.message}") from error
-    routes: list[Route] = []
-    errors: list[str] = []
-    place_by_name: dict[str, str] = {}
-    for place, item in items:
-        try:
-            routes.append(_validate(item, place, place_by_name))
-        except InvalidRoute as error:
-            errors.append(error.message)
-    return routes, errors
+def rejected(path: Path, error: FileRefused) -> FileRejected:
+    """The error of a command for a file that a reader refused; it keeps the code."""
+    found = FileRejected(f"{path}: {error.message}")
+    found.code = error.code  # type: ignore[misc]
+    return found
 
 
-def _items(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
-    """Read the routes of a file as (place, document), not validated yet."""
-    body = read_bytes(path, FILE_BYTES_MAX)
-    kind = KIND_BY_SUFFIX.get(path.suffix.lower())
-    if kind is None:
-        raise FileRejected(f"{path}: the name must end in {', '.join(KIND_BY_SUFFIX)}")
-    if kind == "ndjson":
-        lines = enumerate(body.split(b"\n"), start=1)
-        return [(f"line {at}", parse_json(line)) for at, line in lines if line.strip()], []
-    document = parse_yaml(body) if kind == "yaml" else parse_json(body)
-    notes: list[str] = []
-    if foreign := detect_format(document):
-        document, notes = convert(document, foreign)
-    return [(f"routes[{index}]", item) for index, item in enumerate(_route_list(document))], notes
+def read_source(path: Path) -> Source:
+    """Read a file, or all files of a folder, into memory.
+
+    Raises:
+        FileRejected: It cannot be read.
+        FileRefused: ``file_too_large``.
+    """
+    if not path.is_dir():
+        body = read_bytes(path, FILE_BYTES_MAX)
+        return Source(path.name, {path.name: body}, sibling=lambda name: _sibling(path, name))
+    files: dict[str, bytes] = {}
+    total_bytes = 0
+    for each in sorted(path.rglob("*")):
+        if not each.is_file() or any(part.startswith(".") for part in each.relative_to(path).parts):
+            continue
+        if len(files) == FILES_MAX:
+            raise FileRefused("file_too_large", f"the folder has over {FILES_MAX} files")
+        body = read_bytes(each, FILES_BYTES_MAX)
+        total_bytes += len(body)
+        if total_bytes > FILES_BYTES_MAX:
+            raise FileRefused("file_too_large", f"the folder has over {FILES_BYTES_MAX} bytes")
+        files[each.relative_to(path).as_posix()] = body
+    if not files:
+        raise FileRefused("file_empty", "the folder has no files")
+    return Source(path.name, files, is_folder=True)
 
 
-def _route_list(document: Any) -> list[Any]:
-    if isinstance(document, dict):
-        unknown = sorted(str(key)[:40] for key in document if key not in _OWN_KEYS)
-        if unknown:
-            raise InvalidRoute(f"unknown key {unknown[0]!r} beside `routes`")
-        if document.get("version", FILE_VERSION) != FILE_VERSION:
-            raise InvalidRoute(
-                f"the file's version is not {FILE_VERSION}: it needs a later release"
-            )
-        document = document.get("routes")
-    if not isinstance(document, list):
-        raise InvalidRoute("the file must be a list of routes, or an object with `routes`")
-    return document
-
-
-def _validate_all(items: Sequence[tuple[str, Any]]) -> Iterator[Route]:
-    """Validate each route, and that there is at least one."""
-    place_by_name: dict[str, str] = {}
-    for place, item in items:
-        yield _validate(item, place, place_by_name)
-    if not place_by_name:
-        raise InvalidRoute("the file has no routes")
-
-
-def _validate(item: Any, place: str, place_by_name: dict[str, str]) -> Route:
-    """Validate one route.  A name that occurs twice is an error."""
-    try:
-        route = read_route(item)
-    except InvalidRoute as error:
-        name = item.get("name") if isinstance(item, dict) else None
-        named = f" ({name})" if isinstance(name, str) else ""
-        raise InvalidRoute(f"{place}{named}: {error.message}") from None
-    # Two routes with one name are a mistake: one of them would be lost without notice.
-    first = place_by_name.setdefault(route.name, place)
-    if first != place:
-        raise InvalidRoute(f"{place}: the route {route.name!r} is already defined in {first}")
-    return route
+def _sibling(path: Path, name: str) -> bytes | None:
+    """A file that another one names, from the same folder or below it only."""
+    folder = path.absolute().parent.resolve()
+    found = (folder / name).resolve()
+    if not found.is_relative_to(folder) or not found.is_file():
+        return None
+    return read_bytes(found, SIBLING_BYTES_MAX)
 
 
 def plain_route(route: Route) -> dict[str, Any]:
@@ -207,86 +191,3 @@ def _describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def _limit_text(limit: float | None) -> str:
     return "default" if limit is None else f"{limit:g}"
-
-
-# --- files of other routers --------------------------------------------------------------
-
-
-FileFormat = Literal["semantic-router", "redisvl"]
-
-_THRESHOLD: Final[Mapping[FileFormat, str]] = {
-    "semantic-router": "score_threshold",
-    "redisvl": "distance_threshold",
-}
-_UTTERANCES: Final[Mapping[FileFormat, str]] = {
-    "semantic-router": "utterances",
-    "redisvl": "references",
-}
-_SCHEMAS: Final = ("function_schemas", "function_schema")
-_KNOWN: Final[Mapping[FileFormat, frozenset[str]]] = {
-    "semantic-router": frozenset(
-        {"name", "utterances", "description", "llm", "score_threshold", "metadata", *_SCHEMAS}
-    ),
-    "redisvl": frozenset({"name", "references", "metadata", "distance_threshold"}),
-}
-_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9 _.:\-]+")
-
-
-def detect_format(document: Any) -> FileFormat | None:
-    """Recognise a file of another router; None for our own and for other files."""
-    routes = document.get("routes") if isinstance(document, dict) else document
-    if not isinstance(routes, list):
-        return None
-    keys = {key for item in routes if isinstance(item, dict) for key in item}
-    if "references" in keys:
-        return "redisvl"
-    has_encoder = isinstance(document, dict) and "encoder_type" in document
-    if has_encoder or "score_threshold" in keys or not keys.isdisjoint(_SCHEMAS):
-        return "semantic-router"
-    return None
-
-
-def convert(document: Any, file_format: FileFormat) -> tuple[list[dict[str, Any]], list[str]]:
-    """Convert a file of another router to our routes, and list what was changed."""
-    routes = document["routes"] if isinstance(document, dict) else document
-    converted, renamed, thresholds = [], [], 0
-    for index, item in enumerate(routes):
-        route = _convert_route(item, file_format, f"routes[{index}]")
-        if route["name"] != item["name"]:
-            renamed.append(f"{item['name']!r} is now {route['name']!r}")
-        thresholds += _THRESHOLD[file_format] in route["metadata"]
-        converted.append(route)
-    notes = [f"read as a {file_format} file", *renamed]
-    if thresholds:
-        notes.append(
-            f"{thresholds} thresholds belong to another encoder: kept as metadata "
-            f"{_THRESHOLD[file_format]!r}, not applied; fit new ones with `synaptoroute calibrate`"
-        )
-    return converted, notes
-
-
-def _convert_route(item: Any, file_format: FileFormat, place: str) -> dict[str, Any]:
-    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-        raise InvalidRoute(f"{place} is not a route with a name")
-    unknown = sorted(str(key)[:40] for key in item if key not in _KNOWN[file_format])
-    if unknown:
-        raise InvalidRoute(f"{place}: {file_format} routes have no key {unknown[0]!r}")
-    metadata = dict(item.get("metadata") or {})
-    for key in ("description", _THRESHOLD[file_format]):
-        if item.get(key) is not None:
-            metadata[key] = item[key]
-    schema = next((item[key] for key in _SCHEMAS if item.get(key)), None)
-    route = {
-        "name": _convert_name(item["name"], place),
-        "utterances": item.get(_UTTERANCES[file_format]) or [],
-        "metadata": metadata,
-    }
-    return {**route, "payload": schema} if schema is not None else route
-
-
-def _convert_name(name: str, place: str) -> str:
-    """Replace characters that our names may not contain."""
-    valid = _NOT_IN_NAMES.sub("_", name).strip().lstrip("_.:- ")[:NAME_CHARACTERS_MAX].strip()
-    if not valid:
-        raise InvalidRoute(f"{place}: the name {name!r} has no letter or digit")
-    return valid

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from synaptoroute.errors import Overloaded, TooLarge
+from synaptoroute.importers.json_reader import parse_json as read_json
+from synaptoroute.importers.refusal import FileRefused
 from synaptoroute.web.problems import (
     ClientGone,
     MalformedBody,
@@ -124,18 +125,20 @@ async def read_body(request: Request, lease: BodyLease, bytes_max: int) -> bytes
 
 
 def parse_json(body: bytes) -> Any:
-    """Read JSON as RFC 8259 has it.
-
-    The parser takes no NaN, no Infinity, no lone surrogate and no invalid UTF-8, and limits
-    the nesting to 200 so that nothing recursive can run out of stack.
+    """Read JSON by the rules of ``importers.json_reader``.
 
     Raises:
-        MalformedBody: Not JSON; says at which line and column.
+        MalformedBody: Not JSON, or with a key twice; says at which line and column.
     """
     try:
-        return from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise MalformedBody(f"the body is not valid JSON: {error}") from None
+        return read_json(body)
+    except FileRefused as error:
+        raise MalformedBody(f"the body is {_unless_place(error)}", line=error.line) from None
+
+
+def _unless_place(error: FileRefused) -> str:
+    is_twice = error.code == "duplicate_key"
+    return f"ambiguous: {error.message}" if is_twice else error.message
 
 
 def media_type(request: Request) -> str:

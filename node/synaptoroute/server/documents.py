@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from synaptoroute.errors import ConfigError, InvalidRoute, SynaptoRouteError, TooLarge
-from synaptoroute.models import JSON_DEPTH_MAX, Route, StoredRoute
+from synaptoroute.importers.own import explained, read_route
+from synaptoroute.importers.refusal import FileRefused, joined
+from synaptoroute.importers.text import decode
+from synaptoroute.importers.yaml_reader import parse_yaml as read_yaml
+from synaptoroute.models import Route, StoredRoute
 from synaptoroute.server.bodies import parse_json
-from synaptoroute.web.problems import MalformedBody, field_errors, first_message
+from synaptoroute.web.problems import MalformedBody
 
 DocumentKind = Literal["ndjson", "json", "yaml"]
 MEDIA_TYPES: Final[dict[DocumentKind, str]] = {
@@ -48,19 +51,6 @@ KIND_BY_SUFFIX: Final[dict[str, DocumentKind]] = {
     ".yml": "yaml",
 }
 FORMAT_VERSION: Final = 1
-_YAML_DEPTH_MAX: Final = JSON_DEPTH_MAX + 8
-_ROUTE = TypeAdapter(Route)
-
-
-def read_route(document: Any, place: str = "", line: int | None = None) -> Route:
-    try:
-        return _ROUTE.validate_python(document, strict=True)
-    except ValidationError as error:
-        found = field_errors(error, prefix=f"{place}." if place else "")
-        where = f"line {line}: " if line is not None else ""
-        raise InvalidRoute(
-            where + first_message(found, "the route is malformed"), line=line, errors=found
-        ) from None
 
 
 class _Names:
@@ -125,14 +115,27 @@ def _line_route(line: bytes, number: int, names: _Names) -> Route:
 
 def parse_document(body: bytes, kind: Literal["json", "yaml"]) -> list[Route]:
     """Read a whole JSON or YAML document; may run on any thread."""
-    items, prefix = _items(parse_json(body) if kind == "json" else parse_yaml(body))
+    document, text = (parse_json(body), "") if kind == "json" else _parsed(body)
+    items, prefix = _items(document)
     names = _Names()
     routes = []
     for index, item in enumerate(items):
         place = f"{prefix}[{index}]"
-        routes.append(names.note(read_route(item, place), place))
+        try:
+            route = read_route(item, place)
+        except InvalidRoute as error:
+            path = (prefix, index) if prefix else (index,)
+            raise _with_place(error, explained(item, path, place, text) if text else []) from None
+        routes.append(names.note(route, place))
     names.require_some()
     return routes
+
+
+def _with_place(error: InvalidRoute, explained_errors: list[str]) -> InvalidRoute:
+    """The same error, with the lines of a YAML document."""
+    if not explained_errors:
+        return error
+    return InvalidRoute(joined(explained_errors), errors=error.fields["errors"])
 
 
 def _items(document: Any) -> tuple[list[Any], str]:
@@ -151,48 +154,19 @@ def _items(document: Any) -> tuple[list[Any], str]:
 
 
 def parse_yaml(body: bytes) -> Any:
-    """Read YAML of the types that JSON has."""
+    """Read YAML by the rules of ``importers.yaml_reader``."""
+    return _parsed(body)[0]
+
+
+def _parsed(body: bytes) -> tuple[Any, str]:
+    """A YAML document and its text."""
     try:
-        _check_yaml(body)
-        return yaml.load(body, Loader=_Loader)
-    except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
-        line = _yaml_line(error)
-        where = f"line {line}: " if line else ""
-        raise MalformedBody(f"{where}the body is not valid YAML", line=line) from None
-
-
-class _Loader(yaml.CSafeLoader):
-    """The safe loader without dates: ``2024-01-01`` stays the text that was written."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _check_yaml(body: bytes) -> None:
-    # The events are a flat stream: nothing recursive has run yet.
-    depth = 0
-    for event in yaml.parse(body, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise _misuse(event, "anchors and aliases are not read here")
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > _YAML_DEPTH_MAX:
-            raise _misuse(event, "nested too deeply")
-
-
-def _misuse(event: yaml.Event, what: str) -> MalformedBody:
-    line = event.start_mark.line + 1 if event.start_mark else None
-    return MalformedBody(f"line {line}: {what}", line=line)
-
-
-def _yaml_line(error: Exception) -> int | None:
-    mark = getattr(error, "problem_mark", None)
-    return None if mark is None else int(mark.line) + 1
+        text = decode(body)
+        return read_yaml(text), text
+    except FileRefused as error:
+        if error.code == "file_empty":
+            return None, ""
+        raise MalformedBody(error.message, line=error.line) from None
 
 
 def load_routes_file(path: Path) -> list[Route]:

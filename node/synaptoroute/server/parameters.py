@@ -27,7 +27,7 @@ from starlette.responses import Response
 
 from synaptoroute.core.mutation import OP_ID_BYTES, Revision
 from synaptoroute.errors import HeadNotConfirmed, InvalidRoute, PreconditionFailed, RouteError
-from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN, normal_name
+from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN, check_name
 from synaptoroute.router import WriteOptions
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.runtime import runtime_of
@@ -61,7 +61,7 @@ RouteName = Annotated[
         pattern=NAME_PATTERN,
         examples=["refund"],
     ),
-    AfterValidator(normal_name),
+    AfterValidator(check_name),
 ]
 AckLevel = Annotated[
     Ack,

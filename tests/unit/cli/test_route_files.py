@@ -13,12 +13,12 @@ from synaptoroute.cli.exit_codes import FileRejected
 from synaptoroute.cli.route_files import (
     RouteDiff,
     compare,
-    detect_format,
     inspect_route_file,
     ndjson_line,
     plain_route,
     read_route_file,
 )
+from synaptoroute.importers import Document, detect
 
 pytestmark = pytest.mark.unit
 
@@ -111,7 +111,7 @@ def test_ndjson_line_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("r.txt", "[]", "must end in"),
+        ("r.txt", "[]", "has no routes"),
         ("r.yaml", "routes: 7", "must be a list"),
         ("r.yaml", "routes: []", "has no routes"),
         ("r.yaml", "routes: []\nrotues: []", "unknown key 'rotues'"),
@@ -154,7 +154,8 @@ def test_semantic_router_file_is_converted(tmp_path: Path, name: str) -> None:
         {
             "name": "small talk_",
             "utterances": ["how's the weather", "lovely day"],
-            "metadata": {"description": "chit chat", "score_threshold": 0.3},
+            "metadata": {"score_threshold": 0.3},
+            "description": "chit chat",
         },
         {
             "name": "get_time",
@@ -163,7 +164,7 @@ def test_semantic_router_file_is_converted(tmp_path: Path, name: str) -> None:
             "payload": [{"name": "get_time", "parameters": {}}],
         },
     ]
-    assert "'small talk!' is now 'small talk_'" in content.notes
+    assert (("small talk!", "small talk_"),) == content.renamed
     assert any(note.startswith("1 thresholds belong to another encoder") for note in content.notes)
 
 
@@ -180,9 +181,8 @@ def test_redisvl_file_is_converted(tmp_path: Path) -> None:
 
 def test_own_file_is_not_taken_for_a_foreign_one() -> None:
     """Its thresholds are applied."""
-    assert detect_format({"routes": [ROUTE, BARE]}) is None
-    assert detect_format([ROUTE]) is None
-    assert detect_format(7) is None
+    for value in ({"routes": [ROUTE, BARE]}, [ROUTE], 7):
+        assert "synaptoroute" == detect(Document(value, "json", ""))
 
 
 def test_unknown_key_of_a_foreign_file_is_refused(tmp_path: Path) -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import quote
 
 import typer
 
 from synaptoroute.cli.client import NodeClient, route_path
+from synaptoroute.cli.commands.imports import FileFormat
 from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, FileRejected
 from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, EncoderPrecision, Model, Url
 from synaptoroute.cli.terminal import (
-    Cell,
     note,
     number,
     print_json,
@@ -30,7 +28,6 @@ from synaptoroute.cli.terminal import (
 
 if TYPE_CHECKING:
     from synaptoroute.cli.lint import Finding
-    from synaptoroute.cli.route_files import RouteDiff
     from synaptoroute.config import Precision
     from synaptoroute.models import Route
 
@@ -327,147 +324,16 @@ def _json_option(key: str, text: str) -> Any:
         raise BadUsage(f"--{key} is not JSON: {error}") from error
 
 
-# --- importing -------------------------------------------------------------------------
-
-
-def import_(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            exists=True,
-            dir_okay=False,
-            help="YAML, JSON or NDJSON; files of semantic-router and RedisVL are recognised.",
-        ),
-    ],
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Remove routes that are not in the file.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would change.")
-    ] = False,
-    import_id: Annotated[
-        str | None, typer.Option(show_default=False, help="Continue an interrupted import.")
-    ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Import routes from a file: all become visible at once, or none."""
-    from synaptoroute.cli.route_files import read_route_file
-
-    content = read_route_file(file)
-    for text in content.notes:
-        note(f"{file.name}: {text}")
-    with NodeClient(url, api_key) as client:
-        if dry_run:
-            _show_diff(_diff(client, content.routes, replace), as_json)
-            return
-        result = _upload(client, content.routes, replace, import_id)
-    if as_json:
-        print_json(result)
-    else:
-        at = result["version"] or "a version not known yet: see `routes list`"
-        print_line(
-            f"imported {len(content.routes)} routes, {result['utterances']} utterances at {at}: "
-            f"{result['routes']} routes changed"
-        )
-        _note_warnings([result])
-
-
-def list_imports(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List the imports that are neither committed nor aborted."""
-    with NodeClient(url, api_key) as client:
-        found = client.get("/v1/imports")["imports"]
-    if as_json:
-        print_json(found)
-        return
-    rows = [(each["import_id"], str(each["chunks"]), str(each["utterances"])) for each in found]
-    print_table(("import", "chunks", "utterances"), rows)
-
-
-def abort_imports(
-    import_id: Annotated[
-        list[str], typer.Argument(show_default=False, help="Which ones; see `list`.")
-    ],
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Abort open imports; queries never saw what they staged."""
-    with NodeClient(url, api_key) as client:
-        for each in import_id:
-            result = client.write("DELETE", f"/v1/imports/{quote(each, safe='')}")
-            if as_json:
-                print_json({"import_id": each, **result})
-            else:
-                print_line(f"{each} aborted at {result['version'] or 'a version not known yet'}")
-
-
-def _upload(
-    client: NodeClient, routes: Sequence[Route], replace: bool, import_id: str | None
-) -> Any:
-    """Stream the routes; the progress bar counts the routes sent."""
-    parameters = {"import_id": import_id or uuid.uuid4().hex}
-    if replace:
-        parameters["replace"] = "true"
-    with progress("Importing", len(routes)) as step:
-        return client.upload(
-            "/v1/import", lambda: _chunks(routes, step), "application/x-ndjson", **parameters
-        )
-
-
-def _chunks(routes: Iterable[Route], step: Callable[[int], None]) -> Iterator[bytes]:
-    """Pack lines into chunks, so that not every small route costs a packet."""
-    from synaptoroute.cli.route_files import ndjson_line
-
-    chunk = bytearray()
-    for route in routes:
-        chunk += ndjson_line(route)
-        step(1)
-        if len(chunk) >= _CHUNK_BYTES:
-            yield bytes(chunk)
-            chunk.clear()
-    if chunk:
-        yield bytes(chunk)
-
-
-def _diff(client: NodeClient, routes: Sequence[Route], replace: bool) -> RouteDiff:
-    from synaptoroute.cli.route_files import compare, plain_route
-
-    return compare(client.routes(), (plain_route(route) for route in routes), replace=replace)
-
-
-def _show_diff(diff: RouteDiff, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {
-                "created": diff.created,
-                "changed": [{"route": name, "what": what} for name, what in diff.changed],
-                "unchanged": diff.unchanged,
-                "removed": diff.removed,
-            }
-        )
-        return
-    rows: list[tuple[Cell, ...]] = [(("create", "ok"), name, "") for name in diff.created]
-    rows += [(("change", "warn"), name, what) for name, what in diff.changed]
-    rows += [(("remove", "fail"), name, "") for name in diff.removed]
-    if rows:
-        print_table(("change", "route", "what"), rows)
-    print_line(
-        f"would create {len(diff.created)}, change {len(diff.changed)}, "
-        f"remove {len(diff.removed)}, leave {len(diff.unchanged)}"
-    )
-
-
 # --- linting ---------------------------------------------------------------------------
 
 
 def lint(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Route files."),
+        typer.Argument(metavar="FILE...", exists=True, help="Files that `import` takes."),
     ],
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings, too.")] = False,
+    file_format: FileFormat = None,
     model: Model = None,
     precision: EncoderPrecision = "auto",
     as_json: AsJson = False,
@@ -480,7 +346,7 @@ def lint(
     """
     failed = []
     for file in files:
-        findings, count = _lint_file(file, model, precision)
+        findings, count = _lint_file(file, file_format, model, precision)
         errors = sum(finding.level == "error" for finding in findings)
         _show_findings(findings, as_json)
         summary = f"{count} routes: {errors} errors, {len(findings) - errors} warnings"
@@ -494,12 +360,14 @@ def lint(
         raise CheckFailed("; ".join(failed))
 
 
-def _lint_file(file: Path, model: str | None, precision: Precision) -> tuple[list[Finding], int]:
+def _lint_file(
+    file: Path, file_format: str | None, model: str | None, precision: Precision
+) -> tuple[list[Finding], int]:
     """Check one route file; return the findings, errors first, and the number of routes."""
     from synaptoroute.cli.lint import Finding, check_texts
     from synaptoroute.cli.route_files import inspect_route_file
 
-    routes, errors_found = inspect_route_file(file)
+    routes, errors_found = inspect_route_file(file, file_format)
     findings = [Finding("error", "invalid-route", "", message) for message in errors_found]
     if not routes and not errors_found:
         findings.append(Finding("error", "no-routes", "", "the file has no routes"))
