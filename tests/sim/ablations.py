@@ -12,9 +12,12 @@ from typing import Any
 from sim.model_server import ModelServer
 from sim.node import Life, Node
 from sim.world import Kinds
-from synaptoroute.core.change import Commit, Remembered
+from synaptoroute.core.change import Change, Commit, Remembered
 from synaptoroute.core.codec import LEVEL
-from synaptoroute.core.mutation import Ballot, Entry, Position
+from synaptoroute.core.feedback import ITEMS_MAX as FEEDBACK_ITEMS_MAX
+from synaptoroute.core.feedback import FeedbackSettings, write_feedback_settings
+from synaptoroute.core.levels import is_at_level
+from synaptoroute.core.mutation import Ballot, Entry, Mutation, Position, PutFeedback, Revision
 from synaptoroute.core.recovery import (
     Action,
     Assessment,
@@ -447,6 +450,51 @@ class FickleNode(Node):
         return False
 
 
+# --- no level: nodes write and apply what older releases cannot read ----------------------------
+
+
+class EagerReplica(Replica):
+    """Applies entries above the level of the log."""
+
+    def _change(self, entry: Entry, opens: bool) -> Change:
+        if is_at_level(entry.proposal.mutation, self.level):
+            return super()._change(entry, opens)
+        return self.table.apply(entry.proposal, Revision(entry.epoch, entry.seq))
+
+
+class EagerNode(Node):
+    """Writes feedback, reviews and fits before the level of the log is raised."""
+
+    replica_type = EagerReplica
+
+    def may_write(self, mutation: Mutation) -> bool:
+        return True
+
+
+# --- no bound of the review queue ----------------------------------------------------------------
+
+
+class HoardingReplica(Replica):
+    """Takes feedback however full the queue is."""
+
+    def _change(self, entry: Entry, opens: bool) -> Change:
+        kept = self.table.settings
+        if isinstance(entry.proposal.mutation, PutFeedback) and kept.feedback:
+            boundless = write_feedback_settings(FeedbackSettings(items_max=FEEDBACK_ITEMS_MAX))
+            self.table.settings = replace(kept, feedback=boundless)
+        try:
+            return super()._change(entry, opens)
+        finally:
+            if isinstance(entry.proposal.mutation, PutFeedback):
+                self.table.settings = kept
+
+
+class HoardingNode(Node):
+    """Never says that the queue is full."""
+
+    replica_type = HoardingReplica
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One mechanism switched off.
@@ -493,6 +541,8 @@ ABLATIONS = {
     "import_name": Ablation(
         "the name in the abort of an import", Kinds(server=NamelessServer), 200, "import"
     ),
+    "level": Ablation("the level of a write", Kinds(EagerNode), 20, "learn", 2),
+    "queue_bound": Ablation("the bound of the queue", Kinds(HoardingNode), 40, "learn"),
     "forks": Ablation("the comparison of forks", Kinds(LinearNode), 200, "split"),
     "signed_chain": Ablation(
         "the chain in signed positions", Kinds(server=NumberedServer), 200, "split"

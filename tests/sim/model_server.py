@@ -160,8 +160,9 @@ class ModelServer(ModelLog):
         floor: int,
         floor_chain: str,
         votes: tuple[str, ...] = (),
+        level: int = LEVEL,
     ) -> RecoveryResult:
-        """Open the next epoch upon a decision; ``encoder`` is that of its base."""
+        """Open the next epoch upon a decision; ``encoder`` and ``level`` are those of its base."""
         m, base = self.store.meta, decision.base
         if m is not None and m["state"] == "open" and m["epoch_id"] == ballot.id:
             return RecoveryResult(RecoveryOutcome.OK, m["chain"])
@@ -200,6 +201,7 @@ class ModelServer(ModelLog):
             "rec_cause": "",
             "fingerprint": encoder[0],
             "dim": encoder[1],
+            "level": level,
             "floor": floor,
             "floor_chain": floor_chain,
             "voters": decision.voters,

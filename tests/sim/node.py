@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sim.model_disk import Disk, DiskFull
 from sim.model_server import ModelServer
-from synaptoroute.core.levels import VOTES_LEVEL
-from synaptoroute.core.mutation import Ballot, Entry, Position, VoterAdd, VoterRemove
+from synaptoroute.core.levels import VOTES_LEVEL, is_at_level
+from synaptoroute.core.mutation import Ballot, Entry, Mutation, Position, VoterAdd, VoterRemove
 from synaptoroute.core.recovery import (
     Action,
     Assessment,
@@ -105,6 +105,10 @@ class Node:
         """Ballot that opened this node's epoch."""
         return self.replica.epoch_id
 
+    def may_write(self, mutation: Mutation) -> bool:
+        """Whether it accepts a write at the level of its log; ablations accept all."""
+        return is_at_level(mutation, self.replica.level)
+
     # --- turns -----------------------------------------------------------------------------
 
     def turn(self, *, is_lost: bool = False, is_cut: bool = False) -> None:
@@ -185,8 +189,8 @@ class Node:
     def _ballot(self, cause: Cause, seen: str) -> Life:
         above = max(self.replica.position.epoch, self.replica.promised_epoch)
         name, voters = self.world.ballot_name(), self.replica.voters
-        encoder = self.disk.encoder
-        yield lambda s: s.begin(cause, above, seen, name, voters, encoder)
+        encoder, level = self.disk.encoder, self.replica.level
+        yield lambda s: s.begin(cause, above, seen, name, voters, encoder, level)
 
     def promise(self, ballot: Ballot) -> bool:
         """Promise durably; ablations do not."""
@@ -367,9 +371,10 @@ class Node:
                 if acted.outcome is not RecoveryOutcome.OK:
                     return
         encoder = self.encoder_at(head, decision)
+        level = head.level if decision.is_kept else self.replica.level
         votes = choose_votes(self.votes(ballot), decision.voters)
         acted = yield lambda s: s.reopen(
-            proof, ballot, decision, encoder, floor, floor_chain, votes
+            proof, ballot, decision, encoder, floor, floor_chain, votes, level
         )
         if acted.outcome is RecoveryOutcome.OK:
             self.world.note_opened(ballot, decision)

@@ -17,19 +17,24 @@ from functools import partial
 
 from sim.ablations import ABLATIONS
 from sim.schedule import Schedule
+from synaptoroute.core.codec import LEVEL
 
 CHUNK_SEEDS = 20
 SHOWN_MAX = 10
 PROGRESS_SEEDS = 5_000
-FOCUSES = ("", "", "", "split", "head", "encoder", "trim", "recovery", "room", "import")
+FOCUSES = ("", "", "learn", "split", "head", "encoder", "trim", "recovery", "room", "import")
 FIRST = ("accepted", "acknowledged", "epochs", "failovers")
 """Counts that come first: writes with a place, those that a majority was known to hold."""
+LEVEL_BEFORE = 2
 Result = tuple[int, list[str], Counter[str]]
 
 
 def whole(seed: int) -> Schedule:
-    """The schedule of a seed for the whole design; six of ten have a focus."""
-    return Schedule(seed, focus=FOCUSES[seed % len(FOCUSES)])
+    """The schedule of a seed for the whole design; eight of ten have a focus."""
+    focus = FOCUSES[seed % len(FOCUSES)]
+    # Of the schedules that learn, half begin at the level of the release before.
+    is_upgraded = focus == "learn" and seed // len(FOCUSES) % 2
+    return Schedule(seed, focus=focus, level=LEVEL_BEFORE if is_upgraded else LEVEL)
 
 
 def say(line: str) -> None:
@@ -60,7 +65,7 @@ def tell(seed: int) -> list[str]:
     world = schedule.run()
     head = [
         f"# seed {seed}: {', '.join(world.violations()) or 'no violation'}",
-        f"world {schedule.voters} {schedule.observers}",
+        f"world {schedule.voters} {schedule.observers} {schedule.level}",
     ]
     return [*head, *world.told]
 

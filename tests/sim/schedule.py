@@ -21,7 +21,7 @@ class Schedule:
     def __init__(
         self, seed: int, kinds: Kinds | None = None, focus: str = "", level: int = LEVEL
     ) -> None:
-        self.seed, self.focus = seed, focus
+        self.seed, self.focus, self.level = seed, focus, level
         self.draw = random.Random(seed)
         self.length = LENGTHS[seed % 3]
         self.calm = CALM[seed // 3 % 4]
@@ -71,7 +71,12 @@ class Schedule:
         else:
             self._writes += 1
             number = self._writes
-        kind = draw.choice(("put", "put", "put", "cas", "cas", "del"))
+        kinds = ("put", "put", "put", "cas", "cas", "del")
+        if self.focus == "learn":
+            kinds = ("put", "del", "say", "say", "say", "learn", "learn", "fit", "queue")
+            if draw.random() < 0.03:
+                kinds = ("off",)
+        kind = draw.choice(kinds)
         return f"write {name} {number} {kind} {draw.choice(ROUTES)}{fate}"
 
     def _deliver(self, name: str) -> str:
@@ -151,6 +156,10 @@ class Schedule:
             return self._hijack() if draw.random() < 0.2 else f"turn {name}"
         if self.focus == "split":
             return self._split(name)
+        if self.focus == "learn":
+            turns = [f"turn {name}", f"report {name}", self._write(name), self._write(name)]
+            rare = [f"finalize {name}", f"switch {name}"] if draw.random() < 0.2 else []
+            return draw.choice([*turns, *rare])
         if self.focus == "encoder":
             turns = [f"turn {name}"] * 8
             faults = ["flush", "empty", f"cut {name}", f"mend {name}"]

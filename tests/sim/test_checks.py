@@ -8,6 +8,7 @@ from sim.checks import (
     convergence,
     durability,
     encoders,
+    learning,
     linearizable,
     once,
     order,
@@ -16,7 +17,19 @@ from sim.checks import (
 )
 from sim.checks.prefix import PrefixCheck
 from sim.history import Answer, HeadRead, History, Op, Read
-from synaptoroute.core.mutation import Position, Proposal, PutRoute, Revision
+from synaptoroute.core.change import FeedbackItem, FittedDecision
+from synaptoroute.core.mutation import (
+    CalibrateDecision,
+    Mutation,
+    Position,
+    Proposal,
+    PutFeedback,
+    PutRoute,
+    PutSettings,
+    ReviseRoutes,
+    Revision,
+    Settings,
+)
 from synaptoroute.core.table import RouteTable
 
 pytestmark = pytest.mark.sim
@@ -203,3 +216,52 @@ def test_answer_of_another_request_is_found() -> None:
     assert 1 == len(requests.confused(shared, {A: A}, {1: 0}))
     assert 1 == len(requests.confused(refused, {A: A}, {1: 0}))
     assert [] == requests.confused(refused, {A: A}, {1: 0, 2: 4})
+
+
+# --- learning ---------------------------------------------------------------------------
+
+
+def learned(*steps: tuple[str, Mutation]) -> History:
+    """Writes that took effect one after the other."""
+    ops = [
+        op(bytes([number]) * 16, number, 0, 1, kind=kind, proposal=Proposal(b"", mutation))
+        for number, (kind, mutation) in enumerate(steps, start=1)
+    ]
+    return history(*ops)
+
+
+def table_with(*items: str, fit: bytes = b"") -> dict[str, RouteTable]:
+    table = RouteTable()
+    table.feedback = {each: FeedbackItem(each, "", None, None, 1, 1, 1) for each in items}
+    table.decision = FittedDecision(fit)
+    return {"n0": table}
+
+
+SAY_A = ("say", PutFeedback("a", "", None, None, 1))
+SAY_B = ("say", PutFeedback("b", "", None, None, 1))
+
+
+def test_review_that_is_nowhere_is_found() -> None:
+    said = learned(SAY_A, SAY_B, ("learn", ReviseRoutes((), ("b",))))
+
+    assert learning.forgotten(said, table_with("a")) == []
+    assert "were accepted" in learning.forgotten(said, table_with())[0]
+    assert "were accepted" in learning.forgotten(said, table_with("a", "b"))[0]
+
+
+def test_reviews_end_with_the_queue() -> None:
+    said = learned(SAY_A, ("off", PutSettings(Settings())), SAY_B)
+
+    assert learning.forgotten(said, table_with("b")) == []
+    assert learning.forgotten(said, table_with("a", "b")) != []
+
+
+def test_review_that_counts_twice_is_found() -> None:
+    assert learning.forgotten(learned(SAY_A, SAY_A), table_with("a")) != []
+
+
+def test_fit_that_is_not_the_newest_is_found() -> None:
+    fits = learned(("fit", CalibrateDecision(b"1")), ("fit", CalibrateDecision(b"2")))
+
+    assert learning.forgotten(fits, table_with(fit=b"2")) == []
+    assert "newest fit" in learning.forgotten(fits, table_with(fit=b"1"))[0]

@@ -16,6 +16,7 @@ from sim.checks import (
     convergence,
     durability,
     encoders,
+    learning,
     linearizable,
     once,
     order,
@@ -24,6 +25,7 @@ from sim.checks import (
 )
 from sim.checks.prefix import PrefixCheck
 from sim.history import Answer, HeadRead, History, Op, Read
+from sim.learning import KINDS, Learning, mutation_of
 from sim.model_disk import Disk
 from sim.model_server import ModelServer
 from sim.model_store import Store
@@ -34,7 +36,7 @@ from sim.upkeep import Upkeep
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
-from synaptoroute.core.levels import DECISION_LEVEL
+from synaptoroute.core.levels import DECISION_LEVEL, VOTES_LEVEL
 from synaptoroute.core.mutation import (
     CHAIN_START,
     Ballot,
@@ -44,6 +46,7 @@ from synaptoroute.core.mutation import (
     Position,
     Proposal,
     PutRoute,
+    ReviseRoutes,
     VoterAdd,
     VoterRemove,
 )
@@ -57,7 +60,7 @@ STEP_MS = 40
 HEAL_TURNS_MAX = 4_000
 PAST_MAX = 40
 CALLS = frozenset(
-    {"turn", "write", "report", "trim", "voter", "keep", "switch", "import", "expire"}
+    {"turn", "write", "report", "trim", "voter", "keep", "switch", "import", "expire", "finalize"}
 )
 """Commands after which a replica may have fallen behind."""
 OPLOG_KEEP = 24
@@ -98,7 +101,7 @@ def _decided(put: PutRoute, number: int) -> PutRoute:
     )
 
 
-class World(ServerFates, Operators, Upkeep):
+class World(ServerFates, Operators, Upkeep, Learning):
     """The cluster and what surrounds it.
 
     Attributes:
@@ -124,6 +127,7 @@ class World(ServerFates, Operators, Upkeep):
         self.expiries: dict[bytes, tuple[str, int]] = {}
         self.found: list[str] = []
         self.lineage: dict[str, str] = {}
+        self._learned: dict[Position, tuple[object, ...]] = {}
         self.server = self._life(None)
         self.old: list[ModelServer] = []
         self.past: deque[Store] = deque(maxlen=PAST_MAX)
@@ -225,6 +229,7 @@ class World(ServerFates, Operators, Upkeep):
                 op.decided_by(commit.entry.proposal.request_hash)
                 op.outcome = commit.change.outcome.status
                 op.at = commit.change.outcome.at
+        self.watch_learning(node)
         node.disk.drop_old(OPLOG_KEEP)
         self.counts["commits"] += len(commits)
 
@@ -274,6 +279,8 @@ class World(ServerFates, Operators, Upkeep):
         if not node.is_up or node.is_cut or not node.server.is_alive:
             return
         op = self._op(int(number), kind, route, node)
+        if op is None:
+            return
         fingerprint = node.disk.encoder[0]
         frame, proposal = self._encoded(self._request(op, int(number), route), fingerprint)
         self._waiting.setdefault((node.name, op.op_id), set()).add(proposal.request_hash)
@@ -296,14 +303,20 @@ class World(ServerFates, Operators, Upkeep):
                 self._pending.append((node.server, at, op))
         self.carry(node.server)
 
-    def _op(self, number: int, kind: str, route: str, node: Node) -> Op:
+    def _op(self, number: int, kind: str, route: str, node: Node) -> Op | None:
         op_id = number.to_bytes(16, "big")
         op = self.history.ops.get(op_id)
         if op is not None:
             return op
         held = node.replica.table.routes.get(route)
         mutation: Mutation = DeleteRoute(route)
-        if kind != "del":
+        if kind in KINDS:
+            table, vector = node.replica.table, VECTORS[node.disk.encoder[0]]
+            mutation = mutation_of(kind, number, route, table, vector)
+            if not node.may_write(mutation):
+                self.counts["not_finalized"] += 1
+                return None
+        elif kind != "del":
             mutation = PutRoute(route, (f"text {number}",), (VECTORS[node.disk.encoder[0]],))
             if number % 3 == 0 and node.replica.level >= DECISION_LEVEL:
                 mutation = _decided(mutation, number)
@@ -339,6 +352,13 @@ class World(ServerFates, Operators, Upkeep):
                 negative_vectors=(vector,) * len(put.negatives),
             )
             proposal = replace(proposal, mutation=mutation)
+        if isinstance(revision := proposal.mutation, ReviseRoutes):
+            vector = VECTORS[fingerprint]
+            routes = tuple(
+                replace(route, vectors=(vector,) * len(route.utterances))
+                for route in revision.routes
+            )
+            proposal = replace(proposal, mutation=replace(revision, routes=routes))
         return encode_proposal(proposal), proposal
 
     def do_read(self, name: str, number: str) -> None:
@@ -411,6 +431,9 @@ class World(ServerFates, Operators, Upkeep):
 
     def do_hijack(self, act: str, back: str = "1") -> None:
         """Somebody owns the server: appends, repeats an entry, or claims what never was."""
+        level = (self.server.store.meta or {}).get("level", 0)
+        if act in ("open", "voter") and level < VOTES_LEVEL:
+            return  # nothing stands against a member that does this below the level of the votes
         self.counts["hijacks"] += 1
         log = self.server.store.logs.get((self.server.store.meta or {}).get("epoch", 0), [])
         if act == "claim":
@@ -555,6 +578,9 @@ class World(ServerFates, Operators, Upkeep):
             *linearizable.stale(self.history),
             *(self._by_version() if self.prefix.is_one else ()),
             *self._encoders(),
+            *learning.forgotten(
+                self.history, {node.name: node.replica.table for node in self.nodes}
+            ),
             *(f"{name} applied a forged entry" for name, each in effects.items() if _forged(each)),
         ]
 
