@@ -126,6 +126,70 @@ def test_new_fields_wait_for_all_nodes_and_nothing_is_lost(
         assert f"schema version {LEVEL}" in cluster[0].process.log_file.read_text()
 
 
+def feedback_refusals(member: Member) -> list[tuple[int, str]]:
+    """What a node says to feedback, reviews and revisions."""
+    http, settings = member.http, member.http.get("/v1/settings").json()
+    said = {"text": "an apple", "route": "apple", "was": None}
+    learned = [{"name": "apple", "utterances": ["a green apple"]}]
+    answers = [
+        http.put("/v1/settings", json={**settings, "feedback": {"items_max": 10}}),
+        http.post("/v1/feedback", json=said),
+        http.post("/v1/feedback/resolve", json={"items": [{"id": "0" * 16, "as": "dismiss"}]}),
+        http.post("/v1/revisions", json={"routes": learned}),
+    ]
+    return [(each.status_code, each.json()["code"]) for each in answers]
+
+
+def queue_of(member: Member) -> dict[str, int]:
+    """Texts of the review queue, and how often each was said."""
+    answer = member.http.get("/v1/feedback")
+    return {each["text"]: each["times"] for each in answer.raise_for_status().json()["items"]}
+
+
+def test_feedback_waits_for_all_nodes_and_none_is_lost(
+    start_cluster: StartCluster, tmp_path: Path
+) -> None:
+    """Rolling upgrade, rollback, upgrade, finalization, kills and a node that joins later."""
+    sources = unpack_previous_release(tmp_path / "sources")
+    with previous_release(sources):
+        cluster: Cluster = start_cluster("redis", 3)
+        for name in ("apple", "pear"):
+            cluster[0].http.put(f"/v1/routes/{name}", json=body(name)).raise_for_status()
+    for member in cluster.members[1:]:
+        restart(member)
+    for member in cluster.members[1:]:
+        assert {(409, "not_finalized")} == set(feedback_refusals(member))
+    with previous_release(sources):
+        restart(cluster[2])
+    digests = {member.http.get("/-/digest").json()["digest"] for member in cluster.members}
+    assert 1 == len(digests)
+
+    for member in cluster.members:
+        restart(member)
+    cluster.settle()
+    assert {} == queue_of(cluster[0])
+    raised = cluster[1].http.post("/v1/cluster/finalize", json={"apply": True}, timeout=20)
+    assert LEVEL == raised.json()["level"]
+    settings = cluster[2].http.get("/v1/settings").json()
+    wanted = {**settings, "feedback": {"items_max": 10}}
+    cluster[2].http.put("/v1/settings?ack=all", json=wanted).raise_for_status()
+    for number in range(6):
+        said = {"text": f"said {number % 5}", "route": "apple"}
+        cluster[number % 3].http.post("/v1/feedback?ack=all", json=said).raise_for_status()
+    wanted_items = {"said 0": 2, **{f"said {number}": 1 for number in range(1, 5)}}
+    for member in cluster.members:
+        member.kill()
+        member.start()
+        member.wait_ready()
+    cluster.judge()
+    cluster.trim()
+    newcomer = cluster.add(3)
+    newcomer.start()
+    newcomer.wait_ready()
+    cluster.judge()
+    assert [wanted_items] * 4 == [queue_of(member) for member in cluster.members]
+
+
 @pytest.mark.parametrize("revision", [REVISION, LEVEL_2_REVISION])
 def test_standalone_database_opens_and_goes_back_until_it_is_finalized(
     tmp_path: Path, revision: str

@@ -23,6 +23,7 @@ import numpy as np
 from synaptoroute.core.change import FeedbackItem
 from synaptoroute.core.feedback import RETENTION_DAYS_MAX, item_id_of, read_feedback_settings
 from synaptoroute.core.feedback import FeedbackSettings as QueueSettings
+from synaptoroute.core.levels import DECISION_LEVEL
 from synaptoroute.core.mutation import (
     KEEP,
     Keep,
@@ -154,11 +155,14 @@ class FeedbackQueue:
             was: The route of the answer, if a text is given.
 
         Raises:
+            NotFinalized: The log is below level 3.
             FeedbackOff: The settings of the route set keep no feedback.
             FeedbackFull: The queue is full.
             DecisionUnknown: This node does not remember the answer.
             RouteNotFound: There is no such route.
         """
+        # Before the queue is looked at, which cannot be switched on below this level.
+        self._writer.require_level(DECISION_LEVEL)
         known = await self._writer.repeated(options)
         settings = self._settings()
         try:
@@ -255,9 +259,11 @@ class FeedbackQueue:
         """Resolve items in one entry of the log: all become visible at once, or none.
 
         Raises:
+            NotFinalized: The log is below level 3.
             FeedbackNotFound: An item is not there any more; nothing changed.
             RouteNotFound: A route does not exist; nothing changed.
         """
+        self._writer.require_level(DECISION_LEVEL)
         if (known := await self._writer.repeated(options)) is not None:
             return known
         changes, resolved = await self.planned(resolutions)

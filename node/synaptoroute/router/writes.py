@@ -213,12 +213,19 @@ class Writer:
         Raises:
             NotFinalized: The log has not reached the level of the write.
         """
-        if is_at_level(mutation, BASE_LEVEL):
-            return
+        if not is_at_level(mutation, BASE_LEVEL) and not is_at_level(mutation, self._level):
+            self.require_level(level_of(mutation))
+
+    def require_level(self, needed: int) -> None:
+        """Refuse a request for which the log has not reached a level.
+
+        Raises:
+            NotFinalized: It has not.
+        """
         level = self._level
-        if not is_at_level(mutation, level):
+        if level < needed:
             raise NotFinalized(
-                f"this write needs level {level_of(mutation)} of the log, which is at level"
+                f"this write needs level {needed} of the log, which is at level"
                 f" {level}: run `synaptoroute cluster finalize --apply` once every node and"
                 " every voter is of this release",
                 level=level,
