@@ -76,10 +76,14 @@ class Connection(asyncio.Protocol):
     async def ask(self, text: str, *, use_cache: bool) -> bytes:
         """Send one query and read its answer."""
         body = json.dumps({"text": text}).encode()
+        return await self.post("/v1/query", body, use_cache=use_cache)
+
+    async def post(self, path: str, body: bytes, *, use_cache: bool) -> bytes:
+        """Send one request and read its answer."""
         bypass = b"" if use_cache else b"cache-control: no-cache\r\n"
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(
-            b"POST /v1/query HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\n"
+            b"POST %b HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\n" % path.encode()
             + bypass
             + b"content-length: %d\r\n\r\n" % len(body)
             + body

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 CHOICES_MIN: Final = 2
 CHOICES_MAX: Final = 255
 QUESTIONS_MAX: Final = 400
+OPTIONS_KEPT: Final = 4_096
+"""Options that are kept: the questions of a client seldom change."""
 OPTION_CHARACTERS_MAX: Final = 2_000
 """Of an option's text; an encoder reads less."""
 NONE_NAMES: Final = frozenset(
@@ -60,12 +63,13 @@ class Option:
     text: str
     is_none: bool = False
 
-    @classmethod
-    def of(cls, value: Value, description: str = "") -> Option:
+    @staticmethod
+    @lru_cache(maxsize=OPTIONS_KEPT, typed=True)
+    def of(value: Value, description: str = "") -> Option:
         """Make an option of a name and a description, which may be empty."""
         name = ("true" if value else "false") if isinstance(value, bool) else _words(value)
         text = f"{name}: {description}" if description and name else description or name
-        return cls(value, text[:OPTION_CHARACTERS_MAX], is_none_name(value))
+        return Option(value, text[:OPTION_CHARACTERS_MAX], is_none_name(value))
 
     @property
     def route(self) -> str | None:

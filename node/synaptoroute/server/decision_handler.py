@@ -20,6 +20,7 @@ from starlette.responses import Response
 from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS
 from synaptoroute.config import NodeConfig
 from synaptoroute.decisions import ChoiceAnswer, ChoiceQuestion, Option, plain_text, state_text
+from synaptoroute.decisions.questions import OPTION_CHARACTERS_MAX
 from synaptoroute.decisions.states import UnreadableState
 from synaptoroute.errors import InvalidQuery, SetNotFound, UnsupportedQuestion
 from synaptoroute.models import QUERY_BYTES_MAX, check_text
@@ -196,7 +197,8 @@ def _description(value: Any, field: str) -> str:
     if value is None:
         return ""
     try:
-        return plain_text(value).strip()
+        # Cut first: the options that were read are kept.
+        return plain_text(value).strip()[:OPTION_CHARACTERS_MAX]
     except UnreadableState as error:
         raise _invalid(field, str(error)) from None
 
