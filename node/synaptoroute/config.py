@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2-int8"
@@ -128,6 +128,12 @@ class ClusterConfig(BaseSettings):
     operator_public_key: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
 
+def _check_root_path(root_path: str) -> str:
+    if root_path.split("/")[1:2] in (["v1"], ["peer"]):
+        raise ValueError("must not begin like the paths of the API")
+    return root_path
+
+
 class HttpConfig(BaseSettings):
     """How a process serves HTTP; the same for a node and a coordinator.
 
@@ -139,8 +145,17 @@ class HttpConfig(BaseSettings):
             without a dot always pass.  By default every name passes where API keys or
             ``insecure`` are set, else only the address that the server listens on.
         trusted_proxies: Addresses and networks in CIDR notation, comma-separated, of proxies
-            whose ``X-Forwarded-For``, ``X-Forwarded-Proto`` and ``Forwarded`` headers count.
+            whose ``X-Forwarded-For``, ``X-Forwarded-Proto``, ``X-Forwarded-Prefix`` and
+            ``Forwarded`` headers count.
         proxy_protocol: Read a PROXY protocol header, version 1 or 2, from trusted proxies.
+        root_path: Path prefix under which a proxy serves this process, such as ``/router``, if the
+            proxy passes it on.  A trusted proxy that removes the prefix names it in
+            ``X-Forwarded-Prefix`` instead.
+        cors_origins: Origins of pages that may call the API from a browser, comma-separated,
+            such as ``https://app.example``; ``*`` for every origin.
+        cors_methods: Methods that these pages may use.
+        cors_headers: Further request headers that these pages may send.
+        cors_max_age_seconds: How long a browser may keep the answer to its preflight.
         connections_max: Connections at one time; idle ones make room for new ones.
         connections_per_address_max: Connections at one time of one address, or of one IPv6
             network of 64 bits; not of a trusted proxy, behind which requests are counted.
@@ -153,6 +168,13 @@ class HttpConfig(BaseSettings):
     allowed_hosts: str = Field(default="", max_length=8_192)
     trusted_proxies: str = Field(default="", max_length=8_192)
     proxy_protocol: bool = False
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = Field(
+        default="", max_length=256, pattern=r"^(/[A-Za-z0-9_~][A-Za-z0-9._~\-]*)*$"
+    )
+    cors_origins: str = Field(default="", max_length=8_192)
+    cors_methods: str = Field(default="GET,HEAD,POST,PUT,PATCH,DELETE", max_length=256)
+    cors_headers: str = Field(default="", max_length=8_192)
+    cors_max_age_seconds: int = Field(default=600, ge=0, le=86_400)
     connections_max: int = Field(default=8_192, ge=1, le=1_000_000)
     connections_per_address_max: int = Field(default=1_024, ge=1, le=1_000_000)
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from dashboard_fleet import Fleet, ask, put, wait_ready
-from processes import NodeProcess
+from processes import CoordinatorProcess, NodeProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -230,3 +230,25 @@ def test_abandoned_import_is_aborted(fleet: Fleet) -> None:
     assert ("coordinator itself", "abort-import") in {
         (each["actor"], each["action"]) for each in record
     }
+
+
+def test_page_works_below_a_prefix(fleet: Fleet, open_page: Callable[..., Any]) -> None:
+    """Files, calls and the stream of events keep the prefix, with and without a slash after it."""
+    assert fleet.coordinator is not None
+    below = CoordinatorProcess(
+        fleet.folder / "below",
+        fleet.coordinator.redis_url,
+        {**fleet.coordinator.settings, "root_path": "/ops/fleet"},
+    ).start()
+    try:
+        for ending in ("", "/"):
+            page = open_page(f"{below.url}/ops/fleet{ending}")
+            page.wait_for_selector("#pulse.live")
+            asked = page.evaluate(
+                "performance.getEntriesByType('resource').map((e) => new URL(e.name).pathname)"
+            )
+
+            assert {"/ops/fleet/assets/app.js", "/ops/fleet/v1/session"} <= set(asked)
+            assert [] == [path for path in asked if not path.startswith("/ops/fleet/")]
+    finally:
+        below.end()

@@ -24,6 +24,7 @@ from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.web.api_keys import ApiKeys
+from synaptoroute.web.client_address import proxies_of
 from synaptoroute.web.connections import HttpLimits
 from synaptoroute.web.http_server import HttpServer
 from synaptoroute.web.logs import LogHandler, configure_logs
@@ -128,7 +129,14 @@ async def on_socket(
     node: HttpNode, limits: HttpLimits | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve an application as a node process does; yield a client."""
-    server = HttpServer(node.app, direct=node.app.state.query_handler, limits=limits)
+    config = node.runtime.config
+    server = HttpServer(
+        node.app,
+        direct=node.app.state.query_handler,
+        limits=limits,
+        proxies=proxies_of(config),
+        root_path=config.root_path,
+    )
     (url,) = await server.listen("127.0.0.1", 0)
     async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
         yield client

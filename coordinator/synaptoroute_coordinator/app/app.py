@@ -9,12 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.requests import Request
-from starlette.responses import Response
 
 from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.private_files import exposed_secrets
@@ -32,6 +30,7 @@ from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.client_address import proxies_of
 from synaptoroute.web.connections import limits_of
+from synaptoroute.web.cors import add_cors
 from synaptoroute.web.http_server import (
     FAILED_START,
     HttpServer,
@@ -42,6 +41,12 @@ from synaptoroute.web.http_server import (
 )
 from synaptoroute.web.logs import configure_logs
 from synaptoroute.web.middleware import Middleware, add_error_handlers
+from synaptoroute.web.openapi import (
+    SECURITY,
+    SECURITY_SCHEMES,
+    operation_id,
+    serve_document,
+)
 from synaptoroute.web.tls import client_tls, peer_files, server_tls
 from synaptoroute.web.tls_metrics import TlsCollector
 from synaptoroute_coordinator.actions.audit_log import AuditLog
@@ -54,7 +59,7 @@ from synaptoroute_coordinator.actions.backup_store import (
 from synaptoroute_coordinator.actions.backups import Backups
 from synaptoroute_coordinator.actions.fleet_client import FleetClient, read_secret
 from synaptoroute_coordinator.app import dashboard, encoders, fleet, gateway, learning, metrics
-from synaptoroute_coordinator.app.responses import json_response
+from synaptoroute_coordinator.app.responses import PROBLEM_SCHEMA, TAGS
 from synaptoroute_coordinator.app.runtime import CoordinatorPolicy, Runtime
 from synaptoroute_coordinator.config import CoordinatorConfig
 from synaptoroute_coordinator.leader_lease import LeaderLease
@@ -89,6 +94,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     app.state.runtime = runtime
     app.state.registry = metrics.make_registry(runtime.reconciler, runtime.keys)
@@ -96,25 +102,34 @@ def create_app(runtime: Runtime) -> FastAPI:
         TlsCollector("synaptoroute_fleet_", lambda: (runtime.tls, runtime.peer_tls))
     )
     app.add_middleware(Middleware, policy=CoordinatorPolicy(runtime))
+    add_cors(app, runtime.config)
     add_error_handlers(app)
     for module in (dashboard, metrics, fleet, encoders, gateway, learning):
         app.include_router(module.endpoints)
-    _add_openapi(app)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    serve_document(app)
     return app
 
 
-def _add_openapi(app: FastAPI) -> None:
-    document = get_openapi(
-        title=app.title,
-        version=app.version,
-        description=_DESCRIPTION,
-        routes=app.routes,
-    )
-
-    async def show_document(request: Request) -> Response:
-        return json_response(document)
-
-    app.add_api_route("/v1/openapi.json", show_document, include_in_schema=False)
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=_DESCRIPTION,
+            routes=app.routes,
+            tags=TAGS,
+            license_info={"name": "MIT", "identifier": "MIT"},
+        )
+        components = document.setdefault("components", {})
+        named = components.setdefault("schemas", {})
+        for unused in ("HTTPValidationError", "ValidationError"):
+            named.pop(unused, None)
+        named["ProblemDocument"] = PROBLEM_SCHEMA
+        components["securitySchemes"] = SECURITY_SCHEMES
+        document["security"] = list(SECURITY)
+        app.openapi_schema = document
+    return app.openapi_schema
 
 
 # --- the process ---------------------------------------------------------------------
@@ -162,6 +177,7 @@ async def _serve(config: CoordinatorConfig) -> bool:
         tls=runtime.tls,
         limits=limits_of(config),
         proxies=proxies_of(config),
+        root_path=config.root_path,
     )
     return await ServerProcess(server, hooks, runtime.log).run(config.host, config.port)
 

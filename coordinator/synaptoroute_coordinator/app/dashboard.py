@@ -15,6 +15,7 @@ from synaptoroute.errors import Overloaded
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, SCOPES
 from synaptoroute.web.middleware import context_of
+from synaptoroute.web.prefixes import prefix_of
 from synaptoroute.web.problems import EndpointNotFound, Unauthorized
 from synaptoroute_coordinator.app.responses import RESPONSES, RequestModel, json_response
 from synaptoroute_coordinator.app.runtime import COOKIE, cookie_of, runtime_of
@@ -80,7 +81,7 @@ async def open_session(request: Request, given: SessionKey) -> Response:
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
-        path="/",
+        path=prefix_of(request.scope) or "/",
     )
     return response
 
@@ -90,7 +91,7 @@ async def close_session(request: Request) -> Response:
     """Makes the cookie invalid."""
     runtime_of(request).sessions.close(cookie_of(request.headers.get("cookie", "").encode()))
     response = json_response({"needs_key": runtime_of(request).keys is not None, "name": None})
-    response.delete_cookie(COOKIE, path="/")
+    response.delete_cookie(COOKIE, path=prefix_of(request.scope) or "/")
     return response
 
 
@@ -115,7 +116,12 @@ _ASSETS: Final = load_assets()
 @endpoints.get("/", include_in_schema=False)
 async def show_page(request: Request) -> Response:
     """The page of the dashboard."""
-    return _asset_response(request, "index.html")
+    prefix = prefix_of(request.scope)
+    if not prefix:
+        return _asset_response(request, "index.html")
+    # Without a slash at the end of its address, a page's relative links miss the prefix.
+    page = _ASSETS["index.html"][0].replace(b'"assets/', f'"{prefix}/assets/'.encode())
+    return Response(page, headers={"Cache-Control": "no-cache"}, media_type=MEDIA_TYPES[".html"])
 
 
 @endpoints.get("/assets/{name}", include_in_schema=False)

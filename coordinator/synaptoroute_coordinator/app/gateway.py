@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
@@ -135,75 +136,180 @@ async def _forward_route(request: Request, name: RouteName, node: NodeName = "")
 
 _ANSWER: Final = "The response of the node."
 _WRITTEN: Final = "Written through one node to all; the response has the position of the write."
+_ROUTE_EXAMPLE: Final = {"utterances": ["I want my money back"], "threshold": 0.45}
+_REVISION_EXAMPLE: Final = {"routes": [{"name": "refund", "utterances": ["money back"]}]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Forwarded:
+    """A call that a node answers.
+
+    Attributes:
+        method: HTTP method.
+        path: Template of the path.
+        operation: Identifier of the operation; as in the document of the node.
+        summary: What it does.
+        description: More about it.
+        parameters: Names of its parameters in the URL, comma-separated.
+        example: Example of its body; None if it has none.
+    """
+
+    method: str
+    path: str
+    operation: str
+    summary: str
+    description: str = _ANSWER
+    parameters: str = ""
+    example: Any = None
+
+    @property
+    def openapi(self) -> dict[str, Any]:
+        """What the framework cannot know of the body and the parameters."""
+        parameters = [
+            {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
+            for name in self.parameters.split()
+        ]
+        if self.example is None:
+            return {"parameters": parameters}
+        content = {"schema": {"type": "object"}, "example": self.example}
+        body = {"required": True, "content": {"application/json": content}}
+        return {"parameters": parameters, "requestBody": body}
+
+
 _ENDPOINTS: Final = (
-    ("GET", "/v1/routes", "List routes", f"{_ANSWER} Parameters: `after`, `limit`."),
-    ("GET", "/v1/routes/{name}", "Show a route", _ANSWER),
-    ("PUT", "/v1/routes/{name}", "Create or replace a route", _WRITTEN),
-    ("PATCH", "/v1/routes/{name}", "Change fields of a route", _WRITTEN),
-    ("DELETE", "/v1/routes/{name}", "Delete a route", _WRITTEN),
-    ("GET", "/v1/settings", "Show the settings of the route set", _ANSWER),
-    (
+    _Forwarded("GET", "/v1/routes", "list_routes", "List routes", parameters="after limit"),
+    _Forwarded("GET", "/v1/routes/{name}", "show_route", "Show a route"),
+    _Forwarded(
+        "PUT",
+        "/v1/routes/{name}",
+        "put_route",
+        "Create or replace a route",
+        _WRITTEN,
+        "ack ack_timeout",
+        _ROUTE_EXAMPLE,
+    ),
+    _Forwarded(
+        "PATCH",
+        "/v1/routes/{name}",
+        "patch_route",
+        "Change fields of a route",
+        _WRITTEN,
+        "ack ack_timeout",
+        {"threshold": 0.45},
+    ),
+    _Forwarded(
+        "DELETE",
+        "/v1/routes/{name}",
+        "delete_route",
+        "Delete a route",
+        _WRITTEN,
+        "ack ack_timeout",
+    ),
+    _Forwarded("GET", "/v1/settings", "show_settings", "Show the settings of the route set"),
+    _Forwarded(
         "PUT",
         "/v1/settings",
+        "put_settings",
         "Replace the settings of the route set",
         f"{_WRITTEN} Scope `admin`.",
+        "ack ack_timeout",
+        {"aggregation": "adaptive", "topk": 5, "threshold": None, "capacity_slots": 100_000},
     ),
-    (
+    _Forwarded(
         "GET",
         "/v1/feedback",
+        "list_feedback",
         "List the review queue",
-        f"{_ANSWER} Parameters: `route`, `after`, `limit`. Scope `admin`.",
+        f"{_ANSWER} Scope `admin`.",
+        "route after limit",
     ),
-    (
+    _Forwarded(
         "GET",
         "/v1/evaluation",
+        "show_evaluation",
         "Judge the routes by their own utterances",
-        f"{_ANSWER} Parameters: `limit`, `answers`.",
+        parameters="limit answers",
     ),
-    ("POST", "/v1/feedback", "Say which route is right", _WRITTEN),
-    ("POST", "/v1/feedback/resolve", "Resolve items of the review queue", _WRITTEN),
-    (
+    _Forwarded(
+        "POST",
+        "/v1/feedback",
+        "put_feedback",
+        "Say which route is right",
+        _WRITTEN,
+        "ack ack_timeout",
+        {"text": "send my headphones back", "route": "returns"},
+    ),
+    _Forwarded(
+        "POST",
+        "/v1/feedback/resolve",
+        "resolve_items",
+        "Resolve items of the review queue",
+        _WRITTEN,
+        "ack ack_timeout",
+        {"items": [{"id": "5f0c6a5e9d1b4b0f", "as": "utterance", "route": "returns"}]},
+    ),
+    _Forwarded(
         "POST",
         "/v1/revisions/preview",
+        "preview_revision",
         "Preview the effect of a revision",
         "Where texts, the queue's items and utterances go before and after; nothing changes.",
+        "",
+        _REVISION_EXAMPLE,
     ),
-    (
+    _Forwarded(
         "GET",
         "/v1/history",
+        "show_history",
         "Show who wrote what and when",
-        f"{_ANSWER} Parameters: `route`, `before`, `limit`.",
+        parameters="route before limit",
     ),
-    (
+    _Forwarded(
         "GET",
         "/v1/conflicts",
+        "list_conflicts",
         "List near-duplicate utterances",
-        f"{_ANSWER} Parameters: `similarity_min`, `limit`.",
+        parameters="similarity_min limit",
     ),
-    ("POST", "/v1/query", "Route one text", f"{_ANSWER} `explain` shows the reason."),
-    (
+    _Forwarded(
+        "POST",
+        "/v1/query",
+        "query",
+        "Route one text",
+        f"{_ANSWER} `explain` shows the reason.",
+        "",
+        {"text": "How do I get my money back?", "explain": True},
+    ),
+    _Forwarded(
         "POST",
         "/v1/preview",
+        "preview",
         "Try a change of a route",
         "Which routes texts would match after a change; nothing changes.",
+        "",
+        {"name": "refund", "route": None, "texts": ["How do I get my money back?"]},
     ),
-    (
+    _Forwarded(
         "POST",
         "/v1/preview/texts",
+        "preview_texts",
         "Show how texts are read",
         "What is cut out of texts and which words are repaired, also with patterns to try.",
+        "",
+        {"texts": ["where is my refnud"]},
     ),
 )
-for _method, _path, _summary, _description in _ENDPOINTS:
+for _each in _ENDPOINTS:
     endpoints.add_api_route(
-        _path,
-        _forward_route if "{name}" in _path else forward,
-        methods=[_method],
+        _each.path,
+        _forward_route if "{name}" in _each.path else forward,
+        methods=[_each.method],
         tags=["routes"],
-        name=_summary.lower().replace(" ", "_"),
-        summary=_summary,
-        description=_description,
+        name=_each.operation,
+        summary=_each.summary,
+        description=_each.description,
         responses=_RESPONSES,
+        openapi_extra=_each.openapi,
     )
 
 

@@ -50,8 +50,11 @@ ANY_JSON: Final[dict[str, Any]] = {
     "description": "The response",
     "content": {"application/json": {"schema": {"type": "object"}}},
 }
-_PROBLEM: Final = {
+PROBLEM_SCHEMA: Final = {
     "type": "object",
+    "title": "ProblemDocument",
+    "description": "RFC 9457 problem details; `code` is stable, `detail` is for people.",
+    "additionalProperties": True,
     "required": ["type", "title", "status", "detail", "code", "instance"],
     "properties": {
         "type": {"type": "string"},
@@ -64,13 +67,25 @@ _PROBLEM: Final = {
 }
 
 
+_PROBLEM: Final = {"$ref": "#/components/schemas/ProblemDocument"}
+TAGS: Final = [
+    {"name": "session", "description": "Sessions of the dashboard."},
+    {"name": "probes", "description": "Probes and metrics."},
+    {"name": "fleet", "description": "The state of every node, and what happened."},
+    {"name": "actions", "description": "What an operator may do; scope `admin`, recorded."},
+    {"name": "encoders", "description": "Encoders of the fleet, and changing them."},
+    {"name": "routes", "description": "Answered by a node, which `node` may name."},
+    {"name": "learning", "description": "Unmatched queries, and changes of several routes."},
+]
+
+
 def _problem_response(status: int) -> dict[str, Any]:
     return {"description": status_phrase(status), "content": {PROBLEM_JSON: {"schema": _PROBLEM}}}
 
 
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     status: _problem_response(status)
-    for status in (400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 429, 503, 504)
+    for status in (400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 429, 500, 503, 504)
 }
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {200: ANY_JSON, **PROBLEMS}
 

@@ -8,6 +8,10 @@ export class Problem extends Error {
   }
 }
 
+// The coordinator may be served below a prefix: paths count from where this file came from.
+const base = new URL("../", import.meta.url);
+export const address = (path) => new URL(`.${path}`, base);
+
 const listeners = new Set();
 export const onSignedOut = (listener) => listeners.add(listener);
 
@@ -17,7 +21,7 @@ export async function call(method, path, { body, headers } = {}) {
     options.body = JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";
   }
-  const answer = await fetch(path, options);
+  const answer = await fetch(address(path), options);
   const text = await answer.text();
   let document = null;
   try { document = text ? JSON.parse(text) : null; } catch { document = null; }
@@ -64,7 +68,7 @@ function remember(view) {
 let stream = null;
 export function follow() {
   stream?.close();
-  stream = new EventSource("/v1/events");
+  stream = new EventSource(address("/v1/events"));
   stream.addEventListener("view", (message) => {
     state.view = JSON.parse(message.data);
     state.connected = true;

@@ -1,6 +1,6 @@
 // The page: routing between views, the session, and alarms.
 
-import { call, follow, get, onSignedOut, state, unfollow, watch } from "./api.js";
+import { address, call, follow, get, onSignedOut, state, unfollow, watch } from "./api.js";
 import { byId, h, toast } from "./dom.js";
 import { show as activity } from "./activity.js";
 import { show as conflicts } from "./conflicts.js";
@@ -89,7 +89,7 @@ byId("sign-in-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   byId("sign-in-wrong").textContent = "";
   try {
-    const answer = await fetch("/v1/session", { method: "POST", headers: { "Content-Type": "application/json" },
+    const answer = await fetch(address("/v1/session"), { method: "POST", headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ key: byId("key").value.trim() }) });
     if (!answer.ok) throw new Error((await answer.json()).detail);
     byId("key").value = "";

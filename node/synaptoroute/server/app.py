@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import cache
 
 from fastapi import Depends, FastAPI
-from starlette.requests import Request
-from starlette.responses import Response
 
 from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import TextEncoder
@@ -28,11 +24,13 @@ from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.middleware import NodePolicy
 from synaptoroute.server.parameters import await_consistency
 from synaptoroute.server.query_handler import QueryHandler
-from synaptoroute.server.responses import json_response, openapi_document
+from synaptoroute.server.responses import openapi_document
 from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
+from synaptoroute.web.cors import add_cors
 from synaptoroute.web.middleware import Middleware, add_error_handlers
+from synaptoroute.web.openapi import operation_id, serve_document
 from synaptoroute.web.tls import ServerTls
 
 
@@ -83,34 +81,20 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     app.state.runtime = runtime
     policy = NodePolicy(runtime)
     app.state.decision_handler = DecisionHandler(runtime, policy)
     app.state.query_handler = QueryHandler(runtime, policy, app.state.decision_handler)
     app.add_middleware(Middleware, policy=policy)
+    add_cors(app, config)
     add_error_handlers(app)
     for module in (query_endpoints, decision_endpoints, route_endpoints, transfer_endpoints):
         app.include_router(module.endpoints, dependencies=[Depends(await_consistency)])
     for module in (node_endpoints, cluster_endpoints, feedback_endpoints):
         app.include_router(module.endpoints)
     app.include_router(cluster_endpoints.peer_endpoints)
-    _serve_document(app)
-    return app
-
-
-def _serve_document(app: FastAPI) -> None:
-    """Serve the OpenAPI document.
-
-    There is no page to show it: such pages load their scripts from other sites.
-    """
-
-    @cache
-    def rendered() -> str:
-        return json.dumps(app.openapi(), separators=(",", ":"))
-
-    async def show_document(request: Request) -> Response:
-        return json_response(rendered())
-
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
-    app.add_api_route("/v1/openapi.json", show_document, include_in_schema=False)
+    serve_document(app)
+    return app

@@ -121,7 +121,12 @@ async def _serve(
         end_at_once=partial(os._exit, 0),
     )
     server = HttpServer(
-        app, direct=direct, tls=tls, limits=limits_of(config), proxies=proxies_of(config)
+        app,
+        direct=direct,
+        tls=tls,
+        limits=limits_of(config),
+        proxies=proxies_of(config),
+        root_path=config.root_path,
     )
     process = ServerProcess(server, hooks, server_log())
     end_tracing = start_tracing(app)

@@ -168,6 +168,7 @@ class QueryHandler:
         self._policy = policy
         self._cache = ResponseCache()
         self._in_flight: set[bytes] = set()
+        self._has_cors = bool(runtime.config.cors_origins.strip())
         runtime.metrics.watch_cached_responses(lambda: self._cache.hits)
 
     # --- between parser and socket ---------------------------------------------------
@@ -190,6 +191,8 @@ class QueryHandler:
             or b"content-encoding" in headers
             or (b"sr-min-version" in headers and not self._holds(headers[b"sr-min-version"]))
             or PROOF_KEY in headers
+            # The application adds what a browser needs to show the answer to a page.
+            or (self._has_cors and b"origin" in headers)
             or len(body) > self._runtime.config.body_bytes_max
         ):
             return False

@@ -22,6 +22,7 @@ from synaptoroute.router import WriteOptions
 from synaptoroute.server import decision_schemas, schemas
 from synaptoroute.server.parameters import etag, reached
 from synaptoroute.version import __version__
+from synaptoroute.web.openapi import SECURITY, SECURITY_SCHEMES
 from synaptoroute.web.problems import PROBLEM_JSON, ClientGone, status_phrase
 
 JSON: Final = "application/json"
@@ -100,6 +101,7 @@ TAGS: Final = [
     {"name": "learning", "description": "Feedback, its review, and changes of several routes."},
     {"name": "transfer", "description": "Import and export many routes at once."},
     {"name": "settings", "description": "Settings of the route set, and outcomes of writes."},
+    {"name": "cluster", "description": "Members, voters, recoveries and orphaned writes."},
     {"name": "node", "description": "Probes, metrics and introspection of this node."},
 ]
 REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
@@ -205,11 +207,8 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
             named.pop(unused, None)
         named.update(_request_schemas(REQUEST_MODELS))
         named["RouteBody"] = _route_body(named["Route"])
-        components["securitySchemes"] = {
-            "bearer": {"type": "http", "scheme": "bearer"},
-            "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        }
-        document["security"] = [{}, {"bearer": []}, {"api_key": []}]
+        components["securitySchemes"] = SECURITY_SCHEMES
+        document["security"] = list(SECURITY)
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -61,7 +61,10 @@ _DOCUMENT: Final = {"routes": [{"name": "refund", "utterances": ["I want my mone
 _YAML: Final = "routes:\n  - name: refund\n    utterances: [I want my money back]\n"
 _SCHEMA: Final = {"type": "string", "format": "binary"}
 _FORMATS: Final[dict[str, Any]] = {
-    "application/x-ndjson": {"schema": _SCHEMA, "example": _LINE},
+    "application/x-ndjson": {
+        "schema": {**_SCHEMA, "description": "One route a line, each as in the JSON document."},
+        "example": _LINE,
+    },
     "application/json": {
         "schema": {
             "type": "object",
@@ -77,7 +80,10 @@ _FORMATS: Final[dict[str, Any]] = {
         },
         "example": _DOCUMENT,
     },
-    "application/yaml": {"schema": _SCHEMA, "example": _YAML},
+    "application/yaml": {
+        "schema": {**_SCHEMA, "description": "The JSON document, written as YAML."},
+        "example": _YAML,
+    },
 }
 _IMPORT_EXAMPLE: Final = {
     "status": "applied",

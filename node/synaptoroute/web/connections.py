@@ -107,8 +107,10 @@ class ServerState:
         connections: set[Connection],
         tasks: set[asyncio.Task[None]],
         proxies: TrustedProxies | None = None,
+        root_path: str = "",
     ) -> None:
         self.limits = limits
+        self.root_path = root_path
         self.connections = connections
         self.tasks = tasks
         self.proxies = proxies or TrustedProxies()

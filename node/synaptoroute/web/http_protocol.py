@@ -33,6 +33,7 @@ from synaptoroute.web.http_parser import (
     RequestRefused,
 )
 from synaptoroute.web.logs import server_log
+from synaptoroute.web.prefixes import PREFIX, forwarded_prefix, remove_root_path
 from synaptoroute.web.problems import (
     MalformedRequest,
     Problem,
@@ -310,6 +311,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_request(self, request: HttpRequest) -> None:
         request.client, request.is_secure = self._client, self._is_secure
+        if self._state.root_path:
+            remove_root_path(request, self._state.root_path)
         if self._is_proxied and self._client is not None:
             proxies = self._state.proxies
             request.client, is_secure = proxies.client_of(self._client, request.headers)
@@ -396,6 +399,7 @@ class HttpProtocol(asyncio.Protocol):
     def _start_app(self, request: HttpRequest) -> None:
         tls = {"tls": {"client_cert_name": self._certificate}}
         extensions = tls if self._is_secure else {}
+        prefix = forwarded_prefix(request.headers) if self._is_proxied else ""
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -405,6 +409,7 @@ class HttpProtocol(asyncio.Protocol):
             "scheme": "https" if request.is_secure else "http",
             "method": request.method,
             "root_path": "",
+            PREFIX: prefix or self._state.root_path,
             "path": request.path,
             "raw_path": request.raw_path,
             "query_string": request.query_string,

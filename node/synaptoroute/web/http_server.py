@@ -56,6 +56,7 @@ class HttpServer(uvicorn.Server):
         direct: DirectHandler | None = None,
         limits: HttpLimits | None = None,
         proxies: TrustedProxies | None = None,
+        root_path: str = "",
         backlog: int = 2_048,
         tls: ServerTls | None = None,
     ) -> None:
@@ -83,7 +84,7 @@ class HttpServer(uvicorn.Server):
         )
         connections = cast(set[Any], self.server_state.connections)
         tasks = self.server_state.tasks
-        self.state = ServerState(limits or HttpLimits(), connections, tasks, proxies)
+        self.state = ServerState(limits or HttpLimits(), connections, tasks, proxies, root_path)
 
     def _connect(self, **_: object) -> asyncio.Protocol:
         app = cast(ASGIApp, self.config.app)

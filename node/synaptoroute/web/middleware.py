@@ -29,6 +29,7 @@ from synaptoroute.web.client_address import client_network
 from synaptoroute.web.dialects import render_error
 from synaptoroute.web.http_parser import Address, Header
 from synaptoroute.web.logs import ServerLog
+from synaptoroute.web.prefixes import prefix_of, with_prefix
 from synaptoroute.web.problems import (
     FIELD_CHARACTERS_MAX,
     FIELD_ERRORS_MAX,
@@ -263,6 +264,8 @@ class Middleware:
             if message["type"] == "http.response.start":
                 context.status, context.has_started = message["status"], True
                 own = list(message.get("headers", ()))
+                if prefix := prefix_of(scope):
+                    own = with_prefix(own, prefix)
                 if policy.default_name not in dict(own):
                     own += policy.default_headers()
                 message["headers"] = [*own, *policy.common_headers(context)]

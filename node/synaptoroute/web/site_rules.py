@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from synaptoroute.config import HttpConfig
+from synaptoroute.web.cors import ANY_ORIGIN, cors_origins
 from synaptoroute.web.http_parser import HOST
 from synaptoroute.web.problems import CrossSite, MisdirectedRequest
 
@@ -31,8 +32,14 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 class SiteRules:
     """The rules of one server; used on one event loop."""
 
-    def __init__(self, allowed_hosts: Iterable[str]) -> None:
-        """Names, or ``*.name`` for all names below one, or ``*`` for every host."""
+    def __init__(self, allowed_hosts: Iterable[str], origins: Iterable[str] = ()) -> None:
+        """Make the rules.
+
+        Args:
+            allowed_hosts: Names, or ``*.name`` for all names below one, or ``*`` for every host.
+            origins: Origins of other sites whose pages may send changes without an API key.
+        """
+        self._origins = frozenset(each.encode() for each in origins)
         self._exact: set[str] = set()
         self._suffixes: tuple[str, ...] = ()
         self._is_any = False
@@ -60,10 +67,13 @@ class SiteRules:
         """
         allowed = [each for each in config.allowed_hosts.split(",") if each.strip()]
         is_public = config.insecure and not is_loopback(config.host)
+        # Where there are keys, a request without one counts by its cookies, which no page of
+        # another site may use.  An operator who allows every origin has named none.
+        origins = [] if has_keys else [each for each in cors_origins(config) if each != ANY_ORIGIN]
         if not allowed and (has_keys or is_public):
-            return cls([ANY_HOST])
+            return cls([ANY_HOST], origins)
         own = (urlsplit(url).hostname or "" for url in urls)
-        return cls([*allowed, config.host, *own])
+        return cls([*allowed, config.host, *own], origins)
 
     def check(self, method: str, headers: Mapping[bytes, bytes], *, is_keyless: bool) -> None:
         """Refuse a request for another host, or a change that another site sends.
@@ -84,7 +94,7 @@ class SiteRules:
             self._admit(host)
         if is_keyless and method not in SAFE_METHODS:
             site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
-            if site is None and origin is None:
+            if (site is None and origin is None) or origin in self._origins:
                 return
             if (site is not None and site not in _OWN_SITE) or (
                 origin is not None and not _is_same(origin, host or b"")
