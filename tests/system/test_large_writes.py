@@ -65,6 +65,69 @@ def test_documented_maxima_are_one_write_each(shared: Cluster) -> None:
     shared.judge()
 
 
+def test_patch_with_all_negatives_is_one_write(shared: Cluster) -> None:
+    """128 negatives of 8 KiB each are more than an entry; the rest of the route stays."""
+    first, second = shared[0].http, shared[1].http
+    path, key = "/v1/routes/patched", keyed()
+    whole = {"utterances": ["one", "two"], "payload": {"a": 1}, "confidence_min": 0.3}
+    put = first.put(path, json=whole, params={"ack": "all"})
+    patch = {"negatives": body("n", 128)["utterances"], "description": "d" * UTTERANCE_BYTES_MAX}
+    patched = second.patch(path, json=patch, headers=key, params={"ack": "all"})
+    again = first.patch(path, json=patch, headers=key)
+    stale = first.patch(path, json=patch, headers={"If-Match": put.headers["ETag"]})
+    absent = first.patch("/v1/routes/nowhere", json=patch)
+    shown = [member.http.get(path).json() for member in shared.members]
+
+    assert 200 == patched.status_code, patched.text[:500]
+    assert patched.json()["version"] == again.json()["version"] == shown[0]["revision"]
+    assert (412, "precondition_failed") == (stale.status_code, stale.json()["code"])
+    assert (404, "route_not_found") == (absent.status_code, absent.json()["code"])
+    assert shown[0] == shown[1] == shown[2]
+    assert sorted(patch["negatives"]) == sorted(shown[0]["negatives"])
+    assert patch["description"] == shown[0]["description"]
+    kept = {name: shown[0][name] for name in whole}
+    assert {**whole, "utterances": sorted(whole["utterances"])} == {
+        **kept,
+        "utterances": sorted(kept["utterances"]),
+    }
+    assert 200 == first.delete(path, params={"ack": "all"}).status_code
+    shared.judge()
+
+
+def test_large_patches_at_once_are_all_applied(shared: Cluster) -> None:
+    """Each is put on the condition that the route did not change, and tried again if it did."""
+    path = "/v1/routes/contended"
+    shared[0].http.put(path, json={"utterances": ["one"]}, params={"ack": "all"})
+    patches = [{"negatives": body(word, 64)["utterances"]} for word in "uv"]
+    answers: list[httpx.Response] = []
+
+    def send(number: int) -> None:
+        answers.append(shared[number].http.patch(path, json=patches[number], timeout=60))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [200, 200] == [each.status_code for each in answers], [each.text for each in answers]
+    found = sorted(shared[2].http.get(path, params={"consistency": "head"}).json()["negatives"])
+    assert found in [sorted(patch["negatives"]) for patch in patches]
+    shared[0].http.delete(path, params={"ack": "all"})
+
+
+def test_revision_over_an_entry_says_what_to_do(shared: Cluster) -> None:
+    """It changes several routes at once, so it is one entry; nothing of it is applied."""
+    texts = [f"{number} text".ljust(1_000, "x") for number in range(300)]
+    revision = {"routes": [{"name": "revised", "create": True, "utterances": texts}]}
+    refused = shared[0].http.post("/v1/revisions", json=revision)
+
+    assert (413, "too_large") == (refused.status_code, refused.json()["code"]), refused.text[:300]
+    assert "of 300 texts" in refused.json()["detail"]
+    assert "send it in several" in refused.json()["detail"]
+    assert 404 == shared[0].http.get("/v1/routes/revised").status_code
+
+
 def test_body_over_the_limit_gets_its_answer(shared: Cluster) -> None:
     """413 with the limit, also for a client that sends everything before it reads."""
     limit = 16_777_216

@@ -11,20 +11,29 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, TypeVar
 
+import numpy as np
+
+from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.imports import StagedKind, staged_write_id
 from synaptoroute.core.mutation import (
+    KEEP,
     AddUtterances,
     ImportAbort,
     ImportBegin,
     ImportChunk,
     ImportCommit,
     Mutation,
+    PatchRoute,
+    Proposal,
     PutRoute,
     RemoveUtterances,
+    ReviseRoutes,
+    Revision,
+    vectors_of,
 )
 from synaptoroute.core.validation import VECTOR_ITEM_BYTES
 from synaptoroute.errors import (
@@ -34,16 +43,24 @@ from synaptoroute.errors import (
     ImportRejected,
     Overloaded,
     RouteError,
+    RouteNotFound,
     SynaptoRouteError,
+    TooLarge,
 )
 from synaptoroute.models import WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.router.chunks import pieces_of
+from synaptoroute.tensor import Tensor
 
 AT_ONCE_MAX: Final = 2
 """Large writes of one router at a time: a cluster has room for few open imports."""
 CHUNKS_AT_ONCE: Final = 4
 RETRY_SECONDS: Final = 0.1
+CHARACTER_BYTES_MAX: Final = 6
+"""Bytes of a character in JSON, such as ``\\u0001``."""
+SEPARATOR_BYTES_MAX: Final = 4
+FIELDS_BYTES_MAX: Final = 1_024
+"""Bytes of the rest of a frame: its header, names of fields, preconditions."""
 _RETRY_AFTER_SECONDS: Final = 1.0
 
 Send: TypeAlias = Callable[[Mutation], Awaitable[WriteResult]]
@@ -193,3 +210,97 @@ class LargeWrites:
         for task in drops:
             task.cancel()
         await asyncio.gather(*drops, return_exceptions=True)
+
+
+# --- patches ------------------------------------------------------------------------------
+
+
+def patched_route(
+    tensor: Tensor, patch: PatchRoute, fingerprint: str | None
+) -> tuple[PutRoute, Revision]:
+    """Make the whole route that a patch leads to; runs between two batches.
+
+    Args:
+        fingerprint: Of the encoder of the patch's vectors.
+
+    Raises:
+        RouteNotFound: There is no such route.
+        EncoderMismatch: The rows have vectors of another encoder.
+    """
+    record = tensor.routes.get(patch.name)
+    if record is None:
+        raise RouteNotFound(f"there is no route {patch.name!r}")
+    if fingerprint is not None and fingerprint != tensor.fingerprint:
+        raise EncoderMismatch("the encoder changed during the write", outcome="not_taken")
+
+    def vectors(slots: Sequence[int]) -> tuple[bytes, ...]:
+        rows = tensor.vectors_of(np.asarray(slots, np.int64))
+        return tuple(row.astype("<f4", copy=False).tobytes() for row in rows)
+
+    description, described = patch.description, patch.description_vector
+    if description is KEEP:
+        slot, description = record.description_slot, record.description
+        described = b"" if slot is None else vectors((slot,))[0]
+    negatives, rejected = patch.negatives, patch.negative_vectors
+    if negatives is KEEP:
+        negatives, rejected = record.negatives, vectors(record.negative_slots)
+    put = PutRoute(
+        record.name,
+        record.utterances,
+        vectors(record.slots),
+        threshold=record.threshold if patch.threshold is KEEP else patch.threshold,
+        metadata=record.metadata if patch.metadata is KEEP else patch.metadata,
+        payload=record.payload if patch.payload is KEEP else patch.payload,
+        confidence_min=(
+            record.confidence_min if patch.confidence_min is KEEP else patch.confidence_min
+        ),
+        description=description,
+        description_vector=described,
+        negatives=negatives,
+        negative_vectors=rejected,
+    )
+    return put, record.revision
+
+
+# --- sizes --------------------------------------------------------------------------------
+
+
+def is_too_large(proposal: Proposal, bytes_max: int) -> bool:
+    """Whether a write does not fit into one entry of at most ``bytes_max``."""
+    # The bound is cheap.  Only a write near the limit is encoded here and once more later.
+    bound = frame_bytes_bound(proposal.mutation)
+    if bound is not None and bound <= bytes_max:
+        return False
+    try:
+        return len(encode_proposal(proposal)) > bytes_max
+    except TooLarge:
+        return True
+
+
+def too_large(proposal: Proposal, bytes_max: int, unless: str) -> TooLarge:
+    """Make the error of a write that no entry and no staging can hold."""
+    mutation = proposal.mutation
+    if isinstance(mutation, ReviseRoutes):
+        texts = sum(len(each.utterances) + len(each.negatives) for each in mutation.routes)
+        return TooLarge(
+            f"a revision takes at most {bytes_max} bytes in the log, and this one of {texts} texts"
+            " takes more: send it in several",
+            limit=bytes_max,
+        )
+    kind = type(mutation).__name__
+    rest = f" {unless}" if unless else ""
+    return TooLarge(f"a {kind} takes at most {bytes_max} bytes in the log{rest}", limit=bytes_max)
+
+
+def frame_bytes_bound(mutation: Mutation) -> int | None:
+    """Return an upper bound of the frame's size for a mutation with rows."""
+    if not isinstance(mutation, PutRoute | AddUtterances | RemoveUtterances):
+        return None
+    texts = [mutation.name, *mutation.utterances]
+    if isinstance(mutation, PutRoute):
+        texts += (mutation.metadata, mutation.payload, *mutation.negatives)
+        if mutation.description is not None:
+            texts.append(mutation.description)
+    characters = sum(map(len, texts))
+    bound = FIELDS_BYTES_MAX + sum(map(len, vectors_of(mutation)))
+    return bound + CHARACTER_BYTES_MAX * characters + SEPARATOR_BYTES_MAX * len(texts)

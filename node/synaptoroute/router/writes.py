@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.author import AUTHOR
 from synaptoroute.core.change import Outcome
-from synaptoroute.core.codec import LEVEL, encode_proposal
+from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.imports import StagedKind
 from synaptoroute.core.levels import BASE_LEVEL, is_at_level, level_of
 from synaptoroute.core.mutation import (
@@ -40,7 +40,6 @@ from synaptoroute.core.mutation import (
     PutRoute,
     RemoveUtterances,
     Revision,
-    vectors_of,
 )
 from synaptoroute.core.replica import State
 from synaptoroute.encoder import TextEncoder
@@ -63,7 +62,6 @@ from synaptoroute.errors import (
     SequencerUnavailable,
     StorageUnavailable,
     SynaptoRouteError,
-    TooLarge,
     UtteranceNotFound,
 )
 from synaptoroute.log import Appended, Log
@@ -74,7 +72,14 @@ from synaptoroute.models import (
 from synaptoroute.ports import EnginePort
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router.chunks import pieces_of
-from synaptoroute.router.large_writes import LargeWrites, new_run_id, staged_form
+from synaptoroute.router.large_writes import (
+    LargeWrites,
+    is_too_large,
+    new_run_id,
+    patched_route,
+    staged_form,
+    too_large,
+)
 from synaptoroute.router.route_checks import (
     checked_name,
     checked_route,
@@ -95,11 +100,6 @@ STAGED_LEVEL: Final = 2
 ACK_SECONDS_DEFAULT: Final = 5.0
 ACK_SECONDS_BY_UTTERANCE: Final = 0.05
 ACK_SECONDS_MAX: Final = 60.0
-CHARACTER_BYTES_MAX: Final = 6
-"""Bytes of a character in JSON, such as ``\\u0001``."""
-SEPARATOR_BYTES_MAX: Final = 4
-FIELDS_BYTES_MAX: Final = 1_024
-"""Bytes of the rest of a frame: its header, names of fields, preconditions."""
 
 AUTHOR_LEVEL: Final = 2  # From this level of the log on, entries name their authors
 _NOTHING_WRITTEN: Final = frozenset({"disk_full", "read_only"})
@@ -380,9 +380,35 @@ class Writer:
     ) -> WriteResult:
         self._check_level(mutation)
         proposal = options.propose(mutation, self._author_of(mutation))
-        if is_too_large(proposal, self._log.entry_bytes_max):
-            return await self._send_large(proposal, options, fingerprint, deadline)
-        return await self._send_entry(proposal, options, fingerprint, deadline)
+        if not is_too_large(proposal, self._log.entry_bytes_max):
+            return await self._send_entry(proposal, options, fingerprint, deadline)
+        if isinstance(mutation, PatchRoute) and self._has_staged_writes:
+            return await self._send_patch(proposal, mutation, options, fingerprint, deadline)
+        return await self._send_large(proposal, options, fingerprint, deadline)
+
+    async def _send_patch(
+        self,
+        proposal: Proposal,
+        patch: PatchRoute,
+        options: WriteOptions,
+        fingerprint: str | None,
+        deadline: float,
+    ) -> WriteResult:
+        """Put the whole route as the patch makes it, on the condition that it has not changed."""
+        tries = 1 if options.if_match or options.op_id else JOIN_TRIES_MAX
+        while True:
+            read = partial(patched_route, patch=patch, fingerprint=fingerprint)
+            put, revision = await asyncio.wrap_future(self._engine.read(read))
+            whole = replace(proposal, mutation=put, if_match=options.if_match or revision)
+            try:
+                return await self._send_large(whole, options, fingerprint, deadline)
+            except PreconditionFailed:
+                tries -= 1
+                if tries == 0:
+                    raise
+            # Somebody else changed the route meanwhile.  That decision keeps its identity.
+            proposal = replace(proposal, op_id=os.urandom(OP_ID_BYTES))
+            await self._follow(deadline)
 
     async def _send_large(
         self, proposal: Proposal, options: WriteOptions, fingerprint: str | None, deadline: float
@@ -427,9 +453,9 @@ class Writer:
         is_conditional = proposal.if_match is not None or proposal.if_none_match
         limit = self._log.entry_bytes_max
         if found is None:
-            raise _too_large(proposal, limit, "")
+            raise too_large(proposal, limit, "")
         if not self._has_staged_writes and (is_conditional or found[0] is not StagedKind.PUT):
-            raise _too_large(proposal, limit, "until the cluster is finalized; put the whole route")
+            raise too_large(proposal, limit, "until the cluster is finalized; put the whole route")
         return found
 
     async def _send_entry(
@@ -657,38 +683,3 @@ def _pending(op_id: bytes, at: Revision | None) -> WriteResult:
     """Make the result of a write that is in the log, or on its way, but not decided."""
     version = str(at) if at else ""
     return WriteResult(status="pending", op_id=op_id.hex(), version=version, ack="accepted")
-
-
-# --- sizes --------------------------------------------------------------------------------
-
-
-def is_too_large(proposal: Proposal, bytes_max: int) -> bool:
-    """Whether a write does not fit into one entry of at most ``bytes_max``."""
-    # The bound is cheap.  Only a write near the limit is encoded here and once more later.
-    bound = _frame_bytes_bound(proposal.mutation)
-    if bound is not None and bound <= bytes_max:
-        return False
-    try:
-        return len(encode_proposal(proposal)) > bytes_max
-    except TooLarge:
-        return True
-
-
-def _too_large(proposal: Proposal, bytes_max: int, unless: str) -> TooLarge:
-    kind = type(proposal.mutation).__name__
-    rest = f" {unless}" if unless else ""
-    return TooLarge(f"a {kind} takes at most {bytes_max} bytes in the log{rest}", limit=bytes_max)
-
-
-def _frame_bytes_bound(mutation: Mutation) -> int | None:
-    """Return an upper bound of the frame's size for a mutation with rows."""
-    if not isinstance(mutation, PutRoute | AddUtterances | RemoveUtterances):
-        return None
-    texts = [mutation.name, *mutation.utterances]
-    if isinstance(mutation, PutRoute):
-        texts += (mutation.metadata, mutation.payload, *mutation.negatives)
-        if mutation.description is not None:
-            texts.append(mutation.description)
-    characters = sum(map(len, texts))
-    bound = FIELDS_BYTES_MAX + sum(map(len, vectors_of(mutation)))
-    return bound + CHARACTER_BYTES_MAX * characters + SEPARATOR_BYTES_MAX * len(texts)

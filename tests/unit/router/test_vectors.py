@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
 from synaptoroute.core.mutation import AddUtterances, Mutation, Proposal, PutRoute, Revision
 from synaptoroute.errors import InvalidVector
-from synaptoroute.router import vectors, writes
+from synaptoroute.router import vectors
+from synaptoroute.router.large_writes import frame_bytes_bound, is_too_large
 from synaptoroute.router.vectors import checked_rows
-from synaptoroute.router.writes import is_too_large
 
 pytestmark = pytest.mark.unit
 
@@ -63,7 +63,7 @@ def test_frame_is_never_longer_than_its_bound(
         mutation = PutRoute("a", utterances, rows, 0.1, metadata, metadata)
     proposal = Proposal(OP_ID, mutation, OP_ID, Revision(2**53, 2**53), if_none_match=True)
     size_bytes = len(encode_proposal(proposal))
-    bound = writes._frame_bytes_bound(mutation)
+    bound = frame_bytes_bound(mutation)
 
     assert bound is not None
     assert bound >= size_bytes
