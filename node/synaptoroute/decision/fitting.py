@@ -60,7 +60,11 @@ _LISTED: Final = 64
 _TEMPERATURE: Final = 20.0
 _EVIDENCE: Final = 16.0
 """Weight of the prior, in judgements."""
-_PRIOR_SPREAD: Final = (0.4, 0.8, 0.8, 0.5, 0.3)
+_PRIOR_SPREAD: Final = (0.28, 0.8, 0.8, 0.5, 0.3)
+_SLOPE_KEPT: Final = 0.7
+"""Share of the measured slope that is used: more lets foreign queries into wide routes."""
+_SPREAD_KEPT: Final = 0.95
+"""Share of the deviation inside that is used: utterances differ more than queries do."""
 _WRONG_SHARES: Final = (0.0, 0.02, 0.05, 0.1, 0.2)
 _WRONG_COST: Final = 50.0
 _ROUNDS: Final = 8
@@ -147,11 +151,15 @@ def default_terms(utterances_per_route: float) -> Float64s:
     """Weights of the terms times the temperature before anything is judged.
 
     Chosen on CLINC150 and Banking77: with few utterances the mean is short by chance, so the
-    centroid counts more, and the mean is taken back.
+    centroid counts more, and the mean is taken back.  The largest similarity counts more than
+    the judgements say: whoever writes utterances avoids saying the same twice, so they are less
+    like each other than a query is like the nearest of them.
     """
     count = max(utterances_per_route, 1.0)
+    temperature = max(_TEMPERATURE, 26.0 - 18.0 / count)
+    largest = max(0.25, 0.5 - 0.75 / count)
     length = -0.45 if count >= 3.0 else -0.3
-    return _TEMPERATURE * np.array([0.25, 0.4 + 2.0 / count, -0.2 - 1.0 / count, 1.0, length])
+    return temperature * np.array([largest, 0.4 + 2.0 / count, -0.2 - 1.0 / count, 1.0, length])
 
 
 def cohesions(rows: Float32s, owners: Numbers) -> Float64s:
@@ -417,7 +425,7 @@ def _levels(
     inside_mean, outside_mean = float(weight @ rest), float(weight @ outside)
     return (
         inside_mean,
-        max(float(np.sqrt(weight @ (rest - inside_mean) ** 2)), 1e-3),
+        max(_SPREAD_KEPT * float(np.sqrt(weight @ (rest - inside_mean) ** 2)), 1e-3),
         outside_mean,
         max(float(np.sqrt(weight @ (outside - outside_mean) ** 2)), 1e-3),
         middle,
@@ -442,7 +450,7 @@ def _slope(
     share /= share.sum()
     apart = own - share @ own
     rise = float(share @ (apart * (level - share @ level)))
-    return max(0.0, rise / (float(share @ apart**2) + caution / len(apart)))
+    return _SLOPE_KEPT * max(0.0, rise / (float(share @ apart**2) + caution / len(apart)))
 
 
 # --- evidence ----------------------------------------------------------------------------

@@ -31,6 +31,9 @@ _SMALLEST: Final = -700.0
 _FACTORIALS: Final = tuple(1.0 / math.factorial(power) for power in range(13, -1, -1))
 _ODDS: Final = tuple(1.0 / power for power in range(19, 0, -2))
 _SQRT_HALF: Final = 0.7071067811865476
+_OUTSIDE_SLOPE: Final = 0.7
+"""Slope of the outside level with the cohesion, as a share of that of the inside level: a
+foreign query too is less like a wide route."""
 _LEVELS_BEYOND: Final = 4.0
 """Deviations beyond which a level is taken as one at that distance."""
 
@@ -95,9 +98,11 @@ def none_odds(
 ) -> float:
     """Log odds that a query at this level belongs to no route; never rises with the level."""
     inside, inside_spread = levels.inside_mean, levels.inside_deviation
-    if cohesion is not None:
-        inside += levels.cohesion_slope * (cohesion - levels.cohesion_mean)
     outside, outside_spread = levels.outside_mean, levels.outside_deviation
+    if cohesion is not None:
+        shift = levels.cohesion_slope * (cohesion - levels.cohesion_mean)
+        inside += shift
+        outside += _OUTSIDE_SLOPE * shift
     least = outside - _LEVELS_BEYOND * outside_spread
     level = min(max(level, least), inside + _LEVELS_BEYOND * inside_spread)
     # Two densities of different width cross twice: far out the wider one would win again, and
