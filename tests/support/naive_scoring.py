@@ -44,6 +44,8 @@ def naive_rank(
         if spec.routes is None or route.route_id in spec.routes
     ]
     scores.sort(key=lambda score: (-score.score, score.slot))
+    if all(settings.threshold_of(route.threshold) == -math.inf for route in routes):
+        scores = [replace(score, judged=None) for score in scores]  # nothing is compared with it
     if not scores:
         return Ranking()
     p_none = None

@@ -187,7 +187,12 @@ def _cell_name(routes: int, utterances_per_route: float) -> str:
 
 def _nearest(steps: tuple[int, ...], wanted: float) -> int:
     """Choose the step whose ratio to ``wanted`` is nearest to one; the lower of equals."""
-    return min(steps, key=lambda step: abs(math.log(step / max(wanted, 1.0))))
+    wanted = max(wanted, 1.0)
+    nearest = steps[0]
+    for step in steps:  # without a function for ``min``: each write asks for the numbers
+        if abs(math.log(step / wanted)) < abs(math.log(nearest / wanted)):
+            nearest = step
+    return nearest
 
 
 @cache

@@ -281,7 +281,7 @@ def _rank_lone(
     slots, counts = _lone_utterances(view, route_ids, scan)
     if len(slots) > _LONE_ROWS_MAX:
         return None
-    found = _lone_scores(view, query, route_ids, slots, counts, scratch.few_dots)
+    found = _lone_scores(view, query, route_ids, slots, counts, scratch.few_dots, rule)
     return rule.decide(view, found, limit, len(upper))
 
 
@@ -289,18 +289,22 @@ def _lone_utterances(
     view: TensorView, route_ids: list[int], scan: Scan
 ) -> tuple[list[int], list[int]]:
     """Find utterances that may be the most similar of their route; and how many a route has."""
-    similarities = scan.similarities.reshape(-1)
+    parts = [view.slots_of[route_id] for route_id in route_ids]
+    every = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    values, all_slots = scan.similarities.reshape(-1).take(every).tolist(), every.tolist()
     # In steps of the scan: the similarities are not scaled to cosines.
-    margin = 2.0 * float(scan.error[0]) / float(scan.sizes[0])
+    margin = 2.0 * scan.error.item(0) / scan.sizes.item(0)
     slots: list[int] = []
     counts: list[int] = []
-    for route_id in route_ids:
-        own = view.slots_of[route_id]
-        values = similarities.take(own).tolist()
-        bar = max(values) - margin
-        close = [own.item(at) for at, value in enumerate(values) if value >= bar]
-        slots += close
-        counts.append(len(close))
+    start = 0
+    for part in parts:
+        stop = start + len(part)
+        own = values[start:stop]
+        bar = max(own) - margin
+        before = len(slots)
+        slots += [all_slots[start + at] for at, value in enumerate(own) if value >= bar]
+        counts.append(len(slots) - before)
+        start = stop
     return slots, counts
 
 
@@ -311,35 +315,37 @@ def _lone_scores(
     slots: list[int],
     counts: list[int],
     few_dots: FewDots,
+    rule: DecisionRule,
 ) -> list[ExactScore]:
     """Score the routes exactly; highest first, of equals that of the lowest slot."""
-    aggregation, adaptive = view.settings.aggregation, view.adaptive
-    parts = [view.rows.read(np.array(slots))]
-    if aggregation != "max":
-        ids = np.array(route_ids)
+    aggregation = view.settings.aggregation
+    adaptive = view.adaptive if aggregation == "adaptive" else None
+    has_centroids = aggregation != "max" and (adaptive is None or rule.needs_blend)
+    parts, ids = [view.rows.read(np.array(slots))], np.array(route_ids)
+    if has_centroids:
         parts.append(view.centroids.read(ids))
-        if adaptive is not None and aggregation == "adaptive":
-            parts.append(adaptive.vectors.read(ids))
+    if adaptive is not None:
+        parts.append(adaptive.vectors.read(ids))
     vectors = np.concatenate(parts) if len(parts) > 1 else parts[0]
     values = few_dots(vectors, query.T.astype(np.float64))
     # As in ``_exact_scores``: a cosine, of vectors that are unit only within rounding.
-    for at in range(len(slots) + (len(route_ids) if aggregation != "max" else 0)):
-        if not -1.0 <= values[at] <= 1.0:
-            values[at] = min(1.0, max(-1.0, values[at]))
+    cosines = len(slots) + (len(route_ids) if has_centroids else 0)
+    if max(values[:cosines]) > 1.0 or min(values[:cosines]) < -1.0:
+        values[:cosines] = [min(1.0, max(-1.0, value)) for value in values[:cosines]]
     scores: list[tuple[float, int, ExactScore]] = []
-    start, centroids, terms = 0, len(slots), len(slots) + len(route_ids)
+    start, centroids, terms = 0, len(slots), cosines
     for place, (route_id, count) in enumerate(zip(route_ids, counts, strict=True)):
         own = values[start : start + count]
         largest = max(own)
         slot = slots[start + own.index(largest)]
         start += count
         score, judged = largest, None
-        if aggregation != "max":
+        if has_centroids:
             score = (largest + values[centroids + place]) / 2.0
-            if len(parts) > 2 and adaptive is not None:
-                judged = score
-                score = largest * adaptive.largest + values[terms + place]
-                score += adaptive.offsets.item(route_id)
+        if adaptive is not None:
+            judged = score if has_centroids else None
+            score = largest * adaptive.largest + values[terms + place]
+            score += adaptive.offsets.item(route_id)
         # No two routes share a slot, so the tuples differ before they reach the score.
         scores.append((-score, slot, ExactScore(route_id, score, slot, largest, judged)))
     scores.sort()
@@ -475,7 +481,7 @@ def _decide(
     rule: DecisionRule,
 ) -> list[Ranking]:
     """Score the pairs exactly and read the rankings off them."""
-    slots, similarities, scores, judged = _exact_scores(view, queries, pairs)
+    slots, similarities, scores, judged = _exact_scores(view, queries, pairs, rule)
     # The last key is the first to count: by query, then by score, then by slot.
     order = np.lexsort((slots, -scores, pairs.queries))
     ordered = [
@@ -499,13 +505,13 @@ def _decide(
 
 
 def _exact_scores(
-    view: TensorView, queries: Float32s, pairs: Pairs
+    view: TensorView, queries: Float32s, pairs: Pairs, rule: DecisionRule
 ) -> tuple[Numbers, Float64s, Float64s, Float64s | None]:
     """Compute the best slot of each pair, its similarity, and the score of its route.
 
-    The last array is what a threshold is compared with; None for the score.
+    The last array is what a threshold is compared with; None for the score, or without any.
     """
-    slots, largest, scores, judged = _aggregated(view, queries, pairs)
+    slots, largest, scores, judged = _aggregated(view, queries, pairs, rule)
     if view.negatives is not None and len(slots):
         penalties = exact_penalties(view.negatives, queries, pairs, largest)
         scores = scores - penalties
@@ -514,12 +520,14 @@ def _exact_scores(
 
 
 def _aggregated(
-    view: TensorView, queries: Float32s, pairs: Pairs
+    view: TensorView, queries: Float32s, pairs: Pairs, rule: DecisionRule
 ) -> tuple[Numbers, Float64s, Float64s, Float64s | None]:
     """As ``_exact_scores``, before negatives count."""
-    aggregation, adaptive = view.settings.aggregation, view.adaptive
-    beside = [] if aggregation in ("max", "topk") else [view.centroids]
-    if aggregation == "adaptive" and adaptive is not None:
+    aggregation = view.settings.aggregation
+    adaptive = view.adaptive if aggregation == "adaptive" else None
+    has_centroids = aggregation not in ("max", "topk") and (adaptive is None or rule.needs_blend)
+    beside = [view.centroids] if has_centroids else []
+    if adaptive is not None:
         beside.append(adaptive.vectors)
     values, *linear = pairs.exact(view, queries, beside)
     # A cosine is at most 1, but vectors are unit only within rounding.
@@ -529,16 +537,19 @@ def _aggregated(
         return slots, largest, largest, None
     if aggregation == "topk":
         return slots, largest, pairs.mean_of_largest(values, view.settings.topk), None
-    centroid = np.clip(linear[0], -1.0, 1.0)
-    if aggregation == "centroid":
-        return slots, largest, centroid, None
-    if aggregation == "mean":
-        # The length of a mean may exceed 1 by rounding, as that of a vector may.
-        means = np.clip(centroid * view.mean_norms[pairs.route_ids], -1.0, 1.0)
-        return slots, largest, means, None
-    blended = (largest + centroid) / 2.0
-    if adaptive is None or aggregation != "adaptive":
-        return slots, largest, blended, None
-    scores = largest * adaptive.largest + linear[1]
+    blended = None
+    if has_centroids:
+        centroid = np.clip(linear[0], -1.0, 1.0)
+        if aggregation == "centroid":
+            return slots, largest, centroid, None
+        if aggregation == "mean":
+            # The length of a mean may exceed 1 by rounding, as that of a vector may.
+            means = np.clip(centroid * view.mean_norms[pairs.route_ids], -1.0, 1.0)
+            return slots, largest, means, None
+        blended = (largest + centroid) / 2.0
+        if adaptive is None:
+            return slots, largest, blended, None
+    assert adaptive is not None
+    scores = largest * adaptive.largest + linear[-1]
     scores += adaptive.offsets[pairs.route_ids]
     return slots, largest, scores, blended

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ FALLBACK_THRESHOLD: Final = 0.49
 """Least score without numbers for a confidence: the default threshold of earlier releases."""
 
 
+_WIDENED: Final = (QuerySpec(BEST_ROUTES - 1),)
+
+
 class ExactScore(NamedTuple):
     """The exact score of one route for a query.
 
@@ -31,7 +35,7 @@ class ExactScore(NamedTuple):
         score: Of the aggregation in use.
         slot: Its most similar example.
         similarity: Cosine similarity of that example.
-        judged: What the threshold is compared with; None for the score.
+        judged: What the threshold is compared with; None for the score, or without thresholds.
     """
 
     route_id: int
@@ -39,6 +43,9 @@ class ExactScore(NamedTuple):
     slot: int
     similarity: float
     judged: float | None = None
+
+
+_SCORE: Final = attrgetter("score")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +59,7 @@ class DecisionRule:
             if there is no such route.
         levels: Numbers behind the confidence; None if none are known for the encoder.
         unmatched_share: Expected share of queries that no route should take.
+        needs_blend: Whether a threshold is compared with the score of ``blend``.
     """
 
     thresholds: Float64s
@@ -59,6 +67,7 @@ class DecisionRule:
     bars: Float64s | None
     levels: Levels | None
     unmatched_share: float
+    needs_blend: bool = True
 
     @classmethod
     def of(cls, view: TensorView, levels: Levels | None = None) -> DecisionRule:
@@ -71,7 +80,10 @@ class DecisionRule:
             return cls(thresholds, np.zeros(len(needed)), thresholds, None, share)
         is_sure_only = needed > 0.0
         # The threshold of an adaptive score is one of another score, which no scan approximates.
-        if view.settings.aggregation == "adaptive" or (is_sure_only | ~view.is_live).all():
+        if view.settings.aggregation == "adaptive":
+            has_some = not bool(np.isneginf(thresholds[view.is_live]).all())
+            return cls(thresholds, needed, None, levels, share, has_some)
+        if (is_sure_only | ~view.is_live).all():
             return cls(thresholds, needed, None, levels, share)
         return cls(thresholds, needed, np.where(is_sure_only, np.inf, thresholds), levels, share)
 
@@ -84,7 +96,10 @@ class DecisionRule:
         """Have the routes scored exactly that share the probability."""
         if self.levels is None:
             return specs
-        least = BEST_ROUTES - 1  # a runner-up is always scored beside the limit
+        # A runner-up is always scored beside the limit.
+        least = BEST_ROUTES - 1
+        if len(specs) == 1 and specs[0].routes is None and specs[0].limit <= least:
+            return _WIDENED
         return [spec if spec.limit >= least else QuerySpec(least, spec.routes) for spec in specs]
 
     def decide(
@@ -104,7 +119,7 @@ class DecisionRule:
         p_none = None
         if self.levels is not None:
             shares, p_none = confidences(
-                [each.score for each in found],
+                [*map(_SCORE, found)],
                 self.levels,
                 self.unmatched_share,
                 cohesion=cohesion_of(view, found[0].route_id),
@@ -124,24 +139,26 @@ class DecisionRule:
                 break
         second = 1 if best == 0 or best is None else 0
         # Only what is shown is made into an object: the rest costs a query for nothing.
-        shown = dict.fromkeys([*range(min(limit, len(found))), second, best or 0])
+        listed = min(limit, len(found))
+        places = dict.fromkeys((*range(listed), second, best or 0))
         scores: dict[int, RouteScore] = {}
-        for place in shown:
-            if place < len(found):
-                each = found[place]
-                scores[place] = RouteScore(
-                    each.route_id,
-                    each.score,
-                    thresholds.item(each.route_id),
-                    each.slot,
-                    each.similarity,
-                    each.judged,
-                    shares[place],
-                    needed.item(each.route_id),
-                )
+        for at in places:
+            if at >= len(found):
+                continue  # there is no second route
+            route_id, score, slot, similarity, compared = found[at]
+            scores[at] = RouteScore(
+                route_id,
+                score,
+                thresholds.item(route_id),
+                slot,
+                similarity,
+                compared,
+                shares[at],
+                needed.item(route_id),
+            )
         return Ranking(
             None if best is None else scores[best],
-            tuple([scores[place] for place in range(min(limit, len(found)))]),
+            tuple(map(scores.__getitem__, range(listed))),
             scores.get(second),
             route_count,
             p_none,

@@ -8,6 +8,7 @@ version of what it was made with: where that is not current any more, it is prep
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from synaptoroute.core.change import Change
@@ -20,6 +21,9 @@ KEY_SEPARATOR: Final = "\x00"
 """Between the texts of a key; no text contains it."""
 LEXICON_ROWS_MAX: Final = 100_000
 """The words of a larger route set are not collected, and nothing is repaired."""
+
+
+_TEXT: Final = attrgetter("utterance")
 
 
 class PreparedText(NamedTuple):
@@ -78,8 +82,11 @@ class TextPreparation:
 
     def begin(self, change: Change, tensor: Tensor) -> list[str]:
         """Void what was prepared, if it may change; returns the texts of rows that go."""
-        rows = [write.slot for write in change.writes if tensor.is_owned(write.slot)]
-        removed = [tensor.utterance_of(slot) for slot in (*change.freed, *rows)]
+        removed = []
+        if written := tensor.owned_among(change.writes):
+            removed = [tensor.utterance_of(slot) for slot in written]
+        if change.freed:
+            removed = [*map(tensor.utterance_of, change.freed), *removed]
         if removed or change.writes or change.settings is not None:
             self.version = None
         return removed
@@ -91,17 +98,20 @@ class TextPreparation:
         self._ignore = tensor.settings.ignore
         lexicon = self._lexicon
         if lexicon is not None:
-            lexicon.add([write.utterance for write in change.writes])
-            lexicon.remove(removed)
+            lexicon.add(map(_TEXT, change.writes))
+            if removed:
+                lexicon.remove(removed)
         self._fit(tensor)
         self.version = object()
 
     def _fit(self, tensor: Tensor) -> None:
         """Collect words, or stop to do so, as the settings and the number of rows say."""
         is_on = tensor.settings.repair_words and tensor.slots_used <= LEXICON_ROWS_MAX
+        if is_on and self._lexicon is not None:
+            return
         if not is_on or not self._encoder.whole_words():
             self._lexicon = None
-        elif self._lexicon is None:
+        else:
             lexicon = Lexicon(self._encoder.whole_words())
             for record in tensor.routes.values():
                 lexicon.add([text for _, _, text in record.rows()])

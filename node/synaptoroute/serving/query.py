@@ -206,8 +206,9 @@ def match_of(
         confidence_min=shown.confidence_min or None,
         p_none=ranking.p_none if exact_slot is None else 0.0,
         truncated=truncated,
-        payload=load_json(record.payload) if is_match else None,
-        metadata=load_json(record.metadata) if is_match else {},
+        # Most routes have neither, and a call costs more than a comparison.
+        payload=load_json(record.payload) if is_match and record.payload != "null" else None,
+        metadata=load_json(record.metadata) if is_match and record.metadata != "{}" else {},
         candidates=[candidate_of(each, rows) for each in ranking.top] if wants_candidates else None,
         version=version,
         node=node,

@@ -260,8 +260,12 @@ class Tensor:
     def record_of(self, route_id: int) -> RouteRecord:
         return self._records[route_id]
 
-    def is_owned(self, slot: int) -> bool:
-        return slot < len(self._owners) and bool(self._owners[slot] != FREE)
+    def owned_among(self, writes: Sequence[SlotWrite]) -> list[int]:
+        """Slots of writes that a route owns now."""
+        owners, known = self._owners, len(self._owners)
+        return [
+            write.slot for write in writes if write.slot < known and owners.item(write.slot) != FREE
+        ]
 
     def utterance_of(self, slot: int) -> str:
         """Text of a row, of whatever kind."""
