@@ -167,6 +167,10 @@ docs: $(VENV)/.dev-installed ## Rewrite the generated tables of the documents
 	@$(BIN)/python docs/values_table.py
 	@$(BIN)/python benchmarks/trace_path.py --write --json
 
+.PHONY: docs-site
+docs-site: $(VENV)/.docs-installed ## Build the documentation site into .cache/site
+	@$(BIN)/python docs/site/build.py
+
 .PHONY: lock
 lock: $(BIN)/uv ## Recompile requirements/*.txt (UPGRADE=1: newest versions)
 	@UV=$(BIN)/uv requirements/compile
@@ -195,6 +199,10 @@ $(VENV)/.dev-installed: requirements/dev.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.deploy-installed: requirements/deploy.txt $(VENV)/.dev-installed
 	@$(PIP) install --quiet --require-hashes --requirement requirements/deploy.txt
+	@touch $@
+
+$(VENV)/.docs-installed: requirements/docs.txt $(VENV)/.dev-installed
+	@$(PIP) install --quiet --require-hashes --requirement requirements/docs.txt
 	@touch $@
 
 $(BIN)/uv: | $(BIN)/python
