@@ -1,0 +1,16 @@
+export {
+  Client,
+  type CallOptions,
+  type ChooseOptions,
+  type ClientOptions,
+  type HeaderSource,
+  type ImportOptions,
+  type QueryOptions,
+  type ReadOptions,
+  type RequestOptions,
+  type RouteChanges,
+  type WriteOptions,
+} from "./client.js";
+export type { RetryPolicy } from "./core.js";
+export * from "./errors.js";
+export type * from "./types.js";
