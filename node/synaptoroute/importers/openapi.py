@@ -46,7 +46,7 @@ def _operations(
     for path, each in document["paths"].items():
         if not isinstance(path, str) or not isinstance(each, dict):
             raise FileRefused("invalid_route", f"paths[{path!r}] must be an object")
-        item = _resolved(document, each, ())
+        item = require_object(_target_of(document, each), f"paths[{path!r}]")
         for method in _METHODS:
             if method in item:
                 place = f"paths[{path!r}].{method}"
@@ -122,6 +122,14 @@ def _resolved(document: Mapping[str, Any], value: Any, seen: tuple[str, ...]) ->
             return value
         return _resolved(document, target, (*seen, reference))
     return {key: _resolved(document, each, seen) for key, each in value.items()}
+
+
+def _target_of(document: Mapping[str, Any], item: Mapping[str, Any]) -> Any:
+    """A path item, or the one that it refers to."""
+    reference = item.get("$ref")
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return item
+    return _target(document, reference) or item
 
 
 def _target(document: Any, reference: str) -> Any:

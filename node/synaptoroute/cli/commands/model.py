@@ -12,7 +12,6 @@ import typer
 
 from synaptoroute.cli.exit_codes import BadUsage, CheckFailed
 from synaptoroute.cli.options import AsJson, EncoderPrecision
-from synaptoroute.cli.route_files import read_route_file
 from synaptoroute.cli.terminal import (
     Cell,
     note,
@@ -262,6 +261,8 @@ def prepare(
     model = name or DEFAULT_MODEL
     own = None
     if routes is not None:
+        from synaptoroute.cli.route_files import read_route_file
+
         content = read_route_file(routes)
         own = OwnRoutes(routes.name, {each.name: each.utterances for each in content.routes})
     if prefix is not None:
