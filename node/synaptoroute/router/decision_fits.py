@@ -14,10 +14,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -42,7 +43,7 @@ from synaptoroute.tensor import Tensor
 from synaptoroute.threads import lower_priority
 
 REFIT_CHANGED_SHARE: Final = 0.1
-"""Share of the fitted utterances whose routes changed since, at which they are fitted again."""
+"""Share of the fitted utterances that have changed since, at which they are fitted again."""
 REFIT_SECONDS_MIN: Final = 30.0
 """Least time between two fits: while routes change all the time, the log must not fill up."""
 POLL_SECONDS: Final = 0.5
@@ -56,6 +57,7 @@ LOWEST_PRIORITY_NICE: Final = 19
 FitState: TypeAlias = Literal["off", "too_small", "none", "stale", "fitted"]
 FIT_STATES: Final[tuple[FitState, ...]] = get_args(FitState)
 Fit: TypeAlias = Callable[..., DecisionCalibration | None]
+_NO_ROUTES: Final[Mapping[str, RouteRecord]] = MappingProxyType({})
 _log = logging.getLogger(__name__)
 
 
@@ -81,7 +83,8 @@ class CalibrationReport(BaseModel):
             judged, ``none`` before the first fit, ``stale`` if the numbers belong to another
             encoder or aggregation and have no effect, else ``fitted``.  Without a fit, numbers
             hold that ship for the encoder.
-        changed_share: Share of the fitted utterances whose routes have changed since.
+        changed_share: Share of the fitted utterances that have changed since.  Of a route that
+            changed before this node was started, all count.
         refit_changed_share: Share at which they are fitted again.
         pending: ``nothing``, ``due``, ``waiting`` for the least time between two fits, or
             ``fitting`` on this node.
@@ -149,7 +152,7 @@ class FitOutlook:
             route set that cannot be judged, ``none`` before the first fit, ``stale`` if the
             numbers belong to another encoder or aggregation, else ``fitted``.
         numbers: Those that hold; None for none.
-        changed_share: Share of the fitted utterances whose routes have changed since.
+        changed_share: Share of the fitted utterances that have changed since.
         is_due: Whether a fit is to be made.
     """
 
@@ -159,8 +162,12 @@ class FitOutlook:
     is_due: bool = False
 
 
-def outlook_of(view: RouteSetView) -> FitOutlook:
-    """Judge a route set at level 3."""
+def outlook_of(view: RouteSetView, fitted: Mapping[str, RouteRecord] = _NO_ROUTES) -> FitOutlook:
+    """Judge a route set at level 3.
+
+    Args:
+        fitted: Routes as they were fitted, as far as they are known, by name.
+    """
     numbers = read_decision_calibration(view.decision) if view.decision else None
     counts = [len(record.example_slots) for record in view.records]
     judged = sum(count for count in counts if count > 1)
@@ -169,13 +176,38 @@ def outlook_of(view: RouteSetView) -> FitOutlook:
     if numbers is None or (numbers.fingerprint, numbers.aggregation) != aims:
         state: FitState = "none" if numbers is None else "stale"
         return FitOutlook("too_small" if is_small else state, numbers, 1.0, not is_small)
-    epoch, _, seq = numbers.at.partition(".")
-    at = Revision(int(epoch), int(seq)) if seq else Revision(0, 0)
+    at = _place_of(numbers)
     pairs = zip(view.records, counts, strict=True)
-    kept = sum(count for record, count in pairs if record.revision <= at)
+    kept = sum(
+        count if record.revision <= at else _kept_rows(record, fitted.get(record.name))
+        for record, count in pairs
+    )
     changed = max(sum(counts), numbers.utterances) - kept
     share = changed / max(1, numbers.utterances)
     return FitOutlook("fitted", numbers, share, share >= REFIT_CHANGED_SHARE and not is_small)
+
+
+def _place_of(numbers: DecisionCalibration) -> Revision:
+    """Place in the log of the route set that was fitted."""
+    epoch, _, seq = numbers.at.partition(".")
+    return Revision(int(epoch), int(seq)) if seq else Revision(0, 0)
+
+
+def _fitted_records(view: RouteSetView) -> dict[str, RouteRecord]:
+    """Keep the routes that have not changed since they were fitted, by name."""
+    numbers = read_decision_calibration(view.decision) if view.decision else None
+    if numbers is None:
+        return {}
+    at = _place_of(numbers)
+    return {record.name: record for record in view.records if record.revision <= at}
+
+
+def _kept_rows(record: RouteRecord, fitted: RouteRecord | None) -> int:
+    """Count the examples of a changed route that were fitted."""
+    if fitted is None:
+        return 0
+    is_described = record.description is not None and record.description == fitted.description
+    return len({*record.utterances} & {*fitted.utterances}) + is_described
 
 
 class DecisionFitter:
@@ -205,6 +237,7 @@ class DecisionFitter:
         self._outlook = FitOutlook("off")
         self._looked_at: Position | None = None
         self._numbers = b""
+        self._fitted: dict[str, RouteRecord] = {}  # Routes as they were fitted
         self._tried_at = -REFIT_SECONDS_MIN
         self._one = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
@@ -292,9 +325,10 @@ class DecisionFitter:
         if engine.replica_status.level < DECISION_LEVEL:
             return FitOutlook("off")
         view = await self._view()
-        self._outlook = await asyncio.to_thread(outlook_of, view)
         if view.decision != self._numbers:  # perhaps another node's
             self._numbers, self._tried_at = view.decision, time.monotonic()
+            self._fitted = await asyncio.to_thread(_fitted_records, view)
+        self._outlook = await asyncio.to_thread(outlook_of, view, self._fitted)
         return self._outlook
 
     async def fit_now(self, *, is_forced: bool = True) -> WriteResult | None:

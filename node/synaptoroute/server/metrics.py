@@ -318,7 +318,7 @@ def _fit(status: NodeStatus) -> Iterator[Metric]:
     yield family
     yield GaugeMetricFamily(
         "synaptoroute_calibration_changed_share",
-        "Share of the fitted utterances whose routes have changed since.",
+        "Share of the fitted utterances that have changed since.",
         value=status.fit.changed_share,
     )
     yield CounterMetricFamily(

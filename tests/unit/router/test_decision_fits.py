@@ -220,6 +220,33 @@ def test_outlook(
     assert expected == (found.state, found.changed_share, found.is_due)
 
 
+def test_rows_of_a_changed_route_count_one_by_one() -> None:
+    """One of ten utterances was replaced: a fortieth of the set, not a quarter."""
+    fitted = {record.name: record for record in view([(1, 10)] * 4, NUMBERS).records}
+    now = view([(1, 10)] * 3 + [(10, 10)], NUMBERS)
+    last = now.records[3]._replace(utterances=(*now.records[3].utterances[:9], "other"))
+    now = replace(now, records=(*now.records[:3], last))
+
+    assert (0.025, False) == (outlook_of(now, fitted).changed_share, outlook_of(now, fitted).is_due)
+    assert 0.25 == outlook_of(now).changed_share
+
+
+async def test_utterance_of_a_broad_route_is_no_reason_to_fit(node: HttpNode) -> None:
+    for name in ("apple", "pear", "plum"):
+        (await node.http.put(f"/v1/routes/{name}", json=body(name, 20))).raise_for_status()
+    first = await until_fitted(node)
+    while (first["changed_share"], first["pending"]) != (0.0, "nothing"):
+        first = await until_fitted(node)
+        await asyncio.sleep(0.05)
+    more = {"utterances": ["apple pie"]}
+    (await node.http.post("/v1/routes/apple/utterances", json=more)).raise_for_status()
+    await asyncio.sleep(0.6)
+    later = await report(node)
+
+    assert first["at"] == later["at"]
+    assert 0.0167 == later["changed_share"]
+
+
 def test_numbers_that_cannot_be_read_count_as_none() -> None:
     broken = replace(view([(1, 10)] * 4, None), decision=b"decision1\n{}")
     assert None is read_decision_calibration(broken.decision)
