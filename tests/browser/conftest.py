@@ -13,6 +13,7 @@ import pytest
 from dashboard_fleet import FLAGS
 from needs import lacking, require_chromium
 
+GRAVE = frozenset({"serious", "critical"})
 OpenPage = Callable[..., Any]
 SHOTS = os.environ.get("SYNAPTOROUTE_SCREENSHOTS")
 
@@ -57,3 +58,22 @@ def shoot() -> Callable[[Any, str], None]:
             page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
 
     return keep
+
+
+@pytest.fixture
+def audit() -> Callable[[Any], list[str]]:
+    """Judge a page by axe-core: its serious violations."""
+    if importlib.util.find_spec("axe_playwright_python") is None:
+        lacking("the package axe-playwright-python")
+    from axe_playwright_python.sync_playwright import Axe
+
+    def judge(page: Any) -> list[str]:
+        place = page.url.partition("#")[2]
+        return [
+            f"{place}: {each['id']}: {node['html'][:160]}"
+            for each in Axe().run(page).response["violations"]
+            if each["impact"] in GRAVE
+            for node in each["nodes"][:3]
+        ]
+
+    return judge

@@ -163,7 +163,7 @@ def test_backup_is_restored_with_the_same_digest(fleet: Fleet) -> None:
     """Taken from the running fleet and restored into a new database, bit by bit the same."""
     assert fleet.coordinator is not None
     fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))
-    fleet.coordinator.http("POST", "/v1/actions/backup")
+    fleet.coordinator.order_backup()
     backups = fleet.folder / "backups"
     fleet.coordinator.until(lambda: next(backups.glob("[!.]*.json")))
     manifest = next(backups.glob("[!.]*.json"))

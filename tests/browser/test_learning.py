@@ -25,6 +25,7 @@ REPEATED = [
     "do you have a job for a student at your company",
 ]
 Shoot = Callable[[Any, str], None]
+Audit = Callable[[Any], list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,34 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         started.end()
 
 
-def test_miss_becomes_an_answer_on_every_node(
-    fleet: Fleet, open_page: Callable[..., Any], shoot: Shoot
+def in_light_and_dark(page: Any, audit: Audit) -> list[str]:
+    """What axe-core finds in both schemes."""
+    found = []
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_timeout(300)  # colours change gradually
+        found += [f"{scheme}: {each}" for each in audit(page)]
+    return found
+
+
+def test_settings_are_accessible_in_light_and_dark(
+    fleet: Fleet, open_page: Callable[..., Any], audit: Audit
 ) -> None:
-    """Import, ask, see the miss, add it, preview, apply: three nodes answer at once."""
+    """With a pattern that was tried, and its result."""
+    assert fleet.coordinator is not None
+    page = open_page(fleet.coordinator.url)
+    page.goto(f"{page.url.partition('#')[0]}#/settings")
+    page.wait_for_selector("#ignore", timeout=30_000)
+    assert [] == in_light_and_dark(page, audit)
+
+
+def test_miss_becomes_an_answer_on_every_node(
+    fleet: Fleet, open_page: Callable[..., Any], shoot: Shoot, audit: Audit
+) -> None:
+    """Import, ask, see the miss, add it, preview, apply: three nodes answer at once.
+
+    axe-core judges the page while it shows all that it can, in light and in dark.
+    """
     assert fleet.coordinator is not None
     assert [None] * 3 == [ask(node, MISSED)["route"] for node in fleet.nodes]
     for index, text in enumerate(REPEATED):
@@ -91,6 +116,7 @@ def test_miss_becomes_an_answer_on_every_node(
     assert "never" in page.inner_text("#changes")
     page.evaluate("scrollTo(0, 0)")
     shoot(page, "dashboard-learn")
+    assert [] == in_light_and_dark(page, audit)
     page.click("#apply")
     page.wait_for_selector("text=answered on every node", timeout=30_000)
     shoot(page, "dashboard-learned")

@@ -245,6 +245,16 @@ class CoordinatorProcess:
         """Whether it holds the lease."""
         return bool(self.cluster()["coordinator"]["is_active"])
 
+    def order_backup(self) -> None:
+        """Order a backup as soon as it knows a sound node, which takes an audit."""
+
+        def is_taken() -> bool:
+            asked = self.http("POST", "/v1/actions/backup", json={})
+            assert asked.status_code in (200, 409), asked.text
+            return asked.status_code == 200
+
+        self.until(is_taken)
+
     def until(self, condition: Any, seconds_max: float = COORDINATOR_START_SECONDS_MAX) -> float:
         """Wait for a condition; return the seconds that it took."""
         began_at = time.monotonic()

@@ -37,20 +37,9 @@ def bucket(tmp_path: Path) -> Iterator[BucketServer]:
         server.stop()
 
 
-def order(coordinator: CoordinatorProcess) -> None:
-    """Ask for a backup as soon as the coordinator knows a sound node."""
-
-    def is_taken() -> bool:
-        asked = coordinator.http("POST", "/v1/actions/backup")
-        assert asked.status_code in (200, 409), asked.text
-        return asked.status_code == 200
-
-    coordinator.until(is_taken)
-
-
 def backed_up(coordinator: CoordinatorProcess) -> dict[str, Any]:
     """Take a backup; its manifest."""
-    order(coordinator)
+    coordinator.order_backup()
 
     def newest() -> dict[str, Any]:
         found: dict[str, Any] = coordinator.http("GET", "/v1/backups").json()["backups"][0]
@@ -182,7 +171,7 @@ def test_bucket_keeps_the_configured_number_of_backups(
     try:
         coordinator.start()
         coordinator.until(lambda: coordinator.is_active and coordinator.cluster()["nodes"])
-        order(coordinator)
+        coordinator.order_backup()
         coordinator.until(lambda: "backup_failed" in alarms())
         refused = coordinator.http("GET", "/v1/backups").status_code
         coordinator.stop()
@@ -191,7 +180,7 @@ def test_bucket_keeps_the_configured_number_of_backups(
         coordinator.until(lambda: coordinator.is_active and coordinator.cluster()["nodes"])
         first = backed_up(coordinator)
         cluster.put(0, "r2")
-        order(coordinator)
+        coordinator.order_backup()
 
         def kept() -> list[str]:
             found = coordinator.http("GET", "/v1/backups").json()["backups"]

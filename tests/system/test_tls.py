@@ -68,7 +68,7 @@ def test_nodes_write_converge_and_join_over_mutual_tls(
         coordinator.until(
             lambda: 4 == sum(bool(each["is_ready"]) for each in coordinator.cluster()["nodes"])
         )
-        assert 200 == coordinator.http("POST", "/v1/actions/backup", json={}).status_code
+        coordinator.order_backup()
         metrics = coordinator.http("GET", "/metrics").text
         assert "synaptoroute_fleet_tls_certificate_expiry_timestamp_seconds" in metrics
     finally:

@@ -84,13 +84,19 @@ async def test_node_fits_by_itself_and_again_when_enough_has_changed(node: HttpN
     assert "synaptoroute_calibrations_total" in metrics
 
 
+async def all_fitted(node: HttpNode) -> dict[str, Any]:
+    """Wait for a fit of all that is there; one by itself may begin before the last put."""
+    await until_fitted(node)
+    (await node.http.post("/v1/settings/calibration")).raise_for_status()
+    found = await report(node)
+    assert (found["changed_share"], found["pending"]) == (0.0, "nothing")
+    return found
+
+
 async def test_small_change_is_left_until_more_come(node: HttpNode) -> None:
     names = [f"route{n}" for n in range(20)]
     await fill(node, *names)
-    first = await until_fitted(node)
-    while (first["changed_share"], first["pending"]) != (0.0, "nothing"):
-        first = await until_fitted(node)  # the fit may have begun before the last put
-        await asyncio.sleep(0.05)
+    first = await all_fitted(node)
     await fill(node, "new")
     await asyncio.sleep(0.6)
     later = await report(node)
@@ -234,10 +240,7 @@ def test_rows_of_a_changed_route_count_one_by_one() -> None:
 async def test_utterance_of_a_broad_route_is_no_reason_to_fit(node: HttpNode) -> None:
     for name in ("apple", "pear", "plum"):
         (await node.http.put(f"/v1/routes/{name}", json=body(name, 20))).raise_for_status()
-    first = await until_fitted(node)
-    while (first["changed_share"], first["pending"]) != (0.0, "nothing"):
-        first = await until_fitted(node)
-        await asyncio.sleep(0.05)
+    first = await all_fitted(node)
     more = {"utterances": ["apple pie"]}
     (await node.http.post("/v1/routes/apple/utterances", json=more)).raise_for_status()
     await asyncio.sleep(0.6)
