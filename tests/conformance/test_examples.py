@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+import npm
 from environments import python_of
 from needs import require
 from ports import free_port
@@ -99,6 +101,26 @@ def test_agent_acts_on_what_the_mcp_server_answers() -> None:
         "where is my order -> call get_order_status",
         "write a poem about the sea -> hand over to a person",
     ] == done.stdout.splitlines(), done.stderr
+
+
+def test_decision_model_of_the_ai_sdk_asks_a_node(tmp_path: Path) -> None:
+    """With the package itself; errors are those of the SDK."""
+    folder = tmp_path / "ai_sdk"
+    shutil.copytree(ROOT / "tests/conformance/ai_sdk", folder)
+    shutil.copy(EXAMPLES / "ai_sdk/synaptoroute.mjs", folder)
+    npm.install(folder)
+    with keyed_node(tmp_path) as (node, key):
+        done = npm.run_node(["decide.mjs", node.url, key], folder)
+
+    found = json.loads(done.stdout or "null")
+    assert found, done.stderr
+    assert ("small-model", 1) == (found["choice"], found["confidence"])
+    assert {"small-model": 1, "large-model": 0, "none": 0} == found["probabilities"]
+    assert ["tier", "again"] == found["others"]
+    assert found["inputTokens"] > 0
+    assert ["AI_APICallError", 422] == found["empty"]
+    assert ["AI_APICallError", 401] == found["wrongKey"]
+    assert None is not found["unsupported"]
 
 
 # --- the gateway -------------------------------------------------------------------------
