@@ -171,6 +171,10 @@ docs: $(VENV)/.dev-installed ## Rewrite the generated tables of the documents
 docs-site: $(VENV)/.docs-installed ## Build the documentation site into .cache/site
 	@$(BIN)/python docs/site/build.py
 
+.PHONY: screenshots
+screenshots: $(VENV)/.dev-installed ## Take the pictures of the documents from the running product
+	@$(BIN)/python docs/screenshots.py
+
 .PHONY: lock
 lock: $(BIN)/uv ## Recompile requirements/*.txt (UPGRADE=1: newest versions)
 	@UV=$(BIN)/uv requirements/compile
