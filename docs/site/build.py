@@ -145,6 +145,8 @@ def _target(target: str, path: str, sources: dict[str, str]) -> str:
         page = "adr/index.md"
     elif linked in sources:
         page = sources[linked]
+    elif f"{linked}/README.md" in sources:
+        page = sources[f"{linked}/README.md"]
     elif linked.startswith(("docs/images/", "docs/plots/")):
         page = linked.removeprefix("docs/")
     else:
