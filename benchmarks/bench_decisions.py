@@ -8,6 +8,12 @@
   ``same_choice`` is the share of texts whose choice is the first candidate of the query, and
   ``same_confidence`` that of texts with the same bits of confidence; ``same_decision`` is the share
   with an option ``none`` that is chosen where the query has no route.
+* ``by_text``: options that are no routes, named by the words of intents, one of them right; the
+  others are drawn at ``random``, or are the ``near`` ones, most similar to the text.  ``ece`` is
+  the expected calibration error over 15 bins of the probability of the choice, ``ece_confidence``
+  that of its confidence.  ``two_sides``: the same for the probability of the side that is asked
+  for.  ``none``: share of texts, with a right option and out of scope, for which an option ``none``
+  is chosen.
 
     python benchmarks/bench_decisions.py --data FOLDER [--quick]
 """
@@ -21,15 +27,29 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench_http import CACHED_TEXTS, CLIENTS, Connection, node, put_routes
 from harness import Bench, Options, quantiles, ratio, read_options, rounded, rounds, spread
-from route_texts import SETS, read_corpus, read_out_of_scope
+from route_texts import SETS, Corpus, read_corpus, read_out_of_scope
+from synaptoroute.core.mutation import DEFAULT_UNMATCHED_SHARE
+from synaptoroute.decisions import (
+    ChoiceQuestion,
+    Option,
+    OptionScores,
+    SidesAnswer,
+    SidesQuestion,
+    answer,
+    answer_choice,
+)
+from synaptoroute.decisions.answers import TextFigures
+from synaptoroute.encoder import Encoder
 
 SEED = 0
 OPTIONS = 10
@@ -109,12 +129,12 @@ def measure_speed(port: int, names: Sequence[str], texts: Sequence[str], o: Opti
             for path, body in ((QUERY, query_body), (DECISIONS, make))
         }
 
-        def run(path: str, clients: int, use_cache: bool, bodies: list[bytes]) -> dict[str, float]:
+        def run(path: str, bodies: list[bytes], clients: int, use_cache: bool) -> dict[str, float]:
             return asyncio.run(closed_loop(port, path, bodies, clients, seconds, use_cache))
 
         found = rounds(
             {
-                path: lambda p=path, c=clients, u=use_cache, b=bodies: run(p, c, u, b)  # type: ignore[misc]
+                path: partial(run, path, bodies, clients, use_cache)
                 for path, bodies in sides.items()
             },
             count,
@@ -187,6 +207,133 @@ def wait_fitted(port: int) -> None:
     raise RuntimeError("the node did not fit its routes")
 
 
+def similarities(encoder: Encoder, corpus: Corpus, texts: list[str]) -> NDArray[np.float64]:
+    """Cosine similarity of texts and the words of intents: float64[texts, intents]."""
+    words = [Option.of(name).text for name in sorted(corpus.train)]
+    return encoder.encode(texts).astype(np.float64) @ encoder.encode_utterances(words).T
+
+
+def scores_of(values: dict[str, float], fingerprint: str) -> OptionScores:
+    """What a pass over a set without these routes finds."""
+    return OptionScores(
+        version="",
+        node="",
+        tokens=0,
+        was_cached=False,
+        is_understood=True,
+        routes={},
+        texts={text: TextFigures(value, value) for text, value in values.items()},
+        exact=(),
+        barred=frozenset(),
+        levels=None,
+        fingerprint=fingerprint,
+        unmatched_share=DEFAULT_UNMATCHED_SHARE,
+    )
+
+
+class TextJudge:
+    """Measures options that are no routes, on the test texts of a set."""
+
+    def __init__(self, options: Options, name: str, encoder: Encoder) -> None:
+        corpus = read_corpus(options.data, name)
+        self._random = np.random.default_rng(SEED)
+        self._fingerprint = encoder.fingerprint
+        self._options = [Option.of(intent) for intent in sorted(corpus.train)]
+        order = self._random.permutation(len(corpus.test))[: options.pick(2_000, 600, 20)]
+        asked = [corpus.test[at] for at in order]
+        places = {intent: at for at, intent in enumerate(sorted(corpus.train))}
+        self._right = [places[intent] for _, intent in asked]
+        self._inside = similarities(encoder, corpus, [text for text, _ in asked])
+        foreign = read_out_of_scope(options.data)[: len(asked)]
+        self._outside = similarities(encoder, corpus, foreign)
+
+    def figures(self) -> dict[str, Any]:
+        """Return all figures of the set."""
+        by_text: dict[str, Any] = {}
+        for count in (2, 5, 10, 50):
+            if count <= len(self._options):
+                for kind in ("random", "near"):
+                    by_text[f"{count} {kind}"] = self._choices(count, kind)
+                by_text[f"{count} none"] = {
+                    "inside": self._nones(self._inside, self._right, count),
+                    "outside": self._nones(self._outside, [None] * len(self._outside), count),
+                }
+        sides = {kind: self._sides(kind) for kind in ("random", "near")}
+        sides["both"] = (
+            [*sides["random"][0], *sides["near"][0]],
+            [
+                *sides["random"][1],
+                *sides["near"][1],
+            ],
+        )
+        errors = {kind: rounded(calibration_error(*found)) for kind, found in sides.items()}
+        return {"by_text": by_text, "two_sides": errors}
+
+    def _others(self, row: int, count: int, kind: str) -> list[int]:
+        ranked = np.argsort(-self._inside[row])
+        left = ranked[ranked != self._right[row]]
+        return [int(at) for at in (left if kind == "near" else self._random.permutation(left))][
+            :count
+        ]
+
+    def _scores(self, row: NDArray[np.float64], places: Sequence[int]) -> OptionScores:
+        values = {self._options[at].text: float(row[at]) for at in places}
+        return scores_of(values, self._fingerprint)
+
+    def _choices(self, count: int, kind: str) -> dict[str, float]:
+        chances, confidences, right = [], [], []
+        for row, place in enumerate(self._right):
+            places = [place, *self._others(row, count - 1, kind)]
+            question = ChoiceQuestion(tuple(self._options[at] for at in places))
+            found = answer_choice(question, self._scores(self._inside[row], places))
+            chances.append(max(found.probabilities))
+            confidences.append(found.confidence)
+            right.append(found.choice == self._options[place].value)
+        return {
+            "accuracy": rounded(float(np.mean(right))),
+            "ece": rounded(calibration_error(chances, right)),
+            "ece_confidence": rounded(calibration_error(confidences, right)),
+        }
+
+    def _nones(self, rows: NDArray[np.float64], right: Sequence[int | None], count: int) -> float:
+        taken = 0
+        for row, place in zip(rows, right, strict=True):
+            places = [int(at) for at in self._random.permutation(len(self._options))[:count]]
+            if place is not None and place not in places:
+                places[0] = place
+            options = (*(self._options[at] for at in places), Option.of("none"))
+            found = answer_choice(ChoiceQuestion(options), self._scores(row, places))
+            taken += found.choice == "none"
+        return rounded(taken / len(rows))
+
+    def _sides(self, kind: str) -> tuple[list[float], list[bool]]:
+        """Probabilities of the side that is asked for, and whether it is the right one."""
+        chances, right = [], []
+        for row, place in enumerate(self._right):
+            (other,) = self._others(row, 1, kind)
+            is_true = bool(self._random.integers(2))
+            sides = (place, other) if is_true else (other, place)
+            asks = SidesQuestion.of(*(self._options[at].text for at in sides))
+            found = answer(asks, self._scores(self._inside[row], sides))
+            assert isinstance(found, SidesAnswer)
+            chances.append(found.probability)
+            right.append(is_true)
+        return chances, right
+
+
+def calibration_error(chances: Sequence[float], right: Sequence[bool]) -> float:
+    """Expected calibration error over 15 bins of equal width."""
+    predicted, seen = np.array(chances), np.array(right, np.float64)
+    bins = np.minimum((predicted * 15).astype(int), 14)
+    return float(
+        sum(
+            abs(predicted[own].mean() - seen[own].mean()) * own.mean()
+            for own in (bins == each for each in range(15))
+            if own.any()
+        )
+    )
+
+
 def _name(intent: str) -> str:
     return intent.rstrip("?")
 
@@ -211,6 +358,9 @@ def measure(options: Options) -> dict[str, Any]:
             figures["accuracy"][corpus.name] = asyncio.run(
                 compare_answers(port, sorted(routes), kept)
             )
+    encoder = Encoder(providers=["CPUExecutionProvider"])
+    figures["texts"] = {name: TextJudge(options, name, encoder).figures() for name in SETS}
+    encoder.close()
     return figures
 
 

@@ -142,6 +142,9 @@ def test_systemone_client(node: Target) -> None:
     assert found["async"] == {name: sync[name] for name in cases}
     assert {"parcel"} == {sync[name]["choice"] for name in cases}
     assert ("default", "synaptoroute") == (sync["string"]["model"], sync["array"]["model"])
+    probability, choice = sync.pop("sides")
+    assert "parcel" == choice
+    assert 0.5 < probability < 1.0
     statuses = {name: case[0] for name, case in sync.items() if isinstance(case, list)}
     assert {
         "256": 422,
@@ -152,6 +155,7 @@ def test_systemone_client(node: Target) -> None:
         "no_scope": 403,
     } == statuses
     assert "at most 255" in sync["256"][1]
+    assert "both sides" in sync["noul"][1]
 
 
 def test_litellm_functions_and_router(node: Target) -> None:
@@ -164,11 +168,13 @@ def test_litellm_functions_and_router(node: Target) -> None:
             assert ["parcel", "parcel"] == [each[0] for each in forms[f"systemone {name}"]]
         assert [["parcel", 1.0, 6]] * 2 == forms["decisions string"]
         assert ["parcel", 1.0] == forms["255"][:2]
+        assert 0.5 < forms["sides"] < 1.0
         # LiteLLM's class of a 422 is that of a 400.
         assert ["BadRequestError", 400] == forms["256"]
         assert ["NotFoundError", 404] == forms["model"]
         assert ["AuthenticationError", 401] == forms["wrong_key"]
         assert 403 == forms["no_scope"][1]
+    assert 1 == len({found[prefix]["sides"] for prefix in ("typesafe/", "openai/")})
     assert ["small", "large"] == list(found["router"].values())
 
 

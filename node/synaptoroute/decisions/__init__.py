@@ -1,13 +1,21 @@
 """Typed questions about a text: options, and what the scores of a pass say about them.
 
-Pure functions of values.  A question of either HTTP dialect becomes a ``ChoiceQuestion``; the
+Pure functions of values.  A question of either HTTP dialect becomes a ``Question``; the
 scorer turns a text and the options of all questions into ``OptionScores`` in one pass;
-``answer_choice`` reads one answer off them.
+``answer`` reads one answer off them.
 """
 
 from __future__ import annotations
 
-from synaptoroute.decisions.answers import ChoiceAnswer, OptionScores, RouteFigures, answer_choice
+from synaptoroute.decisions.answers import (
+    Answer,
+    ChoiceAnswer,
+    OptionScores,
+    RouteFigures,
+    SidesAnswer,
+    answer,
+    answer_choice,
+)
 from synaptoroute.decisions.questions import (
     CHOICES_MAX,
     CHOICES_MIN,
@@ -15,7 +23,10 @@ from synaptoroute.decisions.questions import (
     QUESTIONS_MAX,
     ChoiceQuestion,
     Option,
+    Question,
+    SidesQuestion,
     is_none_name,
+    sides_in,
 )
 from synaptoroute.decisions.states import plain_text, state_text
 
@@ -24,13 +35,19 @@ __all__ = [
     "CHOICES_MIN",
     "NONE_NAMES",
     "QUESTIONS_MAX",
+    "Answer",
     "ChoiceAnswer",
     "ChoiceQuestion",
     "Option",
     "OptionScores",
+    "Question",
     "RouteFigures",
+    "SidesAnswer",
+    "SidesQuestion",
+    "answer",
     "answer_choice",
     "is_none_name",
     "plain_text",
+    "sides_in",
     "state_text",
 ]

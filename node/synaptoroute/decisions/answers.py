@@ -10,15 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from synaptoroute.decision import shipped_calibration
 from synaptoroute.decision.probability import Levels, confidences, exp
-from synaptoroute.decisions.questions import ChoiceQuestion, Option, Value
+from synaptoroute.decisions.questions import (
+    ChoiceQuestion,
+    Option,
+    Question,
+    SidesQuestion,
+    Value,
+)
+from synaptoroute.errors import UnsupportedQuestion
 
 TEMPERATURE_UNKNOWN: Final = 20.0
 SCORE_UNKNOWN: Final = 0.49
 """Score at which no route is as likely as the best, where no numbers are known for an encoder."""
+SIDES_SHARE: Final = 0.55
+"""Share of the temperature of two options for two described sides, which are often near each other.
+With it the calibration error is below .10 for drawn and for the nearest pairs of intents alike,
+on CLINC150 and Banking77; with the whole temperature it is up to .17."""
 _AFTER_ROUTES: Final = 1 << 40
 """Place of the first option that is no route: of equal scores that of a route comes first."""
 
@@ -105,12 +116,46 @@ class ChoiceAnswer:
     probabilities: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SidesAnswer:
+    """The answer to a question with two sides: the probability of the first."""
+
+    probability: float
+
+
+Answer: TypeAlias = ChoiceAnswer | SidesAnswer
+
+
 @dataclass(slots=True)
 class _Shares:
     """Probabilities of the options by their place, before they add up to one."""
 
     of: dict[int, float] = field(default_factory=dict)
     none: float = 1.0
+
+
+def answer(question: Question, scores: OptionScores) -> Answer:
+    """Answer one question.
+
+    Raises:
+        UnsupportedQuestion: It has two sides, and no numbers are known for the encoder.
+    """
+    if isinstance(question, ChoiceQuestion):
+        return answer_choice(question, scores)
+    return answer_sides(question, scores)
+
+
+def answer_sides(question: SidesQuestion, scores: OptionScores) -> SidesAnswer:
+    """Say how much nearer a text is to the first of two described sides."""
+    levels = shipped_calibration(scores.fingerprint, "blend", 1.0, 2)
+    if levels is None:
+        raise UnsupportedQuestion(
+            "questions with two sides are answered by encoders with measured numbers only"
+        )
+    if not scores.is_understood:
+        return SidesAnswer(0.5)
+    true, false = (scores.texts[side.text].similarity for side in question.options)
+    return SidesAnswer(1.0 / (1.0 + exp(SIDES_SHARE * levels.temperature * (false - true))))
 
 
 def answer_choice(question: ChoiceQuestion, scores: OptionScores) -> ChoiceAnswer:

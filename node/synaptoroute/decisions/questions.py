@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 CHOICES_MIN: Final = 2
 CHOICES_MAX: Final = 255
@@ -34,6 +34,11 @@ NONE_NAMES: Final = frozenset(
 """Options that stand for no route, in lower case, with a space for each ``_``, ``-`` and ``/``."""
 _SEPARATORS: Final = re.compile(r"[\s_\-/.]+")
 _WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+_SIDES: Final = re.compile(
+    r"(?:\A|\n\n)Answer true when: (?P<true>.+?)\n\nAnswer false when: (?P<false>.+)\Z", re.DOTALL
+)
+"""How LiteLLM writes the two sides of a question into OpenAI's instructions."""
 
 Value: TypeAlias = str | bool
 
@@ -88,3 +93,34 @@ class ChoiceQuestion:
 
     options: tuple[Option, ...]
     name: str | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class SidesQuestion:
+    """A question with two described sides, of which the first is the one that is asked for.
+
+    Attributes:
+        name: The caller's name for it, or None.
+        options: The two sides.
+    """
+
+    options: tuple[Option, Option]
+    name: str | None = field(default=None)
+
+    @classmethod
+    def of(cls, true: str, false: str, name: str | None = None) -> SidesQuestion:
+        """Make a question of the descriptions of its sides."""
+        sides = [
+            Option(value, text.strip()[:OPTION_CHARACTERS_MAX])
+            for value, text in ((True, true), (False, false))
+        ]
+        return cls((sides[0], sides[1]), name)
+
+
+Question: TypeAlias = ChoiceQuestion | SidesQuestion
+
+
+def sides_in(instructions: Any) -> tuple[str, str] | None:
+    """Read the two sides out of instructions; None if they describe none."""
+    found = _SIDES.search(instructions) if isinstance(instructions, str) else None
+    return None if found is None else (found["true"], found["false"])

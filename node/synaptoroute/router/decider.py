@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.config import EngineConfig
-from synaptoroute.decisions import ChoiceAnswer, ChoiceQuestion, OptionScores, answer_choice
+from synaptoroute.decisions import Answer, OptionScores, Question, answer
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import DeadlineExceeded, NotReady, TooLarge
 from synaptoroute.serving.query import OptionSet, Query, QueryEngine
@@ -46,7 +46,7 @@ class Decision:
         cached_tokens: Those of them whose embeddings were known.
     """
 
-    answers: tuple[ChoiceAnswer, ...]
+    answers: tuple[Answer, ...]
     version: str
     input_tokens: int
     cached_tokens: int
@@ -103,7 +103,7 @@ class Decider:
     async def decide(
         self,
         text: str,
-        questions: Sequence[ChoiceQuestion],
+        questions: Sequence[Question],
         *,
         deadline_ms: int | None = None,
         flow: str = "",
@@ -119,6 +119,7 @@ class Decider:
             use_cache: False encodes the text again, to measure.
 
         Raises:
+            UnsupportedQuestion: A question has two sides, and the encoder has no numbers.
             TooLarge: Too many options would have to be encoded.
             Overloaded: The queue is full, or the answer would come too late.
             DeadlineExceeded: There is no answer in time.
@@ -162,7 +163,7 @@ class Decider:
 
     def _options(
         self,
-        questions: Sequence[ChoiceQuestion],
+        questions: Sequence[Question],
         encoder: TextEncoder,
         fresh: dict[str, _KnownText],
     ) -> OptionSet:
@@ -184,14 +185,14 @@ class Decider:
 
     async def _answer(
         self,
-        questions: Sequence[ChoiceQuestion],
+        questions: Sequence[Question],
         scores: OptionScores,
         fresh: dict[str, _KnownText],
         was_cached: bool,
     ) -> Decision:
         answers, since = [], 0
         for question in questions:
-            answers.append(answer_choice(question, scores))
+            answers.append(answer(question, scores))
             since += len(question.options)
             if since >= _OPTIONS_AT_ONCE:
                 since = 0
@@ -206,7 +207,7 @@ class Decider:
         return Decision(tuple(answers), scores.version, tokens, cached)
 
 
-def _missing(questions: Sequence[ChoiceQuestion], scores: OptionScores) -> list[str]:
+def _missing(questions: Sequence[Question], scores: OptionScores) -> list[str]:
     """Texts of options that have no figures, each once."""
     return list(
         dict.fromkeys(
@@ -221,7 +222,7 @@ def _missing(questions: Sequence[ChoiceQuestion], scores: OptionScores) -> list[
 async def _score(
     engine: QueryEngine,
     text: str,
-    questions: Sequence[ChoiceQuestion],
+    questions: Sequence[Question],
     options: OptionSet,
     seconds: float,
     flow: str,

@@ -19,7 +19,17 @@ from starlette.responses import Response
 
 from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS
 from synaptoroute.config import NodeConfig
-from synaptoroute.decisions import ChoiceAnswer, ChoiceQuestion, Option, plain_text, state_text
+from synaptoroute.decisions import (
+    Answer,
+    ChoiceQuestion,
+    Option,
+    Question,
+    SidesAnswer,
+    SidesQuestion,
+    plain_text,
+    sides_in,
+    state_text,
+)
 from synaptoroute.decisions.questions import OPTION_CHARACTERS_MAX
 from synaptoroute.decisions.states import UnreadableState
 from synaptoroute.errors import InvalidQuery, SetNotFound, UnsupportedQuestion
@@ -28,8 +38,10 @@ from synaptoroute.router.decider import Decision
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.decision_schemas import (
     DecisionChoiceQuestion,
+    DecisionPredicateQuestion,
     DecisionRequest,
     SystemOneChoice,
+    SystemOneNoul,
     SystemOneRequest,
 )
 from synaptoroute.server.middleware import NodePolicy
@@ -55,6 +67,11 @@ MODEL_NAMES: Final = (DEFAULT_MODEL, "synaptoroute")
 PROVIDERS: Final = ("openai", "hosted_vllm", "typesafe", "litellm_proxy", "synaptoroute")
 """Prefixes of LiteLLM that a model's name may have."""
 _JSON: Final = b"application/json"
+_NO_SIDES: Final = (
+    "without a description of both sides, true and false: the probabilities of a statement "
+    "alone are off by more than 0.10"
+)
+_NO_LEVELS: Final = "here: no labelled set shows how good the answers are"
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
@@ -70,7 +87,7 @@ class Asked:
 
     model: str
     text: str
-    questions: tuple[ChoiceQuestion, ...]
+    questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +110,17 @@ class Dialect(Generic[RequestT]):
 
 
 def _read_openai(request: DecisionRequest) -> Asked:
-    questions = []
+    questions: list[Question] = []
     for place, question in enumerate(request.questions):
         where = f"questions[{place}]"
+        if isinstance(question, DecisionPredicateQuestion):
+            sides = sides_in(question.instructions)
+            if sides is None:
+                raise _unsupported(question.type, where, _NO_SIDES)
+            questions.append(SidesQuestion.of(*sides, question.name))
+            continue
         if not isinstance(question, DecisionChoiceQuestion):
-            raise _unsupported(question.type, where)
+            raise _unsupported(question.type, where, _NO_LEVELS)
         options = [
             Option.of(each.value, _description(each.description, f"{where}.choices[{at}]"))
             for at, each in enumerate(question.choices)
@@ -111,16 +134,7 @@ def _write_openai(asked: Asked, found: Decision, cached_tokens: int) -> dict[str
         "object": "decision",
         "model": asked.model,
         "answers": [
-            {
-                "type": "choice",
-                "name": question.name,
-                "choice": answer.choice,
-                "confidence": answer.confidence,
-                "probabilities": [
-                    {"value": option.value, "probability": probability}
-                    for option, probability in _probabilities(question, answer)
-                ],
-            }
+            _openai_answer(question, answer)
             for question, answer in zip(asked.questions, found.answers, strict=True)
         ],
         "usage": {
@@ -133,15 +147,37 @@ def _write_openai(asked: Asked, found: Decision, cached_tokens: int) -> dict[str
     }
 
 
+def _openai_answer(question: Question, answer: Answer) -> dict[str, Any]:
+    if isinstance(answer, SidesAnswer):
+        return {
+            "type": "predicate",
+            "name": question.name,
+            "probability": answer.probability,
+        }
+    return {
+        "type": "choice",
+        "name": question.name,
+        "choice": answer.choice,
+        "confidence": answer.confidence,
+        "probabilities": [
+            {"value": option.value, "probability": probability}
+            for option, probability in zip(question.options, answer.probabilities, strict=True)
+        ],
+    }
+
+
 # --- System One --------------------------------------------------------------------------
 
 
 def _read_system_one(request: SystemOneRequest) -> Asked:
-    questions = []
+    questions: list[Question] = []
     for name, question in request.questions.items():
         where = f"questions.{name}"
+        if isinstance(question, SystemOneNoul):
+            questions.append(_sides_of(question.criteria, name, where))
+            continue
         if not isinstance(question, SystemOneChoice):
-            raise _unsupported(question.type, where)
+            raise _unsupported(question.type, where, _NO_LEVELS)
         options = [
             Option.of(value, _description(text, f"{where}.criteria.{value}"))
             for value, text in question.criteria.items()
@@ -155,31 +191,40 @@ def _write_system_one(asked: Asked, found: Decision, cached_tokens: int) -> dict
     return {
         "model": asked.model,
         "answers": {
-            question.name: {
-                "type": "choice",
-                "choice": answer.choice,
-                "confidence": answer.confidence,
-                "probabilities": {
-                    str(option.value): probability
-                    for option, probability in _probabilities(question, answer)
-                },
-            }
+            question.name: _system_one_answer(question, answer)
             for question, answer in zip(asked.questions, found.answers, strict=True)
         },
         "usage": {"input_tokens": found.input_tokens, "output_tokens": 0},
     }
 
 
+def _system_one_answer(question: Question, answer: Answer) -> dict[str, Any]:
+    if isinstance(answer, SidesAnswer):
+        return {"type": "noul", "noul": answer.probability}
+    spread = zip(question.options, answer.probabilities, strict=True)
+    return {
+        "type": "choice",
+        "choice": answer.choice,
+        "confidence": answer.confidence,
+        "probabilities": {str(option.value): probability for option, probability in spread},
+    }
+
+
+def _sides_of(criteria: Any, name: str, where: str) -> SidesQuestion:
+    """Read the two sides of a yes-no question; a statement alone is not answered."""
+    if isinstance(criteria, dict) and {"true", "false"} <= criteria.keys():
+        texts = [
+            _description(criteria[side], f"{where}.criteria.{side}") for side in ("true", "false")
+        ]
+        if all(texts):
+            return SidesQuestion.of(texts[0], texts[1], name)
+    raise _unsupported("noul", where, _NO_SIDES)
+
+
 DIALECTS: Final[Mapping[str, Dialect[Any]]] = {
     OPENAI_PATH: Dialect(TypeAdapter(DecisionRequest), _read_openai, _write_openai),
     SYSTEM_ONE_PATH: Dialect(TypeAdapter(SystemOneRequest), _read_system_one, _write_system_one),
 }
-
-
-def _probabilities(
-    question: ChoiceQuestion, answer: ChoiceAnswer
-) -> Sequence[tuple[Option, float]]:
-    return list(zip(question.options, answer.probabilities, strict=True))
 
 
 def _model(name: str | None) -> str:
@@ -207,8 +252,8 @@ def _invalid(field: str, message: str) -> InvalidQuery:
     return InvalidQuery(f"{field}: {message}", errors=[{"field": field, "message": message}])
 
 
-def _unsupported(kind: str, field: str) -> UnsupportedQuestion:
-    message = f"questions of type {kind!r} are not answered here, only those of type 'choice'"
+def _unsupported(kind: str, field: str, why: str) -> UnsupportedQuestion:
+    message = f"no question of type {kind!r} is answered {why}"
     return UnsupportedQuestion(f"{field}: {message}", errors=[{"field": field, "message": message}])
 
 
@@ -374,7 +419,9 @@ class DecisionHandler:
             flow=flow,
             use_cache=options.use_cache,
         )
-        runtime.metrics.count_questions(path, "choice", len(found.answers))
+        sides = sum(isinstance(each, SidesAnswer) for each in found.answers)
+        runtime.metrics.count_questions(path, "choice", len(found.answers) - sides)
+        runtime.metrics.count_questions(path, "sides", sides)
         response = _rendered(visible, dialect.write(asked, found, found.cached_tokens), found)
         is_current = router.visible is visible and found.version == visible.version
         if options.use_cache and is_current and not config.log_queries:

@@ -93,7 +93,7 @@ class DecisionChoiceQuestion(_Question):
 
 
 class DecisionPredicateQuestion(_Question):
-    """Estimate how likely a statement is."""
+    """Estimate how likely a statement is: answered where the instructions describe both sides."""
 
     type: Literal["predicate"]
     name: Annotated[StrictStr | None, Field(max_length=NAME_CHARACTERS_MAX)] = None
@@ -136,14 +136,25 @@ class DecisionProbability(BaseModel):
     probability: float
 
 
-class DecisionAnswer(BaseModel):
-    """The answer to a question, in the order of the questions."""
+class DecisionPredicateAnswer(BaseModel):
+    type: Literal["predicate"]
+    name: str | None
+    probability: float
+
+
+class DecisionChoiceAnswer(BaseModel):
+    """The chosen option, and how likely each is."""
 
     type: Literal["choice"]
     name: str | None
     choice: StrictBool | StrictStr
     confidence: float = Field(description="Probability that the choice is right.")
     probabilities: list[DecisionProbability] = Field(description="They add up to one.")
+
+
+DecisionAnswer = Annotated[
+    DecisionChoiceAnswer | DecisionPredicateAnswer, Field(discriminator="type")
+]
 
 
 class DecisionInputDetails(BaseModel):
@@ -198,7 +209,7 @@ class SystemOneChoice(_Question):
 
 
 class SystemOneNoul(_Question):
-    """Estimate how likely the answer is yes."""
+    """Estimate how likely the answer is yes: answered where `criteria` describe both sides."""
 
     type: Literal["noul"]
     criteria: JsonText = None
@@ -230,11 +241,21 @@ class SystemOneRequest(_Request):
     ]
 
 
-class SystemOneAnswer(BaseModel):
+class SystemOneNoulAnswer(BaseModel):
+    type: Literal["noul"]
+    noul: float
+
+
+class SystemOneChoiceAnswer(BaseModel):
     type: Literal["choice"]
     choice: str
     confidence: float = Field(description="Probability that the choice is right.")
     probabilities: dict[str, float] = Field(description="By option; they add up to one.")
+
+
+SystemOneAnswer = Annotated[
+    SystemOneChoiceAnswer | SystemOneNoulAnswer, Field(discriminator="type")
+]
 
 
 class SystemOneUsage(BaseModel):

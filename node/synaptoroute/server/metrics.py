@@ -91,7 +91,8 @@ class Metrics:
         self._encode_duration.observe(encode_seconds)
 
     def count_questions(self, endpoint: str, kind: str, count: int) -> None:
-        self._questions.labels(endpoint, kind).inc(count)
+        if count:
+            self._questions.labels(endpoint, kind).inc(count)
 
     def watch_cached_responses(self, hits: Callable[[], int]) -> None:
         self.registry.register(CachedResponsesCollector(hits))

@@ -64,6 +64,10 @@ async def ask(prefix: str) -> dict[str, Any]:
     found["decisions string"] = [shown(each) for each in answers]
     request = {**target, "state": TEXT, "questions": many(255)}
     found["255"] = shown(litellm.systemone(**request))
+    sides = {"true": "a parcel that is late", "false": "money back"}
+    noul = {"type": "noul", "instructions": "Is it a parcel?", "criteria": sides}
+    response = litellm.systemone(**{**request, "questions": {"parcel": noul}})
+    found["sides"] = response.model_dump()["answers"]["parcel"]["noul"]
     for name, change in (
         ("256", {"questions": many(256)}),
         ("model", {"model": f"{prefix}gpt-9"}),

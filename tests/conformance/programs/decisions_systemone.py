@@ -34,9 +34,10 @@ CASES: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "two": (TEXT, {"route": ROUTES, "other": Choice("?", {"refund": None, "none": None})}, None),
     "255": (TEXT, {"route": many(255)}, None),
 }
+SIDES = Noul("Is it about a parcel?", {"true": "a parcel that is late", "false": "money back"})
 REFUSED: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "256": (TEXT, {"route": many(256)}, None),
-    "noul": (TEXT, {"route": Noul("Is it urgent?"), "x": many(1)}, None),
+    "noul": (TEXT, {"route": ROUTES, "urgent": Noul("Is it urgent?")}, None),
     "model": (TEXT, {"route": ROUTES}, "jev-latest"),
     "no_text": ({"n": 1}, {"route": ROUTES}, None),
 }
@@ -60,6 +61,8 @@ def ask() -> dict[str, Any]:
     with Client(URL, KEY) as client:
         for name, case in CASES.items():
             found[name] = shown(client.system_one(*case))
+        sides = client.system_one(TEXT, {"parcel": SIDES, "route": ROUTES})
+        found["sides"] = [sides.nouls["parcel"].noul, sides.choices["route"].choice]
         for name, case in REFUSED.items():
             try:
                 client.system_one(*case)

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from http_node import HttpNode, Wire, http_node, logged, on_socket, overloaded
+from synaptoroute.decision.starting_numbers import _shipped_tables
+from synaptoroute.encoder import HashEncoder
 from synaptoroute.router.decider import OptionVectors, _KnownText
 from synaptoroute.web.api_keys import key_line, make_key
 from synaptoroute.web.connections import HttpLimits
@@ -31,6 +33,13 @@ async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
     async with http_node(tmp_path) as started:
         await started.fill()
         yield started
+
+
+def known_encoder() -> HashEncoder:
+    """An encoder with the fingerprint of one for which numbers ship."""
+    encoder = HashEncoder(64)
+    encoder.fingerprint = next(iter(_shipped_tables()))
+    return encoder
 
 
 def body_of(path: str, state: Any, *options: Any, **fields: Any) -> dict[str, Any]:
@@ -161,6 +170,38 @@ async def test_limits_are_errors_of_the_dialect(node: HttpNode, path: str) -> No
         error = checked(path, response)
         assert 422 == response.status_code, body
         assert error["code"] in ("invalid_query", "unsupported_question")
+
+
+async def test_two_described_sides_are_answered(tmp_path: Path) -> None:
+    """In both dialects alike; a side is never a route, and the other side has the rest."""
+    sides = {"true": "the money of a refund", "false": "a parcel that is late"}
+    instructions = "?\n\nAnswer true when: {true}\n\nAnswer false when: {false}".format(**sides)
+    turned = {"true": sides["false"], "false": sides["true"]}
+    async with http_node(tmp_path, encoder=known_encoder()) as node:
+        await node.fill()
+        noul = {
+            "state": "the refund money",
+            "questions": {
+                "a": {"type": "noul", "criteria": sides},
+                "b": {"type": "noul", "instructions": "?", "criteria": turned},
+            },
+        }
+        predicate = {"type": "predicate", "name": "a", "instructions": instructions}
+        body = {"input": "the refund money", "questions": [predicate]}
+        first = (await node.http.post(SYSTEM_ONE, json=noul)).json()["answers"]
+        second = (await node.http.post(OPENAI, json=body)).json()["answers"]
+
+    assert first["a"]["noul"] > 0.5
+    assert 1.0 == pytest.approx(first["a"]["noul"] + first["b"]["noul"])
+    assert [{"type": "predicate", "name": "a", "probability": first["a"]["noul"]}] == second
+
+
+async def test_sides_need_an_encoder_with_numbers(node: HttpNode) -> None:
+    """Without any the probabilities would be arbitrary."""
+    question = {"type": "noul", "criteria": {"true": "a", "false": "b"}}
+    response = await node.http.post(SYSTEM_ONE, json={"state": TEXT, "questions": {"q": question}})
+
+    assert (422, "unsupported_question") == (response.status_code, response.json()["code"])
 
 
 def checked(path: str, response: httpx.Response) -> dict[str, Any]:

@@ -41,7 +41,7 @@ async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
 
 
 async def test_recorded_bodies_get_what_their_clients_read(node: HttpNode) -> None:
-    """Choices are answered; a request with a question that is not answered is refused whole."""
+    """Choices are answered; a request with a score or a bare statement is refused whole."""
     statuses = []
     for recorded in RECORDED:
         path, body = recorded["path"], recorded["body"]
