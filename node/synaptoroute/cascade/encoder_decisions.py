@@ -22,8 +22,9 @@ from synaptoroute.cascade.leave_one_out import (
     encoder_scores,
     sums_of,
 )
-from synaptoroute.decision import BEST_ROUTES, ScoreWeights, confidences
+from synaptoroute.decision import BEST_ROUTES, ScoreWeights
 from synaptoroute.decision.fitting import FOLDS, cohesions, terms_of
+from synaptoroute.decision.many_confidences import many_confidences
 from synaptoroute.decision.metric import dense_metric, square_of, within_covariance
 
 
@@ -116,11 +117,7 @@ def _answers(
     order = np.argsort(-scores, axis=1, kind="stable")[:, :BEST_ROUTES]
     best = np.take_along_axis(scores, order, 1)
     near = cohesion[order[:, 0]]
-    shares = np.zeros(best.shape)
-    for row, values, own in zip(shares, best.tolist(), near.tolist(), strict=True):
-        kept = [value for value in values if value > -np.inf]
-        known = None if own != own else own  # nan: a route of one utterance
-        row[: len(kept)] = confidences(kept, rule.numbers, rule.unmatched_share, known)[0]
+    shares = many_confidences(best, rule.numbers, rule.unmatched_share, near)
     passes: Mask = (shares >= rule.confidence_mins[order]) & (best > -np.inf)
     passes &= np.take_along_axis(judged, order, 1) >= thresholds[order]
     first = passes.argmax(axis=1)

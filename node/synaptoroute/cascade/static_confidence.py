@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.decision.fitting import level_of, softmax
+from synaptoroute.decision.many_confidences import many_confidences
 from synaptoroute.decision.probability import confidences
 
 Float64s: TypeAlias = NDArray[np.float64]
@@ -152,8 +153,7 @@ def _fit_temperature(scores: Float64s, own: Numbers) -> float:
 
 def confidence_of(scores: Float64s, levels: StaticLevels, unmatched_share: float) -> Float64s:
     """Confidence of the best route of each shortlist, as the guard is measured: float64[n]."""
-    rows = np.maximum(scores, _LOWEST).tolist()
-    return np.array([levels.measured(row, unmatched_share)[0][0] for row in rows])
+    return many_confidences(np.maximum(scores, _LOWEST), levels, unmatched_share)[:, 0]
 
 
 def fit_odds(sure: Float64s, right: Mask, strays: Float64s) -> float:

@@ -27,6 +27,7 @@ from synaptoroute.decision.calibration import (
     DecisionCalibration,
     Kind,
 )
+from synaptoroute.decision.many_confidences import many_confidences
 from synaptoroute.decision.metric import (
     Float32s,
     Float64s,
@@ -37,7 +38,7 @@ from synaptoroute.decision.metric import (
     square_of,
     within_covariance,
 )
-from synaptoroute.decision.probability import BEST_ROUTES, confidences
+from synaptoroute.decision.probability import BEST_ROUTES
 from synaptoroute.threads import single_blas_thread
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -461,16 +462,10 @@ def _with_evidence(
 ) -> DecisionCalibration:
     """Add accuracy, calibration error and the curve of the judged utterances."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :BEST_ROUTES]
-    best = np.take_along_axis(scores, order, 1).tolist()
+    best = np.take_along_axis(scores, order, 1)
     chosen = np.take_along_axis(found.routes, order[:, :1], 1)[:, 0]
     right = chosen == found.owners
-    own = np.where(np.isnan(cohesion), bare.cohesion_mean, cohesion)[chosen].tolist()
-    sure = np.array(
-        [
-            confidences(row, bare, UNMATCHED_SHARE, cohesion=near)[0][0]
-            for row, near in zip(best, own, strict=True)
-        ]
-    )
+    sure = many_confidences(best, bare, UNMATCHED_SHARE, cohesion[chosen])[:, 0]
     numbers = {name: getattr(bare, name) for name in DecisionCalibration.__slots__}
     numbers["accuracy"] = float(right.mean())
     numbers["ece"] = calibration_error(sure, right)

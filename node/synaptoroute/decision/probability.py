@@ -32,10 +32,10 @@ _SMALLEST: Final = -700.0
 _FACTORIALS: Final = tuple(1.0 / math.factorial(power) for power in range(13, -1, -1))
 _ODDS: Final = tuple(1.0 / power for power in range(19, 0, -2))
 _SQRT_HALF: Final = 0.7071067811865476
-_OUTSIDE_SLOPE: Final = 0.7
+OUTSIDE_SLOPE: Final = 0.7
 """Slope of the outside level with the cohesion, as a share of that of the inside level: a
 foreign query too is less like a wide route."""
-_LEVELS_BEYOND: Final = 4.0
+LEVELS_BEYOND: Final = 4.0
 """Deviations beyond which a level is taken as one at that distance."""
 
 
@@ -103,9 +103,9 @@ def none_odds(
     if cohesion is not None:
         shift = levels.cohesion_slope * (cohesion - levels.cohesion_mean)
         inside += shift
-        outside += _OUTSIDE_SLOPE * shift
-    least = outside - _LEVELS_BEYOND * outside_spread
-    level = min(max(level, least), inside + _LEVELS_BEYOND * inside_spread)
+        outside += OUTSIDE_SLOPE * shift
+    least = outside - LEVELS_BEYOND * outside_spread
+    level = min(max(level, least), inside + LEVELS_BEYOND * inside_spread)
     # Two densities of different width cross twice: far out the wider one would win again, and
     # a text nearer to the routes would count as more foreign.  Stop where the odds turn.
     near, far = 1.0 / (inside_spread * inside_spread), 1.0 / (outside_spread * outside_spread)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from synaptoroute.decision.calibration import DecisionCalibration
+from synaptoroute.decision.many_confidences import many_confidences
 from synaptoroute.decision.probability import (
     BEST_ROUTES,
     confidences,
@@ -97,3 +100,23 @@ def test_wide_route_needs_a_lower_level() -> None:
 
 def test_no_route_is_certainly_none() -> None:
     assert confidences([], LEVELS, 0.1) == ([], 1.0)
+
+
+@pytest.mark.parametrize("deviations", [(0.12, 0.16), (0.2, 0.1), (0.15, 0.15)])
+def test_confidences_of_many_queries_are_those_of_each(deviations: tuple[float, float]) -> None:
+    near, far = deviations
+    levels = replace(LEVELS, inside_deviation=near, outside_deviation=far)
+    draw = np.random.default_rng(1)
+    scores = -np.sort(-draw.uniform(-0.5, 1.3, (200, BEST_ROUTES)), axis=1)
+    scores[:50, 3:] = -np.inf
+    cohesion = np.where(draw.random(200) < 0.3, np.nan, draw.random(200))
+
+    found = many_confidences(scores, levels, 0.2, cohesion)
+
+    for row, values, own in zip(found, scores.tolist(), cohesion.tolist(), strict=True):
+        kept = [value for value in values if value > -math.inf]
+        expected, _ = confidences(kept, levels, 0.2, None if math.isnan(own) else own)
+        assert row[: len(kept)] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert not row[len(kept) :].any()
+    without = many_confidences(scores, levels, 0.2)[:, 0]
+    assert without[0] == pytest.approx(confidences(scores[0, :3].tolist(), levels, 0.2)[0][0])
