@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 from foreign_files import FOREIGN_FILES, write_foreign_file
 from ports import free_port
 from synaptoroute.cli.app import app
+from synaptoroute.cli.client import NodeClient
+from synaptoroute.cli.commands import imports
 from synaptoroute.cli.exit_codes import ExitCode
 from synaptoroute.cli.processes import NodeProcess
+from synaptoroute.cli.route_files import read_route_file
 
 pytestmark = pytest.mark.integration
 
@@ -129,3 +132,21 @@ def test_converted_file_is_read_again(tmp_path: Path) -> None:
         offline = [str(tmp_path / target), "--dry-run", "--offline", "--json"]
         found = json.loads(CliRunner().invoke(app, ["routes", "import", *offline]).stdout)
         assert sorted(wanted) == found["created"], target
+
+
+def test_dry_run_shows_what_the_log_cannot_hold_yet(node: NodeProcess, tmp_path: Path) -> None:
+    """As in a cluster that was upgraded and is not finalized."""
+
+    class Upgraded(NodeClient):
+        def post(self, path: str, document: Any, **options: Any) -> Any:
+            assert (path, document) == ("/v1/cluster/finalize", {"apply": False})
+            return {**super().post(path, document, **options), "level": 3}
+
+    run(node, "routes", "put", "kept", "-u", "hello")
+    routes = read_route_file(write_foreign_file(tmp_path, "router.json")).routes
+    with NodeClient(node.url) as client:
+        assert [] == imports._refusals(client, routes)
+    with Upgraded(node.url) as client:
+        refused = imports._refusals(client, routes)
+    assert {"退款", "物流"} == {each["route"] for each in refused}
+    assert all("cluster finalize" in each["why"] for each in refused)

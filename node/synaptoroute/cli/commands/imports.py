@@ -13,7 +13,7 @@ from urllib.parse import quote
 import typer
 
 from synaptoroute.cli.client import NodeClient
-from synaptoroute.cli.exit_codes import BadUsage, FileRejected
+from synaptoroute.cli.exit_codes import BadUsage, FileRejected, NodeRefused
 from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
 from synaptoroute.cli.terminal import (
     Cell,
@@ -165,15 +165,24 @@ def _refusals(client: NodeClient, routes: Sequence[Route]) -> list[dict[str, str
     }
     if max(needs.values()) == 1:
         return []
-    level = client.get("/v1/cluster").get("level")
-    if not isinstance(level, int):
-        return []
+    level = _log_level(client)
     return [
         {"route": name, "why": f"needs level {need} of the log, which is at level {level}: "
          "`synaptoroute cluster finalize --apply`"}
         for name, need in needs.items()
         if need > level
     ]  # fmt: skip
+
+
+def _log_level(client: NodeClient) -> int:
+    """The level of the node's log; the newest where it cannot be known."""
+    newest = 99
+    if client.get("/v1/routes", limit=1)["version"].startswith("0."):
+        return newest  # the first write founds a log at the newest level
+    try:
+        return int(client.post("/v1/cluster/finalize", {"apply": False})["level"])
+    except NodeRefused:  # only an admin's key may ask
+        return newest
 
 
 def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
