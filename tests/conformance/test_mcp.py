@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,20 +115,28 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         stop_all(processes)
 
 
-@pytest.fixture(scope="module")
-def http_server(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """An MCP server over HTTP whose own key allows writes; yields its address and its log."""
-    port, log = free_port(), tmp_path_factory.mktemp("mcp") / "mcp.log"
+@contextmanager
+def http_server_of(nodes: Nodes, keys_file: Path, log: Path) -> Iterator[str]:
+    """An MCP server over HTTP whose own key allows writes; ends normally at SIGTERM."""
+    port = free_port()
     command = [str(python_of(NAME)), *START, "--url", nodes.urls[0], "--transport", "http"]
-    command += ["--port", str(port), "--api-keys-file", str(nodes.keys_file)]
+    command += ["--port", str(port), "--api-keys-file", str(keys_file)]
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=variables(nodes.keys["write"]), stderr=file)
         try:
             wait_listening(port, process)
-            yield f"http://127.0.0.1:{port}/mcp", log
+            yield f"http://127.0.0.1:{port}/mcp"
         finally:
             process.terminate()
             assert 0 == process.wait(10), log.read_text()
+
+
+@pytest.fixture(scope="module")
+def http_server(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Its address and its log."""
+    log = tmp_path_factory.mktemp("mcp") / "mcp.log"
+    with http_server_of(nodes, nodes.keys_file, log) as url:
+        yield url, log
 
 
 def wait_listening(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -268,6 +277,28 @@ def test_http_refuses_other_sites_hosts_keys_and_large_bodies(
     assert "guess-me" not in log.read_text()
 
 
+def test_key_that_is_taken_away_is_refused_at_once(nodes: Nodes, tmp_path: Path) -> None:
+    """The file of keys is read again; a slow head of a request does not hold others up."""
+    file, (first, second) = tmp_path / "keys", (make_key(), make_key())
+    file.write_text(key_line(first, ["read"], "first"))
+    accept = {"Accept": "application/json, text/event-stream"}
+
+    with http_server_of(nodes, file, tmp_path / "mcp.log") as url:
+
+        def status(key: str) -> int:
+            headers = {**accept, "X-API-Key": key}
+            return httpx.post(url, json=INITIALIZE, headers=headers).status_code
+
+        before = status(first), status(second)
+        file.write_text(key_line(second, ["read"], "second"))
+        until = time.monotonic() + 10
+        while status(first) != 401 and time.monotonic() < until:
+            time.sleep(0.05)
+        after = status(first), status(second)
+
+    assert ((200, 401), (401, 200)) == (before, after)
+
+
 def test_routes_of_a_file_need_no_node(nodes: Nodes) -> None:
     """The routes do not change; what is malformed gets a code and is not repeated."""
     command = [str(python_of(NAME)), *START, "--routes", str(ROUTES)]
@@ -307,6 +338,36 @@ def test_calls_beyond_the_limit_are_refused() -> None:
         refused[1]["retry_after_seconds"],
     )
     assert not later[0]
+
+
+def test_stdio_ends_with_its_client() -> None:
+    """The end of the input is the end of the process; nothing else is on its output."""
+    command = [str(python_of(NAME)), *START, "--url", f"http://127.0.0.1:{free_port()}"]
+    call = {"name": "route", "arguments": {"text": "x"}}
+    lines = [
+        INITIALIZE,
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call},
+    ]
+    with subprocess.Popen(
+        command,
+        env=variables(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("".join(f"{json.dumps(line)}\n" for line in lines))
+        process.stdin.flush()
+        answers = [json.loads(process.stdout.readline()) for _ in range(2)]
+        rest, log = process.communicate(timeout=30)
+
+    assert 0 == process.returncode, log
+    assert "" == rest
+    assert [1, 2] == [answer["id"] for answer in answers]
+    assert "connection_failed" in answers[1]["result"]["content"][0]["text"]
 
 
 def test_public_address_needs_keys() -> None:

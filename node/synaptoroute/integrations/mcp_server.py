@@ -13,14 +13,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Send
@@ -33,6 +31,8 @@ from synaptoroute.integrations.extras import MissingExtra
 from synaptoroute.integrations.mcp_tools import TOOLS, ToolSpec
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import SCOPES, ApiKeys, Scope
+from synaptoroute.web.connections import HttpLimits
+from synaptoroute.web.http_server import HttpServer, ProcessHooks, ServerProcess
 from synaptoroute.web.logs import ServerLog, server_log
 from synaptoroute.web.middleware import presented_key
 from synaptoroute.web.problems import Forbidden
@@ -50,6 +50,7 @@ CALLS_MAX: Final = 64
 """Calls that run at once; further ones are refused."""
 CALL_SECONDS_MAX: Final = 60.0
 BODY_BYTES_MAX: Final = 4_194_304
+CONNECTIONS_MAX: Final = 1_024
 WRITER_SECONDS: Final = 30.0
 """How long the answer of the backend about its own key is used."""
 INSTRUCTIONS: Final = (
@@ -172,13 +173,12 @@ class HttpAddress:
 
 def make_app(
     backend: Backend, address: HttpAddress, keys: ApiKeys | None, log: ServerLog
-) -> ASGIApp:
-    """Make the ASGI application of streamable HTTP.
+) -> tuple[ASGIApp, AbstractAsyncContextManager[None]]:
+    """Make the ASGI application of streamable HTTP, and its lifespan.
 
     Without ``keys`` every client that reaches it has all rights of the backend's key.
     """
-    server = make_server(ToolCalls(backend, log))
-    app = server.streamable_http_app(
+    app = make_server(ToolCalls(backend, log)).streamable_http_app(
         streamable_http_path=MCP_PATH,
         stateless_http=True,
         json_response=True,
@@ -186,7 +186,19 @@ def make_app(
         transport_security=_security(address),
         host=address.host,
     )
-    return BearerKeys(app, keys, log)
+    return BearerKeys(app, keys, log), _lifespan(app, keys, log)
+
+
+@asynccontextmanager
+async def _lifespan(app: Any, keys: ApiKeys | None, log: ServerLog) -> AsyncIterator[None]:
+    """The lifespan of the SDK's application, in which the file of keys is read again."""
+    watching = asyncio.create_task(keys.watch(log)) if keys is not None else None
+    try:
+        async with app.router.lifespan_context(app):
+            yield
+    finally:
+        if watching is not None:
+            watching.cancel()
 
 
 class BearerKeys:
@@ -239,41 +251,14 @@ def _scopes_of(context: Any) -> frozenset[str]:
     return found
 
 
-class _Uvicorn(uvicorn.Server):
-    """Stops at a signal and ends normally; uvicorn's own handler sends the signal again."""
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
-
-    def stop(self) -> None:
-        self.should_exit = True
-
-
 async def serve_http(
     backend: Backend, address: HttpAddress, keys: ApiKeys | None, log: ServerLog
-) -> None:
-    """Serve until the process is told to stop."""
-    config = uvicorn.Config(
-        make_app(backend, address, keys, log),
-        host=address.host,
-        port=address.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=4 * CALLS_MAX,
-        timeout_graceful_shutdown=5,
-    )
-    server = _Uvicorn(config)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    watching = asyncio.create_task(keys.watch(log)) if keys is not None else None
-    log.info("mcp_starts", host=address.host, port=address.port, path=MCP_PATH)
-    try:
-        await server.serve()
-    finally:
-        if watching is not None:
-            watching.cancel()
+) -> bool:
+    """Serve until a stop signal; return False if the address cannot be used."""
+    app, lifespan = make_app(backend, address, keys, log)
+    server = HttpServer(app, limits=HttpLimits(connections_max=CONNECTIONS_MAX))
+    hooks = ProcessHooks(lifespan=lifespan, on_drain=lambda: None)
+    return await ServerProcess(server, hooks, log).run(address.host, address.port)
 
 
 # --- results -----------------------------------------------------------------------------

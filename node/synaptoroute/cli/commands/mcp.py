@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from synaptoroute.cli.exit_codes import BadUsage
+from synaptoroute.cli.exit_codes import BadUsage, ExitCode
 from synaptoroute.cli.options import (
     DEFAULT_URL,
     ApiKey,
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 8765
 CALL_SECONDS: Final = 30.0
-Serve = Callable[["Backend"], Awaitable[None]]
+Serve = Callable[["Backend"], Awaitable[object]]
+"""Serves a backend; False if the address cannot be used."""
 
 
 def mcp(
@@ -88,27 +89,28 @@ def mcp(
         address = HttpAddress(host, port, tuple(allowed_host or ()))
         serve = partial(serve_http, address=address, keys=keys, log=log)
     if routes is None:
-        asyncio.run(_serve_cluster(url, api_key, serve))
+        has_served = asyncio.run(_serve_cluster(url, api_key, serve))
     else:
         with open_empty_router(routes, model, precision) as (router, found):
-            asyncio.run(_serve_file(router, found, serve))
+            has_served = asyncio.run(_serve_file(router, found, serve))
+    if has_served is False:
+        raise typer.Exit(ExitCode.UNREACHABLE)
 
 
 def _read_keys(host: str, path: Path | None) -> ApiKeys | None:
     from synaptoroute.web.api_keys import ApiKeys
-    from synaptoroute.web.site_rules import is_loopback
+    from synaptoroute.web.http_server import check_exposure
 
-    if path is not None:
-        return ApiKeys(path)
-    if not is_loopback(host):
-        raise BadUsage(
-            f"{host} can be reached from other machines: give --api-keys-file, or listen on "
-            "127.0.0.1; `synaptoroute keys new` makes a key"
-        )
-    return None
+    check_exposure(
+        host,
+        has_keys=path is not None,
+        insecure=False,
+        ways_out="give --api-keys-file (see `synaptoroute keys new`), or listen on 127.0.0.1",
+    )
+    return None if path is None else ApiKeys(path)
 
 
-async def _serve_cluster(urls: str, api_key: str | None, serve: Serve) -> None:
+async def _serve_cluster(urls: str, api_key: str | None, serve: Serve) -> object:
     from synaptoroute.client import AsyncClient, RetryPolicy
     from synaptoroute.integrations.backends import ClusterBackend
 
@@ -124,10 +126,10 @@ async def _serve_cluster(urls: str, api_key: str | None, serve: Serve) -> None:
     except ConfigError as error:
         raise BadUsage(error.message) from error
     async with client:
-        await serve(ClusterBackend(client))
+        return await serve(ClusterBackend(client))
 
 
-async def _serve_file(router: AdaptiveRouter, routes: Sequence[Route], serve: Serve) -> None:
+async def _serve_file(router: AdaptiveRouter, routes: Sequence[Route], serve: Serve) -> object:
     from synaptoroute.integrations.backends import EmbeddedBackend
 
     for route in routes:
@@ -137,6 +139,6 @@ async def _serve_file(router: AdaptiveRouter, routes: Sequence[Route], serve: Se
         # Without a fit the first answers would differ from later ones.
         with suppress(RouteError):  # it is too small to be fitted
             await router.fits.fit_now()
-        await serve(EmbeddedBackend(router))
+        return await serve(EmbeddedBackend(router))
     finally:
         await router.stop()
