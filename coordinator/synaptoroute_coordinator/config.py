@@ -18,7 +18,7 @@ ENV_PREFIX = "SYNAPTOROUTE_COORDINATOR_"
 
 
 class Policy(BaseSettings):
-    """How the coordinator looks after the fleet.
+    """Settings of the coordinator.
 
     Attributes:
         retain_entries: How many of the newest entries the log keeps, while they have no more

@@ -109,7 +109,7 @@ def find_alarms(
 
 
 def _advice(replacements: Mapping[str, NodeView]) -> str:
-    """How to replace missing voters by the nodes that came back in their place."""
+    """Advise how to replace missing voters by the nodes that came back in their place."""
     commands = [
         f"synaptoroute cluster voter {node.node} --replace {voter}"
         for voter, node in replacements.items()

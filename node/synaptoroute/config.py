@@ -25,7 +25,7 @@ choose alike: ``int8`` for the bundled model on the CPU, else ``float32``.
 
 
 class EngineConfig(BaseSettings):
-    """How one router encodes, batches and scores; used by the library and the node.
+    """Settings of one router: how it encodes, batches and scores.  Of the library and the node.
 
     Attributes:
         lanes: Encoder threads; 0 for as many as the container's CPU limit.
@@ -63,7 +63,7 @@ class EngineConfig(BaseSettings):
 
 
 class ClusterConfig(BaseSettings):
-    """How one router takes part in a cluster; used by the library and the node.
+    """Settings of one router as a member of a cluster.  Of the library and the node.
 
     Attributes:
         advertise_url: Address at which other nodes reach this one; empty for a node that
@@ -135,7 +135,7 @@ def _check_root_path(root_path: str) -> str:
 
 
 class HttpConfig(BaseSettings):
-    """How a process serves HTTP; the same for a node and a coordinator.
+    """Settings of an HTTP server; the same for a node and a coordinator.
 
     Attributes:
         host: Address that the HTTP server listens on.

@@ -302,7 +302,7 @@ class WordRepair(BaseModel):
 
 
 class TextReading(BaseModel):
-    """How a text is read.
+    """The reading of one text before it is encoded.
 
     Attributes:
         encoded_text: The text that is encoded, after cuts and repairs; empty if all is cut.

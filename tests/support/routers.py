@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import Revision
-from synaptoroute.encoder import HashEncoder, Tokens
+from synaptoroute.encoder import Encoder, HashEncoder, Tokens
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.storage import SQLiteStorage
@@ -130,3 +130,15 @@ def revision(version: str) -> Revision:
     """Read ``epoch.seq``."""
     epoch, seq = version.split(".")
     return Revision(int(epoch), int(seq))
+
+
+@contextmanager
+def bundled_router(routes: Iterable[Route]) -> Iterator[AdaptiveRouter]:
+    """A router with the bundled encoder and some routes."""
+    router = AdaptiveRouter(Encoder())
+    try:
+        for each in routes:
+            router.add_route(each)
+        yield router
+    finally:
+        router.close()

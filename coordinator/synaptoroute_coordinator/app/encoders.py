@@ -60,7 +60,7 @@ class EncoderTrial(RequestModel):
 
 @endpoints.get("/v1/encoders", tags=["encoders"], summary="Show the encoders", responses=RESPONSES)
 async def show_encoders(request: Request) -> Response:
-    """Which encoder serves, which others are loaded, and which vectors are staged."""
+    """Show the encoder that serves, the others that are loaded, and the staged vectors."""
     return json_response(await encoders_document(runtime_of(request)))
 
 
@@ -152,7 +152,7 @@ async def try_encoder(
     asked: EncoderTrial,
     node: Annotated[str, Query(description="Identity or name of the node to ask.")] = "",
 ) -> Response:
-    """How often each encoder is right; nothing changes."""
+    """Compare how often each encoder is right; nothing changes."""
     runtime = runtime_of(request)
     chosen = choose_node(runtime, node)
     body = asked.model_dump_json().encode()

@@ -46,7 +46,7 @@ from synaptoroute_coordinator.plan import (
 KEEPALIVE_SECONDS: Final = 10.0
 """A silent stream sends a comment this often, so that both sides know it is open."""
 KEY_CHECK_SECONDS: Final = 0.5
-"""How often a stream asks whether its API key is still valid."""
+"""Seconds between two checks that the API key of a stream is still valid."""
 LOG_ENTRIES_MAX: Final = 200
 UNMATCHED_MAX: Final = 1_000
 

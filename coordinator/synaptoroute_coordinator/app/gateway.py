@@ -164,7 +164,7 @@ class _Forwarded:
 
     @property
     def openapi(self) -> dict[str, Any]:
-        """What the framework cannot know of the body and the parameters."""
+        """Describe the body and the parameters, which the framework cannot know."""
         parameters = [
             {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
             for name in self.parameters.split()

@@ -1,4 +1,4 @@
-"""What users taught the route set: unmatched queries of all nodes, and changes made of them."""
+"""Learning in the dashboard: unmatched queries of all nodes, and changes made of them."""
 
 from __future__ import annotations
 

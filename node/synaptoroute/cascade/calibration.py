@@ -72,7 +72,7 @@ DEVIATIONS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """How strict the search for a guard is.
+    """Limits of the search for a guard.
 
     Attributes:
         stray_share_max: Of the third condition.
@@ -276,7 +276,7 @@ def _agrees(in_scope: Evaluation) -> Mask:
 
 
 def is_answered(found: Evaluation, guard: MarginGuard, thresholds: Float64s) -> Mask:
-    """Which of the utterances the first stage would answer."""
+    """Find the utterances that the first stage would answer."""
     needed = np.maximum(0.0, guard.margin - guard.slope * found.scores)
     expected = guard.offset + guard.scale * found.scores
     passes = np.clip(expected, -1.0, 1.0) >= thresholds[found.answers]

@@ -43,7 +43,7 @@ SETTLE_SECONDS: Final = 1.0
 SPREAD_SECONDS: Final = 4.0
 RETRY_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 5.0
-"""How often the nodes are asked for a table that this node lacks."""
+"""Seconds between two questions to the nodes for a table that this node lacks."""
 ABANDONED_SECONDS: Final = 30.0
 """A table is abandoned if no live node had it for so long; a restart takes less."""
 

@@ -28,6 +28,7 @@ from synaptoroute.importers import (
 from synaptoroute.importers.formats import OWN
 from synaptoroute.importers.sources import FILES_BYTES_MAX, FILES_MAX
 from synaptoroute.models import Route
+from synaptoroute.server.documents import plain_route as document_of
 
 SIBLING_BYTES_MAX: Final = 67_108_864
 ResultT = TypeVar("ResultT")
@@ -110,19 +111,7 @@ def _sibling(path: Path, name: str) -> bytes | None:
 
 def plain_route(route: Route) -> dict[str, Any]:
     """Make the document of a route for a file, without absent fields."""
-    document: dict[str, Any] = {"name": route.name, "utterances": route.utterances}
-    if route.threshold is not None:
-        document["threshold"] = route.threshold
-    if route.metadata:
-        document["metadata"] = route.metadata
-    if route.payload is not None:
-        document["payload"] = route.payload
-    if route.confidence_min is not None:
-        document["confidence_min"] = route.confidence_min
-    if route.description is not None:
-        document["description"] = route.description
-    if route.negatives:
-        document["negatives"] = route.negatives
+    document = document_of(route)
     if route.vectors is not None:
         document["vectors"] = route.vectors
     return document

@@ -1,4 +1,4 @@
-"""What labelled answers say about limits: curves, calibration, and what was refused."""
+"""Studies of labelled answers: curves of limits, calibration, and refused queries."""
 
 from __future__ import annotations
 

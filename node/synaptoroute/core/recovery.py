@@ -67,7 +67,7 @@ class Cause(Enum):
 
 
 class Mode(Enum):
-    """Which reports are enough to end a recovery."""
+    """The rule for which reports are enough to end a recovery."""
 
     SAFE = "safe"  # A majority of the voters: no entry that a majority held is lost
     AVAILABLE = "available"
@@ -131,7 +131,7 @@ class MissingReports:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How the next epoch begins."""
+    """The beginning of the next epoch."""
 
     base: Position  # The last entry that is kept
     is_kept: bool  # Whether the server's own stream holds everything up to it

@@ -1,4 +1,4 @@
-"""When two texts count as the same text.
+"""The normal form of a text: equal forms count as the same text.
 
 An exact match compares texts after this normalisation, so it depends on no encoder.  The
 result depends on the text and on the Unicode tables of the interpreter.  It is computed

@@ -41,6 +41,7 @@ OWN_UTTERANCES_MIN: Final = 40
 OWN_UTTERANCES_MAX: Final = 4_096
 SPREAD_MIN: Final = 0.02
 """Least distance of unrelated texts; below it a model tells nothing apart."""
+_PREFIX_GAIN_MIN: Final = 0.02
 _BATCH_TEXTS: Final = 64
 _LONE_TEXTS: Final = 48
 
@@ -150,9 +151,14 @@ def scripts_of(languages: Mapping[str, float]) -> frozenset[str] | None:
 
 
 def best_prefix(encoders: Mapping[str, TextEncoder]) -> str:
-    """Choose among encoders of one model by their prefix: the one that misses fewest texts."""
+    """Choose among encoders of one model by their prefix: the one that misses fewest texts.
+
+    None is best unless another one is clearly better.
+    """
     routes = probe_texts()["routes"]
-    return max(encoders, key=lambda prefix: _accuracy(encoders[prefix], routes))
+    shares = {prefix: _accuracy(each, routes) for prefix, each in encoders.items()}
+    best = max(shares, key=lambda prefix: shares[prefix])
+    return best if shares[best] > shares.get("", 0.0) + _PREFIX_GAIN_MIN else ""
 
 
 def _languages() -> dict[str, tuple[list[str], list[str]]]:

@@ -159,7 +159,7 @@ def _tensor(model: bytes, dtype: type, start: int, rows: int, width: int) -> NDA
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How t rows fill the n * width places of attention, and its heads those rows.
+    """The map of t rows to the n * width places of attention, and of its heads to those rows.
 
     A product gives each row the queries of all heads, then the keys, then the values:
     seen as rows of one head, it is row ``(row * 3 + part) * heads + head``.

@@ -1,4 +1,4 @@
-"""What ``model prepare`` measured of a model, kept beside the model's files.
+"""Prepared models: the file of what ``model prepare`` measured, beside the model.
 
 The file is found by the fingerprint, so numbers of another precision or prefix are never used.
 A node reads it when it opens the model: the numbers of the confidence until the first fit, and
@@ -108,7 +108,7 @@ def use_prepared(
 
 
 def list_prepared(cache_dir: Path | None = None) -> Iterator[Prepared]:
-    """What was prepared on this machine, by file name."""
+    """List what was prepared on this machine, by file name."""
     for path in sorted(cache_folder(cache_dir).glob(PREPARED_GLOB)):
         found = load_prepared(path)
         if found is not None:

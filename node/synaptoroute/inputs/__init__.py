@@ -1,1 +1,1 @@
-"""What a query's text goes through before it is encoded: cuts, repairs of words, clauses."""
+"""Preparation of a query's text before it is encoded: cuts, repairs of words, clauses."""

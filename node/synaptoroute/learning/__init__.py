@@ -1,4 +1,4 @@
-"""What is learned from traffic: curves of labelled answers, guarantees, clusters, redaction.
+"""Learning from traffic: curves of labelled answers, guarantees, clusters, redaction.
 
 Everything here is pure: values in, values out.
 """

@@ -1,4 +1,4 @@
-"""How good answers are at every limit: coverage, accuracy, calibration.
+"""Curves of answers by limit: coverage, accuracy, calibration.
 
 A *judged* text is a labelled text with the best route that the router found and the value by
 which that route is accepted or refused: its confidence, or its score.  A *limit* is the lowest

@@ -80,7 +80,7 @@ def guaranteed_limit(judged: Sequence[Judged], alpha: float, delta: float) -> Gu
 
 
 def min_answered(alpha: float, delta: float) -> int:
-    """How many answered texts without an error are needed to reject."""
+    """Count the answered texts without an error that are needed to reject."""
     count = 1
     while count * log1p(-alpha) > log(delta):
         count += 1

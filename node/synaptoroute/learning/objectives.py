@@ -1,4 +1,4 @@
-"""What a limit should achieve, as a value that is maximized.
+"""Objectives of a limit, each a value that is maximized.
 
 An objective gives each labelled text a reward for the answer that it gets.  ``precision>=x`` and
 ``coverage>=x`` add a condition on all texts.

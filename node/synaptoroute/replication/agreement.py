@@ -1,4 +1,4 @@
-"""What one node demands of the entries that need the agreement of the voters.
+"""Checks of the entries that need the agreement of the voters, by one node.
 
 ``sequencer.votes`` verifies the votes; this module adds what the node itself knows: its cluster,
 its settings, and whether it took part.

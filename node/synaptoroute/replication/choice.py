@@ -1,4 +1,4 @@
-"""What an epoch change keeps, as far as one node can tell: from claims in Redis to a decision.
+"""The choice of the history that an epoch change keeps, by one node, from claims in Redis.
 
 ``core.recovery.decide`` decides; this module gives it what can be believed.  With a secret, reports
 count only if their nodes signed them, the server's history only if its entries lead from a report

@@ -1,4 +1,4 @@
-"""Where the histories of the voters of one epoch part.
+"""Fork points: where the histories of the voters of one epoch part.
 
 Redis gives the order of the entries, so within an epoch one history continues another, unless
 Redis lies: it can show genuine entries to different voters in different orders.  A recovery must

@@ -335,7 +335,7 @@ class PeerWatch:
 
 
 def _stored_age_seconds(session: Session) -> float:
-    """How long ago the stored state was known to be current, at most."""
+    """Seconds since the stored state was known to be current, at most."""
     database, position = session.engine.database, session.position
     known_ms = float(database.meta_get(FRESH_KEY) or 0)
     with contextlib.suppress(SynaptoRouteError):

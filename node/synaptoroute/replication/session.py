@@ -139,7 +139,7 @@ class RedisClock:
 
     @property
     def lead_ms(self) -> float:
-        """How far this node's wall clock is ahead of Redis' clock."""
+        """The lead of this node's wall clock over Redis' clock."""
         return time.time() * 1_000 - (time.monotonic() * 1_000 + self._offset_ms)
 
     def update(self, time_us: int, sent_at: float, answered_at: float) -> None:

@@ -1,4 +1,4 @@
-"""How a route set answers its own utterances, each as a query that it has never seen.
+"""Evaluation of a route set by its own utterances, each as a query that it has never seen.
 
 An utterance is judged by a copy of the route set from which it is left out, together with the
 utterances that have its place in the other routes, as in a preview.  The numbers behind score
@@ -39,7 +39,7 @@ class JudgedUtterance:
 
 @dataclass(frozen=True, slots=True)
 class OwnEvaluation:
-    """How a route set answers its own utterances; ``version`` is that of the route set."""
+    """Answers of a route set to its own utterances; ``version`` is that of the route set."""
 
     version: str
     utterances: list[JudgedUtterance]

@@ -381,7 +381,7 @@ class FeedbackQueue:
 
     @property
     def retention_days(self) -> float:
-        """How long feedback is kept; the longest time there is while the queue is off."""
+        """Days that feedback is kept; the most there are while the queue is off."""
         settings = read_feedback_settings(self._engine.published.settings.feedback)
         return settings.retention_days if settings else RETENTION_DAYS_MAX
 

@@ -1,4 +1,4 @@
-"""What a revision of the routes would change, before it is applied.
+"""Previews: the effect of a revision of the routes, before it is applied.
 
 The route set is copied twice at one position: as it is, and as it would be.  Both copies answer
 the same texts: those of the caller, those of the review queue, and the routes' own utterances.

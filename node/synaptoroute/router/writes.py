@@ -664,7 +664,7 @@ def result_of(outcome: Outcome, op_id: bytes) -> WriteResult:
 
 
 def deadline_of(options: WriteOptions, utterance_count: int = 0) -> float:
-    """When a write that begins now gives up, by the monotonic clock."""
+    """Compute when a write that begins now gives up, by the monotonic clock."""
     seconds = options.ack_timeout_seconds
     if seconds is None:
         more_seconds = ACK_SECONDS_BY_UTTERANCE * utterance_count

@@ -102,7 +102,7 @@ class Scan:
 
 
 def queries_per_scan(view: TensorView) -> int:
-    """How many queries fit the memory limit, at least one."""
+    """Count the queries that fit the memory limit, at least one."""
     row_bytes = view.slot_stop * np.dtype(np.float32).itemsize
     return max(1, min(QUERIES_PER_SCAN_MAX, SCORES_BYTES_MAX // max(1, row_bytes)))
 

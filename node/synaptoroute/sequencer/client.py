@@ -48,7 +48,7 @@ IO_ERRORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How the server is verified and how this node identifies itself."""
+    """TLS settings: how the server is verified and how this node identifies itself."""
 
     ca_file: Path | None = None  # None for the certificates of the system
     cert_file: Path | None = None

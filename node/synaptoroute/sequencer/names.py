@@ -24,7 +24,7 @@ FOUND_SECONDS: Final = 2.0  # So long a name that was found is not looked up aga
 
 
 class PeerNames:
-    """Which names have an address.  Used on one event loop."""
+    """Resolves names, and keeps which have an address.  Used on one event loop."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Future[OSError | None]] = {}

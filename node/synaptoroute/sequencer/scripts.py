@@ -155,7 +155,7 @@ class Range:
 
 
 BEHIND_ENTRIES_MAX: Final = SEAL_ENTRIES_MAX // 2
-"""How far behind the log a writer may be; the rest is for entries of one call of others."""
+"""Entries that a writer may be behind the log; the rest is for one call of other writers."""
 
 
 class Scripts:

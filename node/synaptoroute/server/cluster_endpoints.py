@@ -478,7 +478,7 @@ async def peer_head(request: Request) -> Response:
 
 @peer_endpoints.get(NONCE_PATH)
 async def peer_nonce(request: Request) -> Response:
-    """Which run of the node answers here, and a nonce for one request."""
+    """The identity of the run of the node that answers here, and a nonce for one request."""
     gatekeeper = _follower_of(request).gatekeeper
     challenge = request.query_params.get("challenge", "")
     if len(challenge) > CHALLENGE_CHARACTERS_MAX or not challenge.isascii():

@@ -205,8 +205,8 @@ async def each_route(routes: Sequence[Route]) -> AsyncIterator[Route]:
         yield route
 
 
-def plain_route(route: StoredRoute) -> dict[str, Any]:
-    """A route without defaults, in the form that an import reads."""
+def plain_route(route: Route | StoredRoute) -> dict[str, Any]:
+    """Make the document of a route, without absent fields and vectors, as an import reads it."""
     document: dict[str, Any] = {"name": route.name, "utterances": route.utterances}
     if route.threshold is not None:
         document["threshold"] = route.threshold

@@ -35,7 +35,7 @@ DECISION_PATHS: Final = frozenset({"/v1/decisions", "/v1/systemone"})
 _QUERY_PATHS: Final = frozenset({QUERY_PATH, *DECISION_PATHS})
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 PEER_QUESTIONS: Final = frozenset({HEAD_PATH, NONCE_PATH, CERTIFICATE_PATH})
-"""What nodes ask each other all the time: logged only if it is refused."""
+"""Paths that nodes ask each other all the time: logged only if a request is refused."""
 REFUSALS_LOG_SECONDS: Final = 1.0
 _ADMIN_PATHS: Final = frozenset(
     {"/v1/cluster/recover", "/v1/cluster/orphans", "/v1/cluster/voters", "/v1/cluster/finalize"}

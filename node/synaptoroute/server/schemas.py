@@ -315,7 +315,7 @@ class ReadingRequest(RequestModel):
 
 
 class ReadingAnswer(BaseModel):
-    """How each text is read, in the order of the request."""
+    """The reading of each text, in the order of the request."""
 
     texts: list[TextReading]
 

@@ -44,7 +44,7 @@ _TOKENS_PER_CHARACTER_MAX: Final = 4.0
 
 
 def characters_of(text: str) -> int:
-    """How many characters of a text are encoded."""
+    """Count the characters of a text that are encoded."""
     return min(len(text), CHARACTERS_MAX)
 
 
@@ -171,7 +171,7 @@ class WaitForecast:
         )
 
     def characters_in(self, seconds: float) -> float:
-        """How many characters one batch of so many seconds holds; no limit if not known."""
+        """Count the characters that a batch of so many seconds holds; no limit if not known."""
         cost = self.cost
         if not cost.is_known:
             return math.inf

@@ -127,7 +127,7 @@ class Query:
 
     @property
     def candidates(self) -> int:
-        """How many candidates the answer carries."""
+        """Number of candidates that the answer carries."""
         return max(self.limit, EXPLAIN_CANDIDATES) if self.explain else self.limit
 
     def spec(self, routes: Mapping[str, RouteRecord]) -> QuerySpec:

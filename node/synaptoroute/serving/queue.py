@@ -399,7 +399,7 @@ class QueryQueue:
         return tuple(taken)
 
     def _window_left_seconds(self) -> float | None:
-        """How long the oldest query may still wait for others; None for not at all."""
+        """Time that the oldest query may still wait for others; None for no time."""
         head = self._fair.head()
         # An abandoned query must not open a window.
         while head is not None and head.is_abandoned:

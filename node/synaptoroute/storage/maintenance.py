@@ -45,7 +45,7 @@ class Interrupted(Exception):
 
 @dataclass(slots=True)
 class ChangeCounter:
-    """How many rows there are, and how many changed since the checkpoint.
+    """Counts of rows, and of those that changed since the checkpoint.
 
     Commits count without a lock while a checkpoint subtracts: an estimate is enough.
     """

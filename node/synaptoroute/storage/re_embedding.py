@@ -32,7 +32,7 @@ from synaptoroute.storage.writer import INSERT_META, write_fact
 
 @dataclass(frozen=True, slots=True)
 class ReEmbeddingProgress:
-    """How far the vectors of another encoder are written."""
+    """Progress of writing the vectors of another encoder."""
 
     fingerprint: str
     dim: int

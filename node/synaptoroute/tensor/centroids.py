@@ -234,7 +234,7 @@ class Centroids:
 
 
 class StagedRows:
-    """Which rows of a large change are written and summed before it becomes visible.
+    """The rows of a large change that are written and summed before it becomes visible.
 
     The rows are written where no route owns them, and added to the sums of routes that no
     query can see yet.  Then one short step makes the change visible, however large it is.

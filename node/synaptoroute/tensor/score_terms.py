@@ -1,4 +1,4 @@
-"""What the adaptive score needs of each route beside its rows: a vector and a number.
+"""Terms of the adaptive score: a vector and a number of each route, beside its rows.
 
 They are exact functions of the sum of the route's rows and of the fit (``decision.metric``),
 so every node has the same bits after any history.  A write computes them again for the routes

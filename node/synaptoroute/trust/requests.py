@@ -178,7 +178,7 @@ _FIELDS: Final = tuple(ProvenRequest.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """Which run of which node said that it answers at an address."""
+    """The run of a node that said that it answers at an address."""
 
     node: str
     public_key: str

@@ -1,4 +1,4 @@
-"""Who the voters are, proved from the genesis file on.
+"""The chain of voters, proved from the genesis file on.
 
 A change of the voters carries statements of a majority of the voters before it.  Each names the
 write, the change, the keys of the voters before it, and a position at which its voter stood, so it

@@ -41,7 +41,7 @@ RESERVED_FILES: Final = 512
 CANDIDATES_PART: Final = 16
 """One in so many of the connections is chosen at once to make room."""
 BUSY_SECONDS: Final = 0.1
-"""Where all connections of a group were busy, the next look is this much later."""
+"""Delay of the next look at a group of connections that were all busy."""
 REFUSALS_PER_SECOND: Final = 20
 """New connections without room that get a response; the others are closed at once."""
 

@@ -1,4 +1,4 @@
-"""Which hosts a server answers for, and which sites may send it changes.
+"""Rules of hosts and sites: for which a server answers, and which may send it changes.
 
 A browser sends the requests of any page to any address that it can reach, this machine's
 loopback included.  Two rules keep such pages out where no API key does:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from http_node import HttpNode, http_node
-from routers import HeldEncoder, route, running
-from synaptoroute.encoder import Encoder
+from routers import HeldEncoder, bundled_router, route, running
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import CONTEXT_BYTES_MAX, CONTEXT_TURNS_MAX, Route
 from synaptoroute.router import AdaptiveRouter
@@ -56,11 +55,8 @@ def test_turns_that_cancel_out_change_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def router() -> Iterator[AdaptiveRouter]:
-    made = AdaptiveRouter(Encoder())
-    for each in ROUTES:
-        made.add_route(each)
-    yield made
-    made.close()
+    with bundled_router(ROUTES) as made:
+        yield made
 
 
 @pytest.mark.parametrize(

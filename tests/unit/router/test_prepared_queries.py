@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from routers import HeldEncoder, route, running
-from synaptoroute.encoder import Encoder
+from routers import HeldEncoder, bundled_router, route, running
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 
@@ -36,19 +35,16 @@ class WordEncoder(HeldEncoder):
 )
 def test_misspelled_query_gets_its_route(text: str, read: str, expected: str) -> None:
     """With the real encoder, on the default path; ``explain`` shows what was read."""
-    router = AdaptiveRouter(Encoder())
-    for each in ROUTES:
-        router.add_route(each)
-    match = router.query(text, explain=True)
-    clean = router.query(read)
+    with bundled_router(ROUTES) as router:
+        match = router.query(text, explain=True)
+        clean = router.query(read)
 
-    assert (match.route, match.encoded_text) == (expected, read)
-    assert match.score == clean.score
-    assert [(each.written, each.read) for each in match.repairs or ()] == [
-        pair for pair in zip(text.split(), read.split(), strict=True) if pair[0] != pair[1]
-    ]
-    assert router.query(text).encoded_text is None
-    router.close()
+        assert (match.route, match.encoded_text) == (expected, read)
+        assert match.score == clean.score
+        assert [(each.written, each.read) for each in match.repairs or ()] == [
+            pair for pair in zip(text.split(), read.split(), strict=True) if pair[0] != pair[1]
+        ]
+        assert router.query(text).encoded_text is None
 
 
 def test_repair_follows_the_words_of_the_route_set() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from http_node import HttpNode, http_node
-from synaptoroute.encoder import Encoder
+from routers import bundled_router
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import PRIOR_ROUTES_MAX, Match, Route
 from synaptoroute.router import AdaptiveRouter
@@ -29,11 +29,9 @@ TEXT = "I have a question about my order"
 
 @pytest.fixture(scope="module")
 def router() -> Iterator[AdaptiveRouter]:
-    made = AdaptiveRouter(Encoder())
-    for name, utterances in UTTERANCES.items():
-        made.add_route(Route(name=name, utterances=utterances))
-    yield made
-    made.close()
+    routes = [Route(name=name, utterances=texts) for name, texts in UTTERANCES.items()]
+    with bundled_router(routes) as made:
+        yield made
 
 
 def ask(router: AdaptiveRouter, prior: dict[str, float] | None = None, **more: Any) -> Match:

@@ -21,6 +21,11 @@ PAGE_ITEMS: Final = 500
 CLUSTERED_MAX: Final = 1_000
 TEXTS_SHOWN: Final = 3
 ResolveAs = Literal["utterance", "negative", "dismiss"]
+SIMILARITY_DEFAULT: Final = 0.55
+Similarity = Annotated[
+    float, typer.Option(min=-1.0, max=1.0, help="Lowest similarity inside a group.")
+]
+GroupNumber = Annotated[int, typer.Argument(min=1, help="Number of the group.")]
 NewRoute = Annotated[bool, typer.Option("--create", help="Create the route; it must not exist.")]
 
 
@@ -184,9 +189,7 @@ def _time(at_ms: int) -> str:
 
 
 def list_unmatched(
-    similarity: Annotated[
-        float, typer.Option(min=-1.0, max=1.0, help="Lowest similarity inside a group.")
-    ] = 0.55,
+    similarity: Similarity = SIMILARITY_DEFAULT,
     export: Annotated[
         Path | None,
         typer.Option(dir_okay=False, show_default=False, help="Write all of them to this file."),
@@ -220,12 +223,10 @@ def list_unmatched(
 
 
 def add_unmatched(
-    group: Annotated[int, typer.Argument(min=1, help="Number of the group.")],
+    group: GroupNumber,
     route: Annotated[str, typer.Option(help="The route that learns all texts of the group.")],
     create: NewRoute = False,
-    similarity: Annotated[
-        float, typer.Option(min=-1.0, max=1.0, help="Lowest similarity inside a group.")
-    ] = 0.55,
+    similarity: Similarity = SIMILARITY_DEFAULT,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -244,10 +245,8 @@ def add_unmatched(
 
 
 def dismiss_unmatched(
-    group: Annotated[int, typer.Argument(min=1, help="Number of the group.")],
-    similarity: Annotated[
-        float, typer.Option(min=-1.0, max=1.0, help="Lowest similarity inside a group.")
-    ] = 0.55,
+    group: GroupNumber,
+    similarity: Similarity = SIMILARITY_DEFAULT,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
