@@ -26,6 +26,7 @@ from synaptoroute.storage import SQLiteStorage
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.client_address import proxies_of
 from synaptoroute.web.connections import HttpLimits
+from synaptoroute.web.cors import unless_of_a_page
 from synaptoroute.web.http_server import HttpServer
 from synaptoroute.web.logs import LogHandler, configure_logs
 
@@ -132,7 +133,7 @@ async def on_socket(
     config = node.runtime.config
     server = HttpServer(
         node.app,
-        direct=node.app.state.query_handler,
+        direct=unless_of_a_page(node.app.state.query_handler, config),
         limits=limits,
         proxies=proxies_of(config),
         root_path=config.root_path,

@@ -19,6 +19,7 @@ from synaptoroute.client import (
     AsyncClient,
     Client,
     ConnectionFailed,
+    PreconditionFailed,
     RetryPolicy,
     WriteOptions,
 )
@@ -101,6 +102,41 @@ async def test_tasks_of_an_async_client_read_their_writes(shared: Cluster) -> No
             return (await client.get_route(name)).name == name
 
         assert all(await asyncio.gather(*(one(number) for number in range(20))))
+
+
+def test_every_kind_of_call_works(shared: Cluster) -> None:
+    """Routes in and out, queries of all forms, a choice, conditions and outcomes."""
+    with Client(urls_of(shared), api_key="") as client:
+        imported = client.import_routes([route("kind.a"), route("kind.b", "b one", "b two")])
+        exported = {each.name: each.utterances for each in client.export_routes()}
+        stored = client.get_route("kind.a")
+        options = WriteOptions(if_match=stored.revision, ack="quorum")
+        patched = client.patch_route("kind.a", payload={"tool": 1}, options=options)
+        removed = client.remove_utterances("kind.b", ["b two"])
+        explained = client.explain("kind.a one")
+        chosen = client.choose("b one", ["kind.a", "kind.b"])
+        answers = client.decide(
+            "b one",
+            [{"type": "choice", "name": "x", "choices": [{"value": "kind.b"}, {"value": "y"}]}],
+        )
+        with pytest.raises(PreconditionFailed) as caught:
+            client.delete_route("kind.a", options=options)
+        settings = client.get_settings()
+
+        assert imported.routes == 2
+        assert exported["kind.b"] == ["b one", "b two"]
+        assert patched.held_by.endswith("/3")
+        assert client.get_operation(patched.op_id).status == "applied"
+        assert (removed.count, client.get_route("kind.b").utterances) == (1, ["b one"])
+        assert (explained.route, explained.payload) == ("kind.a", {"tool": 1})
+        assert {each.route for each in explained.candidates or ()} >= {"kind.a"}
+        assert len(client.query_batch(["kind.a one", "b one"])) == 2
+        assert client.query_split("kind.a one")[0].route == "kind.a"
+        assert chosen.choice == "kind.b"
+        assert set(chosen.probabilities) == {"kind.a", "kind.b"}
+        assert answers["answers"][0]["choice"] == "kind.b"
+        assert caught.value.problem["current"] == patched.revision
+        assert settings.capacity_slots > 0
 
 
 def test_lost_answer_of_a_write_has_one_effect(shared: Cluster) -> None:

@@ -33,8 +33,9 @@ from synaptoroute_coordinator.app.responses import (
 from synaptoroute_coordinator.app.runtime import Runtime, actor_of, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
 
-_REQUEST_HEADERS: Final = ("content-type", "accept", "if-match", "if-none-match", "idempotency-key",
-                "sr-min-version", "sr-min-version-timeout")  # fmt: skip
+_REQUEST_HEADERS: Final = ("content-type", "accept", "if-match", "if-none-match",
+                "idempotency-key", "sr-min-version", "sr-min-version-timeout",
+                "traceparent", "tracestate")  # fmt: skip
 _RESPONSE_HEADERS: Final = ("content-type", "etag", "sr-version", "sr-op-id", "sr-node", "location",
                     "retry-after", "sr-staleness-ms")  # fmt: skip
 _WRITES: Final = frozenset({"PUT", "PATCH", "DELETE"})

@@ -50,6 +50,7 @@ from synaptoroute.server.query_handler import (
     QueryResponse,
     ResponseCache,
     longest_deadline_ms,
+    must_wait,
     options_of,
 )
 from synaptoroute.server.responses import unless_gone
@@ -307,7 +308,10 @@ class DecisionHandler:
         if (
             headers.get(b"content-type") != _JSON
             or b"content-encoding" in headers
-            or b"sr-min-version" in headers
+            or (
+                b"sr-min-version" in headers
+                and must_wait(self._runtime, headers[b"sr-min-version"])
+            )
             or PROOF_KEY in headers
             or len(body) > self._runtime.config.body_bytes_max
         ):

@@ -36,6 +36,7 @@ from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.client_address import proxies_of
 from synaptoroute.web.connections import limits_of
+from synaptoroute.web.cors import unless_of_a_page
 from synaptoroute.web.http_server import (
     FAILED_START,
     HttpServer,
@@ -111,7 +112,7 @@ async def _serve(
     )
     runtime: Runtime = app.state.runtime
     # Spans are made by layers of the application, so every traced request passes them.
-    direct = None if is_tracing_enabled() else app.state.query_handler
+    direct = None if is_tracing_enabled() else unless_of_a_page(app.state.query_handler, config)
     hooks = ProcessHooks(
         lifespan=app.router.lifespan_context(app),
         on_drain=runtime.drain,
@@ -260,8 +261,10 @@ def start_tracing(app: FastAPI) -> Callable[[], None]:
     except ImportError as error:
         server_log().warning("tracing_unavailable", missing=error.name, extra="otel")
         return lambda: None
+    # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes before our own names.
+    named = resources.OTELResourceDetector().detect().attributes
     resource = resources.Resource.create(
-        {"service.name": SERVICE_NAME, "service.version": __version__}
+        {"service.name": SERVICE_NAME, "service.version": __version__, **named}
     )
     provider: Any = trace.TracerProvider(resource=resource)
     provider.add_span_processor(export.BatchSpanProcessor(otlp.OTLPSpanExporter()))

@@ -55,6 +55,7 @@ RESPONSES_BYTES_MAX: Final = 33_554_432
 CACHED_BODY_BYTES_MAX: Final = 4_096
 """Longer bodies are seldom sent twice."""
 _DEADLINE_KEY: Final = DEADLINE_HEADER.lower().encode()
+MIN_VERSION: Final = b"sr-min-version"
 _VERSION: Final = re.compile(rb"[0-9]{1,16}\.[0-9]{1,16}")
 _DEADLINE: Final = re.compile(r"[1-9][0-9]{0,5}")
 _JSON: Final = b"application/json"
@@ -168,7 +169,6 @@ class QueryHandler:
         self._policy = policy
         self._cache = ResponseCache()
         self._in_flight: set[bytes] = set()
-        self._has_cors = bool(runtime.config.cors_origins.strip())
         runtime.metrics.watch_cached_responses(lambda: self._cache.hits)
 
     # --- between parser and socket ---------------------------------------------------
@@ -189,10 +189,11 @@ class QueryHandler:
         if (
             headers.get(b"content-type") != _JSON
             or b"content-encoding" in headers
-            or (b"sr-min-version" in headers and not self._holds(headers[b"sr-min-version"]))
+            or (
+                b"sr-min-version" in headers
+                and must_wait(self._runtime, headers[b"sr-min-version"])
+            )
             or PROOF_KEY in headers
-            # The application adds what a browser needs to show the answer to a page.
-            or (self._has_cors and b"origin" in headers)
             or len(body) > self._runtime.config.body_bytes_max
         ):
             return False
@@ -217,17 +218,6 @@ class QueryHandler:
                 partial(self._on_answer, request, respond, context, pending)
             )
         return True
-
-    def _holds(self, version: bytes) -> bool:
-        """Whether a version of the visible epoch is visible; for others one has to wait."""
-        if not _VERSION.fullmatch(version):
-            return False
-        try:
-            visible = self._runtime.router.visible.position.revision
-        except NotReady:
-            return False
-        asked = parse_version(version.decode())
-        return asked.epoch == visible.epoch and asked.seq <= visible.seq
 
     def _on_answer(
         self,
@@ -373,6 +363,21 @@ async def _only(work: Awaitable[list[list[Match]]]) -> list[Match]:
 
 def _how_much(match: Match) -> tuple[tuple[int, int], bool]:
     return parse_version(match.version), match.route is not None
+
+
+def must_wait(runtime: Runtime, version: bytes) -> bool:
+    """Whether a request has to wait for the version that its client asks for, or is wrong.
+
+    Versions of earlier epochs may be lost, so the application looks at them as well.
+    """
+    if not _VERSION.fullmatch(version):
+        return True
+    try:
+        visible = runtime.router.visible.position.revision
+    except NotReady:
+        return True
+    asked = parse_version(version.decode())
+    return asked.epoch != visible.epoch or asked.seq > visible.seq
 
 
 # --- parsing -----------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from synaptoroute.config import HttpConfig
 from synaptoroute.errors import ConfigError
+from synaptoroute.web.http_parser import HttpRequest
+from synaptoroute.web.http_protocol import DirectHandler, Respond
 
 ANY_ORIGIN: Final = "*"
 REQUEST_HEADERS: Final = (
@@ -77,6 +79,19 @@ def add_cors(app: FastAPI, config: HttpConfig) -> None:
         allow_credentials=False,
         max_age=config.cors_max_age_seconds,
     )
+
+
+def unless_of_a_page(direct: DirectHandler, config: HttpConfig) -> DirectHandler:
+    """Leave requests of pages to the application, which marks its answers for them."""
+    if not cors_origins(config):
+        return direct
+
+    def handle(request: HttpRequest, respond: Respond) -> bool:
+        if any(name == b"origin" for name, _ in request.headers):
+            return False
+        return direct(request, respond)
+
+    return handle
 
 
 def _origin(text: str) -> str:

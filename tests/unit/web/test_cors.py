@@ -123,7 +123,7 @@ async def test_listed_origin_may_change_a_node_without_keys(tmp_path: Path) -> N
 
 
 async def test_every_answer_to_a_query_is_marked(tmp_path: Path) -> None:
-    """Also those that the direct handler would give: cached, malformed and refused ones."""
+    """Also those that the direct handlers would give: cached, malformed and refused ones."""
     async with http_node(tmp_path, cors_origins=PAGE) as node, on_socket(node) as client:
         await node.fill()
         wire = await Wire.open(client)
@@ -134,10 +134,13 @@ async def test_every_answer_to_a_query_is_marked(tmp_path: Path) -> None:
         with overloaded(node):
             await wire.send(request(b'{"text": "y"}', f"Origin: {PAGE}"))
             found.append(await wire.answer())
+        for path in ("/v1/decisions", "/v1/systemone"):
+            await wire.send(request(b"{}", f"Origin: {PAGE}", path=path))
+            found.append(await wire.answer())
         await wire.close()
 
-    assert [200, 200, 400, 429] == [status for status, _, _ in found]
-    assert [PAGE] * 4 == [headers["access-control-allow-origin"] for _, headers, _ in found]
+    assert [200, 200, 400, 429, 422, 422] == [status for status, _, _ in found]
+    assert [PAGE] * 6 == [headers["access-control-allow-origin"] for _, headers, _ in found]
 
 
 @pytest.mark.parametrize(
