@@ -17,34 +17,15 @@ from pathlib import Path
 from statistics import median
 
 import httpx
-import yaml
 
 from harness import ROOT, Bench, quantiles, read_options, rounded
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from litellm_proxy import EXAMPLE, LiteLlmProxy, litellm_proxy
+from litellm_proxy import LiteLlmProxy, config_with, litellm_proxy
 
 MODELS = {"direct": "small", "heuristic": "heuristic", "synaptoroute": "auto"}
 WARM_UP_ROUNDS = 20
-
-
-def config_with_heuristic(folder: Path) -> Path:
-    """The example's configuration with one more model: the router without a classifier."""
-    config = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
-    tiers = dict.fromkeys(("SIMPLE", "MEDIUM", "COMPLEX", "REASONING"), "small")
-    config["model_list"].append(
-        {
-            "model_name": "heuristic",
-            "litellm_params": {
-                "model": "auto_router/complexity_router",
-                "complexity_router_config": {"tiers": tiers},
-            },
-        }
-    )
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 def milliseconds(proxy: LiteLlmProxy, http: httpx.Client, text: str, model: str) -> float:
@@ -75,8 +56,10 @@ def main() -> None:
     took: dict[str, list[float]] = {name: [] for name in (*MODELS, "node_alone")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        tiers = dict.fromkeys(("SIMPLE", "MEDIUM", "COMPLEX", "REASONING"), "small")
+        config = config_with(folder, "heuristic", {"tiers": tiers})
         with (
-            litellm_proxy(folder, config_with_heuristic(folder)) as proxy,
+            litellm_proxy(folder, config) as proxy,
             httpx.Client(timeout=60) as http,
         ):
             for number in range(-WARM_UP_ROUNDS, rounds):

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import yaml
 
 from environments import python_of
 from ports import free_port
@@ -47,6 +49,16 @@ class LiteLlmProxy:
         assert answer.is_success, answer.text
         content: str = answer.json()["choices"][0]["message"]["content"]
         return content
+
+
+def config_with(folder: Path, name: str, router: dict[str, Any]) -> Path:
+    """Write the example's configuration with one more model that routes."""
+    config = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
+    parameters = {"model": "auto_router/complexity_router", "complexity_router_config": router}
+    config["model_list"].append({"model_name": name, "litellm_params": parameters})
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from synaptoroute.errors import ConfigError
+from synaptoroute.errors import ConfigError, RouteError
 from synaptoroute.models import QUERY_BATCH_TEXTS_MAX, Match
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class Asker:
             else:
                 found += await asyncio.to_thread(self._router.query_batch, some, **options)
         return found
+
+
+def is_of_the_text(error: Exception) -> bool:
+    """Whether an error is about the text alone: another text may be routed now."""
+    return isinstance(error, RouteError) or getattr(error, "status", None) in (400, 413, 422)
 
 
 def _parts(texts: Sequence[str]) -> list[Sequence[str]]:

@@ -8,11 +8,11 @@ chain = router.branch({"billing": billing_chain}, default=general_chain)
 # pyright: reportMissingImports=false, reportInvalidTypeForm=false
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from synaptoroute.errors import InvalidQuery, RouteError
-from synaptoroute.integrations.asking import Asker
+from synaptoroute.integrations.asking import Asker, is_of_the_text
 from synaptoroute.integrations.extras import MissingExtra
 from synaptoroute.models import CONTEXT_TURNS_MAX, Match
 
@@ -169,17 +169,26 @@ class RunnableSemanticRouter(Runnable[RouterInput, Match]):
         if texts is not None:
             try:
                 return list(self._asker.query_batch(texts, **self._options))
-            except Exception:
-                pass  # One refused text fails all: ask for each, so that the others get a match.
-        return [_caught(self._route, each) for each in inputs]
+            except Exception as error:
+                if not is_of_the_text(error):
+                    return [error] * len(inputs)
+        # One refused text fails a whole batch: ask for each, so that the others get a match.
+        found: list[Match | Exception] = []
+        for each in inputs:
+            try:
+                found.append(self._route(each))
+            except Exception as error:
+                found.append(error)
+        return found
 
     async def _aroute_all(self, inputs: list[RouterInput]) -> list[Match | Exception]:
         texts = self._texts_of(inputs)
         if texts is not None:
             try:
                 return list(await self._asker.aquery_batch(texts, **self._options))
-            except Exception:
-                pass  # As above.
+            except Exception as error:
+                if not is_of_the_text(error):
+                    return [error] * len(inputs)
         found: list[Match | Exception] = []
         for each in inputs:
             try:
@@ -223,10 +232,3 @@ def _messages_of(input: Any) -> list[BaseMessage]:
 
 def _is_human(message: BaseMessage) -> bool:
     return bool(message.type == "human")
-
-
-def _caught(function: Callable[[RouterInput], Match], input: RouterInput) -> Match | Exception:
-    try:
-        return function(input)
-    except Exception as error:
-        return error
