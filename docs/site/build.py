@@ -15,8 +15,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from sphinx.cmd.build import build_main
-
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -69,10 +67,13 @@ _FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL)
 
 def main() -> int:
     """Stage the sources and run Sphinx; return its exit code."""
+    # Pages can be staged, and tested, without Sphinx.
+    from sphinx.cmd.build import build_main
+
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--site", type=Path, default=SITE, help="folder of the built site")
     site = parser.parse_args().site
-    stage()
+    stage(SOURCE)
     options = ["-b", "html", "-W", "--keep-going", "-q", "-j", "2", "-c", str(HERE)]
     failed = build_main([*options, str(SOURCE), str(site)])
     for path in site.rglob("*.html"):
@@ -91,12 +92,12 @@ def _accessible(html: str) -> str:
     return html
 
 
-def stage() -> None:
-    """Write all pages, and the files that they show, into one folder."""
-    shutil.rmtree(SOURCE, ignore_errors=True)
-    SOURCE.mkdir(parents=True)
+def stage(target: Path) -> None:
+    """Write all pages, and the files that they show, into a folder, which is emptied first."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     for folder in ("images", "plots"):
-        shutil.copytree(ROOT / "docs" / folder, SOURCE / folder)
+        shutil.copytree(ROOT / "docs" / folder, target / folder)
     sources = {path: _page_of(path) for path in _documents()}
     texts = {
         page: _linked((ROOT / path).read_text(encoding="utf-8"), path, sources)
@@ -106,8 +107,8 @@ def stage() -> None:
     texts["adr/index.md"] = _decisions(sources)
     texts["index.md"] += _contents(set(texts))
     for page, text in texts.items():
-        (SOURCE / page).parent.mkdir(parents=True, exist_ok=True)
-        (SOURCE / page).write_text(text, encoding="utf-8")
+        (target / page).parent.mkdir(parents=True, exist_ok=True)
+        (target / page).write_text(text, encoding="utf-8")
 
 
 def _documents() -> list[str]:
