@@ -10,6 +10,7 @@ spread over the seeds, on the whole test split.  Thresholds play no part.
 * ``auroc``: out-of-scope against test texts, by p(none).
 * ``ece_inside`` and ``ece_mixed``: expected calibration error over 15 bins, of test texts alone and
   together with the out-of-scope texts.  Banking77 has none of its own and takes CLINC150's.
+  Aggregations other than ``adaptive`` and ``blend`` are ranked only.
 * ``reliability``: for tenths of the confidence the number of texts, their mean confidence and the
   share of right ones, over all seeds; ``_inside`` of test texts alone, ``_mixed`` of all.
 
@@ -21,6 +22,7 @@ in environments of their own (``benchmarks/peers/install.py``).
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +48,8 @@ from synaptoroute.tensor import Tensor
 SEEDS = (0, 1, 2)
 ENCODE_TEXTS = 512
 CONFIDENCE_MIN = 0.5
+DECIDED: tuple[Aggregation, ...] = ("adaptive", "blend")
+"""Aggregations whose confidences are measured."""
 BINS = 10
 Figures = dict[str, list[Any]]
 
@@ -61,6 +65,21 @@ class Asked:
 
     vectors: NDArray[np.float32]
     labels: list[str]
+
+
+class Vectors(dict[str, NDArray[np.float32]]):
+    """Vectors by text: every text of a run is encoded once."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        super().__init__()
+        self._encoder = encoder
+
+    def rows(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors of texts, float32[n, dim], and encode those that are new."""
+        new = sorted(set(texts) - self.keys())
+        if new:
+            self.update(zip(new, encode(self._encoder, new), strict=True))
+        return np.stack([self[text] for text in texts])
 
 
 def encode(encoder: TextEncoder, texts: list[str]) -> NDArray[np.float32]:
@@ -189,7 +208,7 @@ class Peers:
                 given = str(self._folder / "vectors.npz")
                 answers = process.do("classify", routes=given_routes, vectors=given)
             except ContenderFailed as error:
-                print(error)
+                print(error, file=sys.stderr)
                 continue
             right = [own == label for own, label in zip(answers, labels, strict=True)]
             add(found.setdefault(name, {}), "accuracy", np.mean(right))
@@ -197,28 +216,30 @@ class Peers:
 
 def table(
     encoder: TextEncoder,
+    vectors: Vectors,
     corpus: Corpus,
     outside: list[str],
     counts: tuple[int, ...],
-    aggregations: Sequence[Aggregation] = AGGREGATIONS,
     peers: Peers | None = None,
 ) -> dict[str, Any]:
     """All figures of a set by contender and utterances a route."""
-    drawn = {(k, seed): corpus.draw(k, seed) for k in counts for seed in SEEDS}
-    texts = sorted({t for routes in drawn.values() for own in routes.values() for t in own})
-    vectors = dict(zip(texts, encode(encoder, texts), strict=True))
     tests = [text for text, _ in corpus.test]
-    asked = Asked(encode(encoder, tests + outside), [label for _, label in corpus.test])
+    asked = Asked(vectors.rows(tests + outside), [label for _, label in corpus.test])
+    plain = Asked(asked.vectors[: len(tests)], asked.labels)
     accuracy: dict[str, dict[str, Any]] = {}
     decisions: dict[str, dict[str, Any]] = {}
     for k in counts:
         figures: dict[str, Figures] = {}
         for seed in SEEDS:
-            routes = drawn[k, seed]
-            for kind in aggregations:
-                settings = Settings(kind, threshold=None, confidence_min=CONFIDENCE_MIN)
-                tensor = tensor_of(routes, vectors, settings, encoder.fingerprint)
-                judge(tensor, asked, figures.setdefault(kind, {}))
+            routes = corpus.draw(k, seed)
+            vectors.rows([text for own in routes.values() for text in own])
+            for kind in AGGREGATIONS:
+                is_decided = kind in DECIDED
+                least = CONFIDENCE_MIN if is_decided else None
+                settings = Settings(kind, threshold=None, confidence_min=least)
+                known = encoder.fingerprint if is_decided else ""
+                tensor = tensor_of(routes, vectors, settings, known)
+                judge(tensor, asked if is_decided else plain, figures.setdefault(kind, {}))
             if peers is not None:
                 peers.judge(routes, vectors, asked, figures)
         for name, values in figures.items():
@@ -226,6 +247,7 @@ def table(
             accuracy.setdefault(name, {})[str(k)] = own.pop("accuracy")
             if own:
                 decisions.setdefault(name, {})[str(k)] = own
+        print(f"{corpus.name}, {k} utterances a route", file=sys.stderr, flush=True)
     return {
         "routes": len(corpus.train),
         "test_texts": len(tests),
@@ -239,19 +261,18 @@ def measure(options: Options) -> dict[str, Any]:
     """Return all figures."""
     counts = options.pick((1, 2, 3, 5, 10, 20, 50), (5, 10), (2,))
     names = SETS if options.data is not None else ("generated",)
-    corpora = {name: read_corpus(options.data, name) for name in names}
     outside = read_out_of_scope(options.data)
-    encoder, exact = Encoder(), Encoder(precision="float32")
+    encoder = Encoder()
+    vectors = Vectors(encoder)
     found = {}
     with (
         tempfile.TemporaryDirectory() as folder,
         contenders((SEMANTIC_ROUTER, ORIGINAL), options) as running,
     ):
         peers = Peers(running, Path(folder))
-        for name, corpus in corpora.items():
-            found[name] = table(encoder, corpus, outside, counts, AGGREGATIONS, peers)
-            plain = table(exact, corpus, [], counts, ("blend",))["accuracy"]["blend"]
-            found[name]["accuracy"]["blend, float32"] = plain
+        for name in names:
+            corpus = read_corpus(options.data, name)
+            found[name] = table(encoder, vectors, corpus, outside, counts, peers)
     return found
 
 

@@ -64,7 +64,7 @@ _EVIDENCE: Final = 16.0
 _PRIOR_SPREAD: Final = (0.28, 0.8, 0.8, 0.5, 0.3)
 _SLOPE_KEPT: Final = 0.7
 """Share of the measured slope that is used: more lets foreign queries into wide routes."""
-_SPREAD_KEPT: Final = 0.95
+_SPREAD_KEPT: Final = 0.9
 """Share of the deviation inside that is used: utterances differ more than queries do."""
 _WRONG_SHARES: Final = (0.0, 0.02, 0.05, 0.1, 0.2)
 _WRONG_COST: Final = 50.0
@@ -157,10 +157,10 @@ def default_terms(utterances_per_route: float) -> Float64s:
     like each other than a query is like the nearest of them.
     """
     count = max(utterances_per_route, 1.0)
-    temperature = max(_TEMPERATURE, 26.0 - 18.0 / count)
+    temperature = max(_TEMPERATURE, 29.0 - 24.0 / count)
     largest = max(0.25, 0.5 - 0.75 / count)
-    length = -0.45 if count >= 3.0 else -0.3
-    return temperature * np.array([largest, 0.4 + 2.0 / count, -0.2 - 1.0 / count, 1.0, length])
+    length = -0.38 if count >= 3.0 else -0.25
+    return temperature * np.array([largest, 0.4 + 2.0 / count, -0.2 - 1.0 / count, 0.85, length])
 
 
 def cohesions(rows: Float32s, owners: Numbers) -> Float64s:

@@ -9,9 +9,8 @@ load.
 
 from __future__ import annotations
 
-from synaptoroute.scoring.numbers import numbers_of, rule_of
 from synaptoroute.scoring.rank import rank
-from synaptoroute.scoring.rule import DecisionRule
+from synaptoroute.scoring.rule import DecisionRule, numbers_of, rule_of
 from synaptoroute.scoring.scan import Scratch
 from synaptoroute.scoring.values import QuerySpec, Ranking, RouteScore
 

@@ -17,9 +17,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from synaptoroute.decision import DecisionCalibration
 from synaptoroute.decision.probability import BEST_ROUTES, Levels, confidences
 from synaptoroute.scoring.values import Float64s, QuerySpec, Ranking, RouteScore
-from synaptoroute.tensor import TensorView
+from synaptoroute.tensor import Tensor, TensorView
 
 FALLBACK_THRESHOLD: Final = 0.49
 """Least score without numbers for a confidence: the default threshold of earlier releases."""
@@ -172,3 +173,15 @@ def cohesion_of(view: TensorView, route_id: int) -> float | None:
         return None
     length = view.mean_norms.item(route_id)
     return (count * length * length - 1.0) / (count - 1.0)
+
+
+def numbers_of(tensor: Tensor, fingerprint: str) -> DecisionCalibration | None:
+    """Find the numbers of a tensor whose rows are of an encoder; None if none are known."""
+    tensor.use_encoder(fingerprint)
+    return tensor.calibration
+
+
+def rule_of(tensor: Tensor, fingerprint: str) -> DecisionRule:
+    """Make the decision rule of a tensor whose rows are of an encoder."""
+    numbers = numbers_of(tensor, fingerprint)
+    return DecisionRule.of(tensor.view(), numbers)

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from synaptoroute.decision.metric import (
+    SEPARATION,
     Metric,
     ScoreWeights,
     dense_metric,
@@ -47,18 +48,32 @@ def dense(metric: Metric) -> NDArray[np.float64]:
     return metric.scale * (np.eye(metric.dim) - (kept * metric.gains) @ kept.T)
 
 
-def test_metric_is_the_inverse_of_the_shrunk_covariance() -> None:
+def test_metric_is_the_difference_of_two_inverses() -> None:
     rows, owners = route_set(routes=40)
     counts = np.bincount(owners).astype(np.float64)
     sums = np.add.reduceat(rows, np.arange(0, len(rows), 6), axis=0, dtype=np.float64)
     within = within_covariance(square_of(rows), sums, counts)
-    apart = rows - np.repeat(sums / 6.0, 6, axis=0)
+    means = sums / 6.0
+    apart = rows - np.repeat(means, 6, axis=0)
     np.testing.assert_allclose(within.matrix, apart.T @ apart / (len(rows) - 40), atol=1e-6)
-    whole, noise = dense_metric(within)
+    # The means of routes differ by the rows within them as well.
+    expected = np.cov(means.T, bias=True) - within.matrix / 6.0
+    np.testing.assert_allclose(within.between, expected, atol=1e-6)
+
+    def inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        scaled = matrix / (np.trace(matrix) / len(matrix))
+        share = within.shrinkage
+        return np.linalg.inv((1.0 - share) * scaled + share * np.eye(len(matrix)))
+
+    whole = inverse(within.matrix) - SEPARATION * inverse(within.matrix + within.between)
+    whole /= 1.0 - SEPARATION
     metric = fit_metric(within)
     assert metric is not None
-    assert np.abs(dense(metric) - whole).max() < 0.02 * np.abs(whole).max()
-    assert metric.noise == pytest.approx(noise, rel=0.02)
+    assert np.abs(dense(metric) - whole).max() < 0.05 * np.abs(whole).max()
+    found, noise = dense_metric(within)
+    np.testing.assert_allclose(found, dense(metric), atol=1e-12)
+    assert noise == pytest.approx(metric.noise)
+    assert noise == pytest.approx(float((whole * within.matrix).sum()), rel=0.05)
 
 
 def test_product_is_that_of_float64_within_its_steps() -> None:
