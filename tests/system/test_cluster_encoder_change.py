@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from encoders import second_model
 from node_cluster import Cluster, Member, StartCluster, until
 from synaptoroute.cluster import RedisLog
-from synaptoroute.encoder import HashEncoder
+from synaptoroute.encoder import HashEncoder, open_encoder
+from synaptoroute.encoder.measuring import measure
+from synaptoroute.encoder.prepared import file_name, save_prepared
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.presence import CommandKind, NodeCommand
 
@@ -191,3 +196,44 @@ def test_incomplete_generation_is_not_switched_to(start_cluster: StartCluster) -
 
     order(cluster, cluster[0], "drop", "")
     until(lambda: not generations(cluster[0])["staged"])
+
+
+def test_change_to_a_prepared_model_of_ones_own_keeps_confidence(
+    start_cluster: StartCluster, tmp_path: Path
+) -> None:
+    """What was measured lies beside the model, so every node has it without a fit."""
+    folder = tmp_path / "own"
+    shutil.copytree(second_model(), folder)
+    bundled, own = open_encoder(), open_encoder(str(folder))
+    save_prepared(measure(own, bundled, str(folder)), folder / file_name(own.fingerprint))
+    cluster = start_cluster("valkey", 3, model=bundled.name, next_model=str(folder))
+    cluster.put(0, "refund", "I want my money back", "please refund the payment")
+    cluster.put(1, "parcel", "where is my parcel", "the package has not arrived")
+
+    def answers(text: str) -> list[Any]:
+        found = [member.http.post("/v1/query", json={"text": text}) for member in cluster.members]
+        return [
+            {name: each.json()[name] for name in ("route", "score", "confidence", "reason")}
+            for each in found
+        ]
+
+    def starting() -> set[str]:
+        shown = [member.http.get("/v1/settings/calibration") for member in cluster.members]
+        return {each.json()["starting_numbers"] for each in shown}
+
+    before, numbers = answers("give me the money back"), starting()
+    change_to(cluster, cluster[1], own.fingerprint)
+    until(lambda: serving(cluster) == {own.fingerprint})
+    after = answers("give me the money back")
+
+    assert before == [before[0]] * 3
+    assert after == [after[0]] * 3
+    assert before[0]["confidence"] is not None
+    assert after[0]["confidence"] is not None
+    assert after[0]["score"] != before[0]["score"]
+    assert len(numbers) == len(starting()) == 1
+    assert numbers != starting()
+    assert {"not_understood"} == {
+        each["reason"] for each in answers("\u0393\u03b5\u03b9\u03b1 \u03c3\u03bf\u03c5")
+    }
+    cluster.judge()

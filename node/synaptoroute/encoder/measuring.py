@@ -29,7 +29,7 @@ from synaptoroute.decision.starting_numbers import (
 )
 from synaptoroute.encoder.contract import TextEncoder
 from synaptoroute.encoder.prepared import Measured, Prepared, is_enough
-from synaptoroute.encoder.understanding import script_of
+from synaptoroute.encoder.understanding import known_scripts, script_of
 from synaptoroute.errors import EncoderError, RouteError
 from synaptoroute.threads import single_blas_thread
 
@@ -142,12 +142,24 @@ def told_apart(encoder: TextEncoder, first: Sequence[str], second: Sequence[str]
 
 
 def scripts_of(languages: Mapping[str, float]) -> frozenset[str] | None:
-    """Scripts of the languages that are understood; None if all are."""
+    """Choose the scripts that a model reads; None for all, also where no language is understood.
+
+    Scripts that no measured language is written in are read by a model that reads half of the
+    measured ones beside Latin.
+    """
+    read, foreign = measured_scripts(languages)
+    if not read or not foreign:
+        return None
+    others, unread = read - {"LATIN"}, foreign - {"LATIN"}
+    return known_scripts() - foreign if len(others) >= len(unread) else read
+
+
+def measured_scripts(languages: Mapping[str, float]) -> tuple[frozenset[str], frozenset[str]]:
+    """Scripts of the languages that are understood, and of the others alone."""
     written = {tag: _scripts_in(pair) for tag, pair in _languages().items()}
-    every = frozenset[str]().union(*written.values())
     understood = (written[tag] for tag, share in languages.items() if is_enough(share))
-    found = frozenset[str]().union(*understood)
-    return None if found == every else found
+    read = frozenset[str]().union(*understood)
+    return read, frozenset[str]().union(*written.values()) - read
 
 
 def best_prefix(encoders: Mapping[str, TextEncoder]) -> str:

@@ -53,7 +53,7 @@ class Prepared:
     Attributes:
         model: Its name.
         folder: Where it was; empty for a model that is known by name.
-        scripts: Scripts that it reads, such as ``LATIN``; None for all that were measured.
+        scripts: Scripts that it reads, such as ``LATIN``; None for all.
         languages: Share of the paraphrases that it tells apart, by language.
         reference_accuracy: Of the bundled model on the same texts.
         tables: Numbers of the confidence before the first fit.

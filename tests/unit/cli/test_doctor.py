@@ -19,6 +19,7 @@ from synaptoroute.cli.commands.doctor import (
     check_cpu_flags,
     check_database,
     check_disk,
+    check_encoder,
     check_port,
     check_redis,
     check_secrets,
@@ -127,6 +128,16 @@ def test_redis_is_checked_with_its_password(start_server: Callable[..., Server])
     assert check_redis(f"redis://:wrong@127.0.0.1:{server.port}/0").state == "fail"
     assert check_redis(server.url).state == "fail"
     assert check_redis(f"redis://127.0.0.1:{free_port()}/0").state == "fail"
+
+
+def test_model_without_numbers_is_to_be_prepared() -> None:
+    """The bundled one has numbers that ship."""
+    _, known = check_encoder(NodeConfig())
+    _, other = check_encoder(NodeConfig(model="test-hash-72"))
+
+    assert known.state == "ok"
+    assert other.state == "warn"
+    assert "synaptoroute model prepare test-hash-72" in other.advice
 
 
 def test_doctor_exits_with_one_when_a_check_fails(tmp_path: Path) -> None:

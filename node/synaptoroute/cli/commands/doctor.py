@@ -279,6 +279,7 @@ def _call(connection: socket.socket, *words: str) -> str:
 
 def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, CheckResult]:
     """Check that the encoder loads; the bundled one is checked by reference vectors."""
+    from synaptoroute.decision.starting_numbers import tables_of
     from synaptoroute.encoder import open_encoder
 
     try:
@@ -290,7 +291,11 @@ def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, CheckResu
         return None, CheckResult("encoder", "fail", f"{error.code}: {error.message}", advice)
     try:
         what = f"{encoder.name}, {encoder.dim} dimensions, loads and computes"
-        return (encoder.fingerprint, encoder.dim), CheckResult("encoder", "ok", what)
+        known = (encoder.fingerprint, encoder.dim)
+        if tables_of(encoder.fingerprint) is None:
+            advice = f"synaptoroute model prepare {config.model}: a confidence before the first fit"
+            return known, CheckResult("encoder", "warn", f"{what}, not prepared", advice)
+        return known, CheckResult("encoder", "ok", what)
     finally:
         encoder.close()
 

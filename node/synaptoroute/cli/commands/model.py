@@ -277,6 +277,8 @@ def prepare(
     finally:
         encoder.close()
     _show_report("model prepare", report, as_json)
+    if found is not None and not found.understood_languages:
+        note("no language of the table is understood: texts in every script are compared")
 
 
 def _use_prefix(model: str, prefix: str, precision: Precision) -> None:
@@ -313,25 +315,33 @@ def _measured(
     from synaptoroute.decision.starting_numbers import shipped_tables_of
     from synaptoroute.encoder import open_encoder
     from synaptoroute.encoder.measuring import measure
-    from synaptoroute.encoder.prepared import cache_folder, file_name, save_prepared
+    from synaptoroute.encoder.prepared import (
+        cache_folder,
+        file_name,
+        load_prepared,
+        save_prepared,
+    )
 
     folder = Path(model).resolve() if Path(model).is_dir() else None
     known: Prepared | None = getattr(encoder, "prepared", None)
-    if own is None and not again:
-        if known is not None:
-            return known
-        if folder is None and shipped_tables_of(encoder.fingerprint) is not None:
-            return None
-    reference = open_encoder()
-    try:
-        with waiting("Measuring ..."):
-            found = measure(encoder, reference, str(folder or ""), own)
-    finally:
-        reference.close()
-    save_prepared(found, cache_folder(cache_dir) / file_name(found.fingerprint))
-    if folder is not None:
+    is_kept = own is None and not again
+    has_shipped = folder is None and shipped_tables_of(encoder.fingerprint) is not None
+    if is_kept and known is None and has_shipped:
+        return None
+    if is_kept and known is not None:
+        found = known
+    else:
+        reference = open_encoder()
         try:
-            save_prepared(found, folder / file_name(found.fingerprint))
+            with waiting("Measuring ..."):
+                found = measure(encoder, reference, str(folder or ""), own)
+        finally:
+            reference.close()
+        save_prepared(found, cache_folder(cache_dir) / file_name(found.fingerprint))
+    beside = None if folder is None else folder / file_name(found.fingerprint)
+    if beside is not None and not (is_kept and load_prepared(beside)):
+        try:
+            save_prepared(found, beside)
         except OSError as error:
             note(f"{folder} cannot be written ({error.strerror}): copy the file of the cache there")
     return found
@@ -339,10 +349,14 @@ def _measured(
 
 def _summary(found: Prepared) -> dict[str, Any]:
     """The part of the report that says what was measured."""
+    from synaptoroute.encoder.measuring import measured_scripts
+
+    read, foreign = measured_scripts(found.languages)
     return {
         "numbers": "measured",
         "languages": list(found.understood_languages),
-        "scripts": None if found.scripts is None else sorted(found.scripts),
+        "scripts": sorted(read),
+        "foreign_scripts": [] if found.scripts is None else sorted(foreign),
         "accuracy": dict(found.measured.accuracy),
         "accuracy_of_default": dict(found.reference_accuracy),
         "lone_texts_per_second": found.measured.lone_texts_per_second,
