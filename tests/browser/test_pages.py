@@ -20,6 +20,7 @@ import pytest
 from dashboard_fleet import Fleet, put
 from encoders import second_model
 from repository import ROOT
+from synaptoroute.importers import read_labels
 from synaptoroute.server.documents import load_routes_file
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -44,9 +45,8 @@ Audit = Callable[[Any], list[str]]
 
 def queries() -> list[tuple[str, str | None]]:
     """Return the example queries with their routes."""
-    lines = (ROOT / "examples" / "queries.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [line.split("\t") for line in lines if line and not line.startswith("#")]
-    return [(text, None if route == "-" else route) for text, route in pairs]
+    found = read_labels("queries.txt", (ROOT / "examples" / "queries.txt").read_bytes())
+    return [(each.text, each.route) for each in found]
 
 
 @contextmanager

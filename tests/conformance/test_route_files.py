@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from environments import run_program
+from repository import ROOT
 from synaptoroute.cli.route_files import read_route_file
+from synaptoroute.encoder.recipe import bundled_recipe
 from synaptoroute.importers import Imported
 from synaptoroute.importers.writers import to_semantic_router
 from synaptoroute.models import Route
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(900)]
 
+ANSWERS = ("refund", "delivery", "delivery")
 RENAMED = {"smalltalk/weather": "smalltalk_weather", "reiseplan/erstellen": "reiseplan_erstellen"}
 
 
@@ -150,3 +155,32 @@ def test_operations_of_a_fastapi_program(tmp_path: Path) -> None:
     assert "string" == schema["properties"]["item"]["type"]
     assert {"tags": ["shop"]} == by_name["placeOrder"].metadata
     assert "it is deprecated" == content.skipped[0][1]
+
+
+def test_programs_of_the_page_on_semantic_router_answer_alike(tmp_path: Path) -> None:
+    """The program before the move runs with its own encoder, the one after it in this project's."""
+    texts = ["please return what I paid", "when will my package arrive", "has it been sent yet"]
+    recipe = bundled_recipe()
+    folder = ROOT / "examples" / "migrate"
+    before = run_program(
+        "routers",
+        "run_with_bundled_model.py",
+        [
+            str(recipe.model_file),
+            str(recipe.tokenizer_file),
+            str(folder / "semantic_router_before.py"),
+            str(tmp_path),
+            *texts,
+        ],
+    )
+    after = subprocess.run(
+        [sys.executable, str(folder / "semantic_router_after.py"), *texts],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    expected = [f"{text}: {name}" for text, name in zip(texts, ANSWERS, strict=True)]
+    assert expected == before
+    assert expected == after.splitlines()

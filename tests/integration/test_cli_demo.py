@@ -16,6 +16,7 @@ import pytest
 
 from repository import QUERIES, ROOT
 from synaptoroute.cli.exit_codes import ExitCode
+from synaptoroute.importers import read_labels
 
 pytestmark = pytest.mark.integration
 
@@ -64,7 +65,7 @@ def test_demo_once_prints_answers_and_exits(tmp_path: Path) -> None:
 def test_demo_with_wrong_answers_exits_with_1(tmp_path: Path) -> None:
     """The routes do not fit the queries."""
     routes = tmp_path / "r.json"
-    names = {line.split("\t")[1] for line in QUERIES.read_text().splitlines() if "\t" in line}
+    names = {each.route or "-" for each in read_labels("q.txt", QUERIES.read_bytes())}
     routes.write_text(
         json.dumps([{"name": n, "utterances": [f"zebra {n}"]} for n in sorted(names - {"-"})]),
         encoding="utf-8",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -434,9 +434,9 @@ def write_foreign_file(folder: Path, name: str) -> Path:
 
 def write_folder(folder: Path, files: Mapping[str, Any]) -> Path:
     """Write the files of an archive into a folder."""
-    writer: Callable[[Any], str] = lambda each: each if isinstance(each, str) else json.dumps(each)  # noqa: E731
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(writer(content), encoding="utf-8")
+        text = content if isinstance(content, str) else json.dumps(content)
+        path.write_text(text, encoding="utf-8")
     return folder

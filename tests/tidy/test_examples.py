@@ -9,6 +9,7 @@ import yaml
 
 from repository import ROOT
 from synaptoroute.core.mutation import AGGREGATIONS
+from synaptoroute.importers import NO_ROUTE, read_labels
 from synaptoroute.models import QUERY_BYTES_MAX, Route, check_text
 
 pytestmark = pytest.mark.tidy
@@ -26,9 +27,8 @@ def routes() -> list[Route]:
 
 def queries() -> list[tuple[str, str]]:
     """Return the example queries with their expected routes."""
-    lines = (ROOT / "examples/queries.txt").read_text(encoding="utf-8").splitlines()
-    pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
-    return [(query, expected) for query, expected in pairs]
+    found = read_labels("queries.txt", (ROOT / "examples/queries.txt").read_bytes())
+    return [(each.text, each.route or NO_ROUTE) for each in found]
 
 
 def test_example_route_file_has_a_version_and_known_keys() -> None:

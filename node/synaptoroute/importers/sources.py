@@ -49,6 +49,11 @@ class Source:
     is_folder: bool = False
     sibling: Callable[[str], bytes | None] = field(default=lambda name: None)
 
+    @classmethod
+    def of(cls, name: str, body: bytes) -> Source:
+        """A single file."""
+        return cls(name, {name: body})
+
     @property
     def body(self) -> bytes:
         """The bytes of a single file."""
