@@ -6,23 +6,30 @@ Method: three real nodes; one is killed under load, answers are lost in a proxy 
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fault_proxy import Fault
-from node_cluster import Cluster, StartCluster, until
+from needs import require_valkey
+from node_cluster import Cluster, StartCluster, cluster_on, until
+from servers import Server
 from synaptoroute.client import (
     AsyncClient,
+    AuthenticationFailed,
     Client,
     ConnectionFailed,
     PreconditionFailed,
     RetryPolicy,
     WriteOptions,
 )
+from synaptoroute.web.api_keys import key_line, make_key
+from tls_files import TestTls
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -157,6 +164,55 @@ def test_lost_answer_of_a_write_has_one_effect(shared: Cluster) -> None:
         entry["version"] for entry in history[: len(history) - 1]
     )
     shared.judge()
+
+
+def test_client_verifies_nodes_and_shows_its_certificate(tmp_path: Path) -> None:
+    """Nodes that require client certificates, and keys."""
+    tls = TestTls.make(tmp_path / "tls")
+    keys = tmp_path / "keys"
+    key = make_key()
+    keys.write_text(key_line(key, ["read", "write", "admin"], "program") + "\n")
+    server = Server("valkey", require_valkey(), tmp_path / "valkey").start()
+    settings = {"tls_client_auth": "required", "api_keys_file": str(keys)}
+    once = RetryPolicy(attempts_max=1)
+    try:
+        with cluster_on(tmp_path, server, 2, tls=tls, api_key=key, **settings) as cluster:
+            files = {
+                "ca_file": tls.ca,
+                "client_cert_file": tls.cert,
+                "client_key_file": tls.key,
+            }
+            with Client(urls_of(cluster), api_key=key, **files) as client:
+                client.put_route(route("a"))
+                assert client.query("a one").route == "a"
+            with (
+                Client(urls_of(cluster), api_key="sr_wrong", **files) as client,
+                pytest.raises(AuthenticationFailed),
+            ):
+                client.query("a one")
+            for partial in ({}, {"ca_file": tls.ca}):
+                with (
+                    Client(urls_of(cluster), api_key=key, retry=once, **partial) as client,
+                    pytest.raises(ConnectionFailed),
+                ):
+                    client.query("a one")
+    finally:
+        server.stop()
+
+
+def test_paused_node_is_left_for_another(start_cluster: StartCluster) -> None:
+    """A node that is stopped takes connections and answers nothing."""
+    cluster = start_cluster(nodes=2)
+    with Client(urls_of(cluster), api_key="", attempt_seconds=1.0) as client:
+        client.put_route(route("a"))
+        cluster[1].signal(signal.SIGSTOP)
+        began = time.monotonic()
+        found = [client.query("a one").route for _ in range(6)]
+        took_seconds = time.monotonic() - began
+        cluster[1].signal(signal.SIGCONT)
+
+    assert ["a"] * 6 == found
+    assert took_seconds < 6
 
 
 def test_without_nodes_a_write_says_that_nothing_was_taken(start_cluster: StartCluster) -> None:

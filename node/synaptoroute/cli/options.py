@@ -15,7 +15,12 @@ from synaptoroute.cli.exit_codes import FileRejected
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
-Url = Annotated[str, typer.Option("--url", envvar="SYNAPTOROUTE_URL", help="Address of the node.")]
+Url = Annotated[
+    str,
+    typer.Option(
+        "--url", envvar="SYNAPTOROUTE_URL", help="Address of the node, or several with commas."
+    ),
+]
 ApiKey = Annotated[
     str | None,
     typer.Option(

@@ -286,6 +286,7 @@ class Call:
         self._may_be_taken = False  # whether an attempt may have reached a node
         self._sent_version: str | None = None
         self._has_refused_only = True
+        self._is_used_up = False  # a body that can be sent once was sent
         given = {name.lower(): value for name, value in request.headers.items()}
         self.idempotency_key = None
         if request.is_write:
@@ -298,7 +299,7 @@ class Call:
             ClientError: The call has failed for good.
         """
         session, policy = self._session, self._session.policy
-        if self._attempts_count and not self._request.can_repeat:
+        if self._is_used_up:
             self._give_up()
         if self._attempts_count >= policy.attempts_max:
             self._give_up()
@@ -333,6 +334,7 @@ class Call:
         self._tried.add(self._index)
         self._may_be_taken |= was_sent and self._request.is_write
         self._has_refused_only &= not was_sent
+        self._is_used_up |= was_sent and not self._request.can_repeat
         self._error = ConnectionFailed(f"{self._session.url(self._index)}: {detail}")
 
     def answered(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply | None:
@@ -358,6 +360,7 @@ class Call:
                 self._session.works(self._index)
             raise self._complete(error)
         self._tried.add(self._index)
+        self._is_used_up |= not self._request.can_repeat
         self._may_be_taken |= self._request.is_write and error.outcome != "not_taken"
         if error.code in _RESTING_CODES or isinstance(error, UnexpectedAnswer):
             self._session.fails(self._index, wait or 0.0)

@@ -160,6 +160,23 @@ def test_refused_connection_is_not_retried() -> None:
         client.get("/")
 
 
+def test_another_address_is_asked_if_one_refuses_the_connection(script: ScriptedServer) -> None:
+    """Several addresses are separated by commas."""
+    server = HTTPServer(("127.0.0.1", 0), _endpoint(script))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    script.answers = [(200, {}, b"{}")] * 4
+    try:
+        urls = f"http://127.0.0.1:9, http://127.0.0.1:{server.server_port}"
+        for _ in range(4):
+            with NodeClient(urls) as client:
+                assert client.get("/-/state") == {}
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def test_address_needs_a_scheme() -> None:
     with pytest.raises(BadUsage):
         NodeClient("127.0.0.1:8080")

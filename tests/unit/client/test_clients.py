@@ -194,6 +194,23 @@ def test_iterator_is_imported_in_one_attempt(run: Run) -> None:
     assert caught.value.outcome == "unknown"
 
 
+def test_iterator_goes_to_the_address_that_answers(run: Run) -> None:
+    """No bytes of it were sent to the address that refused the connection."""
+    result = {
+        "status": "applied",
+        "import_id": "i",
+        "op_id": "0" * 32,
+        "version": "1.5",
+        "routes": 1,
+        "utterances": 1,
+    }
+    with scripted_server(Answer(document=result)) as server:
+        for _ in range(2):
+            routes = iter([{"name": "a", "utterances": ["x"]}])
+            assert run([NOBODY, server.url], "import_routes", routes).routes == 1
+        assert [json.loads(each.body)["name"] for each in server.asked] == ["a", "a"]
+
+
 def test_export_is_read_as_a_stream_of_routes(run: Run) -> None:
     """Lines end at line feeds only; a text may have other separators."""
     lines = '{"name":"a","utterances":["x\u2028y"]}\n{"name":"b","utterances":["z"]}'

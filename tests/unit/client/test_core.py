@@ -285,6 +285,16 @@ def test_body_that_cannot_be_read_again_is_sent_once() -> None:
         call.next()
 
 
+def test_body_that_was_not_sent_can_be_sent_to_another_address() -> None:
+    call = session(A, B).begin(write(can_repeat=False))
+    call.next()
+    call.lost("refused", was_sent=False)
+    assert call.next().url == B
+    refuse(call, 503, "not_ready", outcome="not_taken")
+    with pytest.raises(Unavailable):
+        call.next()
+
+
 def test_reads_ask_for_the_version_of_the_newest_write() -> None:
     own = session(A)
     assert "SR-Min-Version" not in own.begin(read()).next().headers
