@@ -30,6 +30,8 @@ export interface RetryPolicy {
   restMs: number;
   /** Longest rest. */
   restMsMax: number;
+  /** Longest time for which `Retry-After` keeps an address from other calls. */
+  refusalMsMax: number;
 }
 
 export const RETRY_POLICY: Readonly<RetryPolicy> = {
@@ -39,6 +41,7 @@ export const RETRY_POLICY: Readonly<RetryPolicy> = {
   totalWaitMsMax: 30_000,
   restMs: 500,
   restMsMax: 30_000,
+  refusalMsMax: 60_000,
 };
 
 /** One call as data. */
@@ -180,12 +183,12 @@ export class Session {
 
   /** Let an address rest; `refusesMs` is the time that it asked for. */
   fails(index: number, refusesMs = 0): void {
-    const { restMs, restMsMax } = this.policy;
+    const { restMs, restMsMax, refusalMsMax } = this.policy;
     const address = this.#address(index);
     const rest = Math.min(restMs * 2 ** address.failures, restMsMax) * this.draw(0.5, 1);
     address.failures = Math.min(address.failures + 1, 16);
     address.restsUntil = this.now() + rest;
-    if (refusesMs > 0) address.refusesUntil = this.now() + refusesMs;
+    if (refusesMs > 0) address.refusesUntil = this.now() + Math.min(refusesMs, refusalMsMax);
   }
 
   #address(index: number): Address {
@@ -239,7 +242,7 @@ export class Call {
     }
     const leftMs = this.#endsAt - this.#session.now() - pauseMs;
     this.#waitedMs += pauseMs;
-    if (leftMs <= 0 || this.#waitedMs > policy.totalWaitMsMax) throw this.#giveUp();
+    if (leftMs <= 0 || this.#waitedMs > policy.totalWaitMsMax) throw this.#giveUp(pauseMs);
     this.#attempts += 1;
     const longest = this.#request.attemptTimeoutMs ?? this.#session.attemptTimeoutMs;
     const timeoutMs = Math.max(1, Math.min(leftMs, longest));
@@ -333,8 +336,14 @@ export class Call {
     return new (classOf(status))(problem.detail, { ...fields, code, problem, outcome });
   }
 
-  #giveUp(): ClientError {
-    return this.#complete(this.#error ?? new CallTimeout("the time of the call passed"));
+  #giveUp(pauseMs = 0): ClientError {
+    const seconds = pauseMs / 1_000;
+    const detail =
+      pauseMs > 0
+        ? `every address asked for a pause, the shortest of ${seconds.toFixed(1)} s more`
+        : "the time of the call passed";
+    const retryAfterSeconds = pauseMs > 0 ? seconds : undefined;
+    return this.#complete(this.#error ?? new CallTimeout(detail, { retryAfterSeconds }));
   }
 
   /** Add what is known of a write. */

@@ -76,8 +76,8 @@ export class ConnectionFailed extends ClientError {
 
 /** The time of the call passed before there was an answer. */
 export class CallTimeout extends ClientError {
-  constructor(message: string) {
-    super(message, {}, "call_timeout");
+  constructor(message: string, fields: ErrorFields = {}) {
+    super(message, fields, "call_timeout");
   }
 }
 

@@ -158,6 +158,18 @@ test("a wait beyond the limit fails at once", async () => {
   });
 });
 
+test("a long Retry-After fails further calls at once", async () => {
+  const node = await server(problem(503, "not_ready", {}, { "Retry-After": "86400" }));
+  const own = client(node.url);
+  await assert.rejects(own.query("x"), Unavailable);
+  await assert.rejects(own.query("x"), (error) => {
+    assert.ok(error instanceof CallTimeout);
+    assert.ok(error.retryAfterSeconds > 50 && error.retryAfterSeconds <= 60);
+    return true;
+  });
+  assert.equal(node.asked.length, 1);
+});
+
 test("a node that shuts down is left for another", async () => {
   const ending = await server(problem(503, "shutting_down", {}, { "Retry-After": "1" }));
   const living = await server(MATCH);

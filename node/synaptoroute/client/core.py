@@ -64,6 +64,8 @@ class RetryPolicy:
         total_wait_seconds_max: All waits of one call together, those for Retry-After included.
         rest_seconds: How long an address that does not answer rests; doubled each time.
         rest_seconds_max: Longest rest.
+        refusal_seconds_max: Longest time for which ``Retry-After`` keeps an address from other
+            calls, however much it says.
         retries_refused_connections: Whether a call goes on when every address refused its
             connection; without it, the call fails at once.
     """
@@ -74,6 +76,7 @@ class RetryPolicy:
     total_wait_seconds_max: float = 30.0
     rest_seconds: float = 0.5
     rest_seconds_max: float = 30.0
+    refusal_seconds_max: float = 60.0
     retries_refused_connections: bool = True
 
 
@@ -183,7 +186,8 @@ class Session:
 
     def begin(self, request: Request[Any], timeout_seconds: float | None = None) -> Call:
         """Begin a call that may take so long; None for the time of the client."""
-        return Call(self, request, timeout_seconds or self.call_seconds)
+        seconds = self.call_seconds if timeout_seconds is None else timeout_seconds
+        return Call(self, request, seconds)
 
     # --- versions --------------------------------------------------------------------
 
@@ -267,7 +271,7 @@ class Session:
             address.failures_count = min(address.failures_count + 1, 16)
             address.rests_until = now + rest
             if refuses_seconds:
-                address.refuses_until = now + refuses_seconds
+                address.refuses_until = now + min(refuses_seconds, policy.refusal_seconds_max)
 
 
 class Call:
@@ -316,7 +320,7 @@ class Call:
         left = self._ends_at - session.clock() - pause
         self._waited_seconds += pause
         if left <= 0 or self._waited_seconds > policy.total_wait_seconds_max:
-            self._give_up()
+            self._give_up(pause)
         self._attempts_count += 1
         longest = self._request.attempt_seconds or session.attempt_seconds
         seconds = max(0.001, min(left, longest))
@@ -431,8 +435,11 @@ class Call:
             problem=problem,
         )
 
-    def _give_up(self) -> NoReturn:
-        if self._error is None:
+    def _give_up(self, pause_seconds: float = 0.0) -> NoReturn:
+        if self._error is None and pause_seconds > 0:
+            detail = f"every address asked for a pause, the shortest of {pause_seconds:.1f} s more"
+            self._error = CallTimeout(detail, retry_after_seconds=pause_seconds)
+        elif self._error is None:
             self._error = CallTimeout("the time of the call passed")
         raise self._complete(self._error)
 

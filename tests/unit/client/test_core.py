@@ -137,6 +137,23 @@ def test_retry_after_keeps_the_address_from_every_call() -> None:
     assert own.begin(read()).next().pause_seconds == 2.0
 
 
+def test_long_retry_after_fails_calls_at_once_and_is_limited() -> None:
+    """A proxy that asks for a day is asked again after a minute."""
+    clock = Clock()
+    own = session(A, clock=clock)
+    call = own.begin(read())
+    call.next()
+    refuse(call, 503, "not_ready", "86400")
+    with pytest.raises(Unavailable):
+        call.next()
+    with pytest.raises(CallTimeout) as caught:
+        own.begin(read()).next()
+    assert caught.value.retry_after_seconds == 60.0
+
+    clock.now += 60.0
+    assert own.begin(read()).next().pause_seconds == 0.0
+
+
 def test_refusal_of_one_write_does_not_keep_queries_away() -> None:
     own = session(A)
     call = own.begin(write())
