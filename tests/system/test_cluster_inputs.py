@@ -35,6 +35,7 @@ QUERIES: dict[str, dict[str, Any]] = {
     "described": {"text": "shipments, couriers and everything that is on its way"},
     "prior": {"text": "please send the copy back", "prior": {"refund": 8.0}},
     "against": {"text": "please send the copy back", "prior": {"refund": -8.0, "parcel": -8.0}},
+    "context": {"text": "and now", "context": ["where is my parcel"]},
     "split": {"text": "where is my parcel, and send me the invoice", "split": True},
 }
 SHAPED = ("route", "score", "confidence", "reason", "utterance", "runner_up", "candidates")
@@ -44,7 +45,7 @@ def answer(member: Member, query: dict[str, Any]) -> Any:
     """What a node answers, without the fields that name the node and the moment."""
     body = {**query, "explain": True, "limit": 3}
     got = member.http.post("/v1/query", json=body).raise_for_status().json()
-    found = got.get("clauses", [got])
+    found = got.get("matches", [got])
     return [{name: each.get(name) for name in SHAPED} for each in found]
 
 
@@ -93,6 +94,7 @@ def test_every_input_has_one_effect_on_all_nodes(start_cluster: StartCluster) ->
     assert first["plain"][0]["confidence"] is not None
     assert ["refund"] != got["negative"]
     assert (["refund"], ["invoice"]) == (got["prior"], got["against"])
+    assert (["parcel"], ["parcel", "invoice"]) == (got["context"], got["split"])
 
     cluster[2].http.patch("/v1/routes/refund?ack=all", json={"negatives": []}).raise_for_status()
     changed = {"description": "bills and receipts", "negatives": ["where is my parcel now"]}
