@@ -55,7 +55,7 @@ def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
 
     Folders can be used by path.
     """
-    from synaptoroute.encoder import list_models
+    from synaptoroute.encoder import ModelSummary, list_models
     from synaptoroute.encoder.prepared import list_prepared
 
     models = list_models(cache_dir)
@@ -74,8 +74,13 @@ def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
                 for model in models
             ]
             + [
-                {"name": each.folder or each.model, "preset": None, "is_local": True}
-                | {"measured": asdict(each.measured), **_summary(each)}
+                {
+                    **dict.fromkeys((*ModelSummary.__slots__, "preset")),
+                    "name": each.folder or each.model,
+                    "is_local": True,
+                    "measured": asdict(each.measured),
+                    **_summary(each),
+                }
                 for each in prepared
             ]
         )
