@@ -150,9 +150,11 @@ def _target(target: str, path: str, sources: dict[str, str]) -> str:
         page = sources[f"{linked}/README.md"]
     elif linked.startswith(("docs/images/", "docs/plots/")):
         page = linked.removeprefix("docs/")
-    else:
+    elif (ROOT / linked).exists():
         kind = "tree" if (ROOT / linked).is_dir() else "blob"
         return f"{REPOSITORY}/{kind}/main/{linked}{mark}{anchor}"
+    else:
+        return target  # which fails the build
     return posixpath.relpath(page, posixpath.dirname(_page_of(path)) or ".") + mark + anchor
 
 
