@@ -7,6 +7,7 @@ from typing import Any
 
 from cascade_page import page_of_cascade
 from cluster_page import page_of_cluster
+from decision_page import page_of_decision
 from goals import REASONS, Goal, Results
 from limit_pages import page_of_embedding, page_of_lanes, page_of_million
 from plots import PLOTS
@@ -37,6 +38,7 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
         "accuracy": _accuracy,
         "inputs": _inputs,
         "cascade": page_of_cascade,
+        "decision": page_of_decision,
         "invariance": _invariance,
         "embedding": page_of_embedding,
         "lanes": page_of_lanes,

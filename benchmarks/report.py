@@ -31,6 +31,7 @@ BENCHES = (
     "accuracy",
     "inputs",
     "cascade",
+    "decision",
     "hot_add",
     "boot",
     "mutations",

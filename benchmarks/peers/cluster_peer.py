@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from contender import serve
 from synaptoroute.cascade import load_table
 from synaptoroute.config import Precision
 from synaptoroute.encoder import Encoder
+from synaptoroute.errors import RouteError
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.storage import SQLiteStorage
@@ -53,6 +55,8 @@ class ClusterPeer:
     async def load(self, routes: dict[str, list[str]]) -> None:
         router = await self._started()
         await router.aimport(_each(routes, None), replace=True)
+        with suppress(RouteError):  # a tiny set is too small to be fitted
+            await router.fits.fit_now()
         if self._table is not None:
             await self._calibrated(router)
 

@@ -14,6 +14,7 @@ from synaptoroute.decision.calibration import (
     DecisionCalibration,
     read_decision_calibration,
 )
+from synaptoroute.decision.fit_process import fit_apart
 from synaptoroute.decision.fitting import JUDGED_MAX, fit_decision
 from synaptoroute.decision.metric import Metric, ScoreWeights, read_metric, score_terms
 from synaptoroute.decision.probability import BEST_ROUTES, confidences
@@ -28,6 +29,7 @@ __all__ = [
     "Metric",
     "ScoreWeights",
     "confidences",
+    "fit_apart",
     "fit_decision",
     "read_decision_calibration",
     "read_metric",

@@ -4,8 +4,9 @@ One node fits and the numbers travel through the log, so every node computes the
 confidences at the same position.  Which node fits does not matter.  Members of a cluster wait a
 random time first, so usually one fits, and a fit whose numbers are overtaken is dropped.
 
-A fit runs on a thread of its own at the lowest priority, on a copy of the rows that is made in
-short slices between two batches of queries.  A write pays nothing for it.
+A fit runs on a thread of its own at the lowest priority, a large one in a process of its own, on
+a copy of the rows that is made in short slices between two batches of queries.  A write pays
+nothing for it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from synaptoroute.core.levels import DECISION_LEVEL
 from synaptoroute.core.mutation import CalibrateDecision, Position, Revision, Settings
 from synaptoroute.decision import (
     DecisionCalibration,
-    fit_decision,
+    fit_apart,
     read_decision_calibration,
 )
 from synaptoroute.decision.fitting import FITTED_ROWS_MAX, JUDGED_MIN, ROUTES_MIN
@@ -219,7 +220,7 @@ class DecisionFitter:
         writer: Callable[[], Writer],
         *,
         is_on: bool = True,
-        fit: Fit = fit_decision,
+        fit: Fit = fit_apart,
     ) -> None:
         """Prepare; ``start`` begins to look.
 
@@ -227,7 +228,7 @@ class DecisionFitter:
             engine: Returns the engine.
             writer: Returns a writer.
             is_on: Whether it fits by itself.
-            fit: As ``decision.fit_decision``.
+            fit: As ``decision.fit_apart``.
         """
         self._engine, self._writer = engine, writer
         self._is_on, self._fit = is_on, fit

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 BENCHES = (
     "invariance", "throughput", "accuracy",
-    "inputs", "cascade", "hot_add", "boot", "mutations", "scoring",
+    "inputs", "cascade", "decision", "hot_add", "boot", "mutations", "scoring",
     "overload", "http", "embedding", "lanes", "million", "cluster",
 )  # fmt: skip
 
