@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -21,6 +22,7 @@ class Answer:
         headers: Further headers.
         is_lost: Whether the connection ends in place of the answer.
         cut_bytes: Bytes after which the connection ends; None sends all.
+        pause_seconds: Pause after each byte of the body.
     """
 
     status: int = 200
@@ -28,6 +30,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     is_lost: bool = False
     cut_bytes: int | None = None
+    pause_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,18 @@ def _endpoint(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content[: answer.cut_bytes])
+            if answer.pause_seconds:
+                self._drip(content, answer.pause_seconds)
+            else:
+                self.wfile.write(content[: answer.cut_bytes])
             if answer.cut_bytes is not None:
                 self.close_connection = True
+
+        def _drip(self, content: bytes, pause_seconds: float) -> None:
+            with suppress(OSError):
+                for at in range(len(content)):
+                    self.wfile.write(content[at : at + 1])
+                    time.sleep(pause_seconds)
 
         do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _answer
 

@@ -6,7 +6,10 @@ Method: three real nodes; one is killed under load, answers are lost in a proxy 
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ import pytest
 from fault_proxy import Fault
 from needs import require_valkey
 from node_cluster import Cluster, StartCluster, cluster_on, until
+from repository import ROOT
 from servers import Server
 from synaptoroute.client import (
     AsyncClient,
@@ -144,6 +148,21 @@ def test_every_kind_of_call_works(shared: Cluster) -> None:
         assert answers["answers"][0]["choice"] == "kind.b"
         assert caught.value.problem["current"] == patched.revision
         assert settings.capacity_slots > 0
+
+
+def test_example_of_the_guide_runs(shared: Cluster) -> None:
+    guide = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    addresses = zip(("http://node-a:8080", "http://node-b:8080"), urls_of(shared), strict=False)
+    for written, own in addresses:
+        example = example.replace(written, own)
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert (0, "") == (done.returncode, done.stderr)
+    with Client(urls_of(shared), api_key="") as client:
+        assert client.delete_route("billing").status == "applied"
 
 
 def test_lost_answer_of_a_write_has_one_effect(shared: Cluster) -> None:

@@ -286,6 +286,7 @@ class Call:
         self._tried: set[int] = set()
         self._avoided: dict[int, float] = {}
         self._index = 0
+        self._attempt_ends_at = self._ends_at
         self._error: ClientError | None = None
         self._may_be_taken = False  # whether an attempt may have reached a node
         self._sent_version: str | None = None
@@ -324,6 +325,7 @@ class Call:
         self._attempts_count += 1
         longest = self._request.attempt_seconds or session.attempt_seconds
         seconds = max(0.001, min(left, longest))
+        self._attempt_ends_at = session.clock() + pause + seconds
         return Attempt(
             session.url(self._index),
             self._headers(seconds),
@@ -331,6 +333,11 @@ class Call:
             min(seconds, CONNECT_SECONDS),
             seconds,
         )
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time of the attempt has passed while its answer arrives."""
+        return self._session.clock() > self._attempt_ends_at
 
     def lost(self, detail: str, *, was_sent: bool) -> None:
         """Note that an attempt got no answer; ``was_sent`` if a node may have the request."""

@@ -160,7 +160,12 @@ class AsyncHttpClient:
         while True:
             attempt = await _ready(call)
             try:
-                response = await self._http.send(self._request_of(request, attempt))
+                # The library limits only each read and write.
+                async with asyncio.timeout(attempt.read_seconds):
+                    response = await self._http.send(self._request_of(request, attempt))
+            except TimeoutError:
+                call.lost("the answer did not end in time", was_sent=True)
+                continue
             except httpx.LocalProtocolError as error:
                 call.fail(describe(error))  # a header that cannot be sent
             except httpx.RequestError as error:

@@ -158,13 +158,14 @@ class HttpClient:
         while True:
             attempt = _ready(call)
             try:
-                response = self._http.send(self._request_of(request, attempt))
+                response = self._http.send(self._request_of(request, attempt), stream=True)
+                body = _whole(response, call)
             except httpx.LocalProtocolError as error:
                 call.fail(describe(error))  # a header that cannot be sent
             except httpx.RequestError as error:
                 call.lost(describe(error), was_sent=not isinstance(error, UNSENT))
                 continue
-            reply = call.answered(response.status_code, response.headers, response.content)
+            reply = call.answered(response.status_code, response.headers, body)
             if reply is not None:
                 return request.read_reply(reply)
 
@@ -214,6 +215,19 @@ def _ready(call: Call) -> Attempt:
     if attempt.pause_seconds > 0:
         sleep(attempt.pause_seconds)
     return attempt
+
+
+def _whole(response: httpx.Response, call: Call) -> bytes:
+    """Read a body within the time of its attempt; the library limits only each read."""
+    pieces = []
+    try:
+        for piece in response.iter_bytes():
+            pieces.append(piece)
+            if call.is_late:
+                raise httpx.ReadTimeout("the answer did not end in time")
+    finally:
+        response.close()
+    return b"".join(pieces)
 
 
 def _pieces(response: httpx.Response, call: Call) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -162,6 +163,16 @@ def test_no_node_is_an_error_after_all_attempts(run: Run) -> None:
 def test_answer_of_another_form_is_an_error(run: Run) -> None:
     with scripted_server(Answer(document={"hello": 1})) as server, pytest.raises(UnexpectedAnswer):
         run(server.url, "query", "x")
+
+
+def test_answer_that_drips_does_not_outlast_the_call(run: Run) -> None:
+    """Each byte comes in time; the whole answer does not."""
+    with scripted_server(Answer(document=MATCH, pause_seconds=0.1)) as server:
+        began = time.monotonic()
+        with pytest.raises(ConnectionFailed):
+            run(server.url, "query", "x", timeout_seconds=0.5)
+
+        assert time.monotonic() - began < 2.0
 
 
 def test_import_is_streamed_and_made_again(run: Run) -> None:
