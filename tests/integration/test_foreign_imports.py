@@ -115,6 +115,17 @@ def test_names_of_all_scripts_work_in_every_command(node: NodeProcess, tmp_path:
     run(node, "routes", "show", "退款", code=ExitCode.REFUSED)
 
 
+@pytest.mark.parametrize("name", ["bad/name", "-x", "a ", "a\u200db", "👍"])
+def test_malformed_name_is_refused_before_it_is_a_path(node: NodeProcess, name: str) -> None:
+    for words in (["put", name, "-u", "x"], ["show", name], ["rm", name]):
+        options = ["--", *words[1:]] if words[0] != "put" else ["-u", "x", "--", name]
+        result = CliRunner().invoke(
+            app, ["routes", words[0], *options], env={"SYNAPTOROUTE_URL": node.url}
+        )
+        assert ExitCode.USAGE == result.exit_code
+        assert "invalid_route: the name" in result.stderr
+
+
 def test_converted_file_is_read_again(tmp_path: Path) -> None:
     source = write_foreign_file(tmp_path, "cx.zip")
     wanted = FOREIGN_FILES["cx.zip"][2]

@@ -29,7 +29,8 @@ def read_openapi(document: Any) -> Imported:
     Raises:
         FileRefused: An operation is malformed.
     """
-    drafts, notes, skipped = [], [], []
+    drafts, skipped = [], []
+    notes: list[str] = []
     for place, method, path, shared, operation in _operations(document):
         name = operation.get("operationId") or f"{method} {path}"
         if operation.get("deprecated") is True:

@@ -156,8 +156,8 @@ def read_labelled_lines(lines: Iterable[tuple[int, Any]]) -> list[LabelledText]:
             raise FileRefused(
                 "file_syntax", f"line {line}: the route must be a text or null", line=line
             )
-        is_none = route is None or route.strip() in ("", NO_ROUTE)
-        found.append(LabelledText(line, text.strip(), None if is_none else route.strip()))
+        label = (route or "").strip()
+        found.append(LabelledText(line, text.strip(), None if label in ("", NO_ROUTE) else label))
     return found
 
 

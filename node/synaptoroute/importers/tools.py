@@ -80,7 +80,8 @@ def read_mcp_tools(document: Any) -> Imported:
 def _read(
     name: str, tools: list[Any] | None, inner: Callable[[Any], Mapping[str, Any] | None]
 ) -> Imported:
-    drafts, notes, skipped = [], [], []
+    drafts, skipped = [], []
+    notes: list[str] = []
     for index, each in enumerate(require_list(tools, "tools")):
         place = f"tools[{index}]"
         tool = require_object(each, place)

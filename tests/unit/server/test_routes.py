@@ -380,3 +380,25 @@ async def test_any_vector_is_of_unit_length_or_refused(node: HttpNode, vector: l
     else:
         assert (422, "invalid_vector") == (answer.status_code, answer.json()["code"])
         assert before == await node.digest()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/v1/routes/twice", '{"utterances":["a"],\n "utterances":["b"]}'),
+        ("PUT", "/v1/routes/twice", '{"utterances":["a"],\n "metadata":{"k":1, "k":2}}'),
+        ("PATCH", "/v1/routes/twice", '{"threshold":0.5,\n "threshold":0.6}'),
+        ("POST", "/v1/import", '[{"name":"twice",\n "name":"once","utterances":["a"]}]'),
+        ("POST", "/v1/query", '{"text":"a",\n "text":"b"}'),
+    ],
+)
+async def test_key_twice_is_refused_with_its_place(
+    node: HttpNode, method: str, path: str, body: str
+) -> None:
+    """Otherwise the first value would be lost without a word."""
+    headers = {"Content-Type": "application/json"}
+    answer = await node.http.request(method, path, content=body, headers=headers)
+
+    assert (400, "malformed_body") == (answer.status_code, answer.json()["code"])
+    assert "line 2, column" in answer.json()["detail"]
+    assert 404 == (await node.http.get("/v1/routes/twice")).status_code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ from synaptoroute.cli.terminal import (
     progress,
     waiting,
 )
+from synaptoroute.core.names import is_name
+from synaptoroute.errors import InvalidRoute
 
 if TYPE_CHECKING:
     from synaptoroute.cli.lint import Finding
@@ -84,7 +87,7 @@ def show(
 ) -> None:
     """Show one route with its utterances."""
     with NodeClient(url, api_key) as client:
-        route = client.get(route_path(name))
+        route = client.get(_path_of(name))
     if as_json:
         print_json(route)
         return
@@ -244,8 +247,7 @@ def put(
     headers = _precondition_headers(if_match, if_new)
     with NodeClient(url, api_key) as client:
         results = [
-            client.write("PUT", route_path(route["name"]), route, headers=headers)
-            for route in routes
+            client.write("PUT", _path_of(route["name"]), route, headers=headers) for route in routes
         ]
     if as_json:
         print_json(results if file is not None else results[0])
@@ -253,6 +255,21 @@ def put(
     for route, result in zip(routes, results, strict=True):
         print_line(f"{route['name']}: {result['status']} at {result['version']}")
     _note_warnings(results)
+
+
+def _path_of(name: str) -> str:
+    """The path of a route; the node would say of a malformed name that it has no such path.
+
+    Raises:
+        InvalidRoute: The name is malformed.
+    """
+    name = unicodedata.normalize("NFC", name)
+    if not is_name(name):
+        raise InvalidRoute(
+            f"the name {name!r} is not 1 to 128 letters, digits, '_', '.', ':', '-' or inner "
+            "spaces, beginning with a letter or digit"
+        )
+    return route_path(name)
 
 
 def _note_warnings(results: Iterable[dict[str, Any]]) -> None:
@@ -275,7 +292,7 @@ def rm(
     results = []
     with NodeClient(url, api_key) as client:
         for each in name:
-            results.append(client.write("DELETE", route_path(each), headers=headers))
+            results.append(client.write("DELETE", _path_of(each), headers=headers))
             if not as_json:
                 print_line(f"{each}: removed at {results[-1]['version']}")
     if as_json:
