@@ -48,15 +48,15 @@ async def test_quick_start_of_release_0_2_runs(
     assert result.score == kept.score
 
 
-def test_quick_start_of_the_readme_runs(tmp_path: Path) -> None:
-    """The first Python block of README.md is executed as it is."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    if not text.strip():
-        pytest.skip("README.md is empty")
-    block = re.search(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert block is not None
+@pytest.mark.parametrize(
+    ("document", "number"), [("README.md", 0), ("docs/library.md", 0), ("docs/library.md", 1)]
+)
+def test_program_of_a_document_runs(document: str, number: int, tmp_path: Path) -> None:
+    """A block of Python is executed as it is, without a warning."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block[1]],
+        [sys.executable, "-W", "error", "-c", blocks[number]],
         cwd=tmp_path,
         env={
             "PATH": os.environ["PATH"],
@@ -70,3 +70,4 @@ def test_quick_start_of_the_readme_runs(tmp_path: Path) -> None:
     )
 
     assert ("", 0) == (ran.stderr, ran.returncode)
+    assert ran.stdout
