@@ -273,6 +273,7 @@ def test_http_refuses_other_sites_hosts_keys_and_large_bodies(
     assert 401 == status({"Authorization": "Bearer guess-me-if-you-can"})
     assert 403 == status({**key, "Origin": "https://evil.example"})
     assert 421 == status({**key, "Host": "evil.example"})
+    assert 405 == httpx.get(url, headers={**accept, **key}).status_code
     assert 413 == status(key, {**INITIALIZE, "params": {"x": "x" * 5_000_000}})
     assert "guess-me" not in log.read_text()
 

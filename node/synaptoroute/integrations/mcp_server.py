@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
@@ -222,6 +222,10 @@ class BearerKeys:
                 headers = {"WWW-Authenticate": 'Bearer realm="synaptoroute"'}
                 response = JSONResponse(refusal, status_code=401, headers=headers)
                 await response(scope, receive, send)
+                return
+            if scope["method"] != "POST":
+                # The SDK would hold a stream open on which a server without sessions says nothing.
+                await Response(status_code=405, headers={"Allow": "POST"})(scope, receive, send)
                 return
             scope[_SCOPES_KEY] = scopes
         await self._app(scope, receive, send)
