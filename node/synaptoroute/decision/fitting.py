@@ -157,7 +157,7 @@ def default_terms(utterances_per_route: float) -> Float64s:
     like each other than a query is like the nearest of them.
     """
     count = max(utterances_per_route, 1.0)
-    temperature = max(_TEMPERATURE, 29.0 - 24.0 / count)
+    temperature = max(_TEMPERATURE, 27.0 - 20.0 / count)
     largest = max(0.25, 0.5 - 0.75 / count)
     length = -0.38 if count >= 3.0 else -0.25
     return temperature * np.array([largest, 0.4 + 2.0 / count, -0.2 - 1.0 / count, 0.85, length])
