@@ -11,9 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, Final
 
 DEPTH_MAX: Final = 64
+VALUES_MAX: Final = 20_000
+"""Values of an object or array that are looked at: it blocks the event loop meanwhile."""
+JSON_CHARACTERS_MAX: Final = 262_144
+"""A longer string is not read as JSON."""
 _CONVERSATIONS: Final = ("messages", "input", "conversation")
 """Fields of an object that may hold a conversation, in this order."""
 _IMAGE_PARTS: Final = frozenset({"input_image", "image", "image_url", "input_audio", "input_file"})
@@ -52,18 +57,18 @@ def plain_text(value: Any) -> str:
     """Return the text of a value as JSON has it, without rules for strings.
 
     Raises:
-        UnreadableState: It holds images, or is nested too deeply.
+        UnreadableState: It holds images, is nested too deeply, or has too many values.
     """
     if isinstance(value, str):
         return value
     conversation = _conversation_of(value)
     if conversation is not None:
-        return _last_of_user(conversation)
-    return "\n".join(_strings(value, 0))
+        value = _last_of_user(conversation)
+    return "\n".join(_strings(value, 0, count()))
 
 
 def _text_of_json(text: str) -> str:
-    if not text.lstrip().startswith(("{", "[")):
+    if len(text) > JSON_CHARACTERS_MAX or not text.lstrip().startswith(("{", "[")):
         return text
     try:
         found = json.loads(text)
@@ -93,6 +98,8 @@ def _conversation_of(value: Any) -> Sequence[Any] | None:
 
 def _is_conversation(items: Sequence[Any]) -> bool:
     """Whether some items are messages, and the others are calls of tools or their results."""
+    if len(items) > VALUES_MAX:
+        return False
     return any(map(_is_message, items)) and all(isinstance(item, Mapping) for item in items)
 
 
@@ -100,15 +107,18 @@ def _is_message(item: Any) -> bool:
     return isinstance(item, Mapping) and item.get("role") in _ROLES and "content" in item
 
 
-def _last_of_user(items: Sequence[Any]) -> str:
+def _last_of_user(items: Sequence[Any]) -> Any:
+    """The content of the last message of a user, or of the last message."""
     messages = [item for item in items if _is_message(item)]
     asked = [item for item in messages if item["role"] in _USERS]
-    return "\n".join(_strings((asked or messages)[-1]["content"], 0))
+    return (asked or messages)[-1]["content"]
 
 
-def _strings(value: Any, depth: int) -> Iterator[str]:
+def _strings(value: Any, depth: int, seen: Iterator[int]) -> Iterator[str]:
     if depth > DEPTH_MAX:
         raise UnreadableState("is nested too deeply")
+    if next(seen) > VALUES_MAX:
+        raise UnreadableState(f"has more than {VALUES_MAX} values")
     if isinstance(value, str):
         if value.strip():
             yield value
@@ -119,7 +129,7 @@ def _strings(value: Any, depth: int) -> Iterator[str]:
         for name, item in value.items():
             # The type of a part of a message says nothing about the message.
             if not (name == "type" and "text" in value):
-                yield from _strings(item, depth + 1)
+                yield from _strings(item, depth + 1, seen)
     elif isinstance(value, list):
         for item in value:
-            yield from _strings(item, depth + 1)
+            yield from _strings(item, depth + 1, seen)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from synaptoroute.config import EngineConfig
 from synaptoroute.decisions import Answer, OptionScores, Question, answer
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.errors import DeadlineExceeded, NotReady, TooLarge
+from synaptoroute.errors import DeadlineExceeded, InvalidQuery, NotReady
 from synaptoroute.serving.query import OptionSet, Query, QueryEngine
 
 VECTORS_KEPT: Final = 8_192
@@ -120,7 +120,7 @@ class Decider:
 
         Raises:
             UnsupportedQuestion: A question has two sides, and the encoder has no numbers.
-            TooLarge: Too many options would have to be encoded.
+            InvalidQuery: Too many options would have to be encoded.
             Overloaded: The queue is full, or the answer would come too late.
             DeadlineExceeded: There is no answer in time.
             NotReady: The router is stopping.
@@ -143,7 +143,7 @@ class Decider:
             if not missing:
                 return await self._answer(questions, scores, fresh, was_cached)
             if len(missing) > TEXTS_PER_REQUEST_MAX:
-                raise TooLarge(
+                raise InvalidQuery(
                     f"{len(missing)} distinct options are no routes and would have to be "
                     f"encoded; a request has at most {TEXTS_PER_REQUEST_MAX}",
                     limit=TEXTS_PER_REQUEST_MAX,

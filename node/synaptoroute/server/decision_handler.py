@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -46,6 +46,7 @@ from synaptoroute.server.decision_schemas import (
 )
 from synaptoroute.server.middleware import NodePolicy
 from synaptoroute.server.query_handler import (
+    CACHED_BODY_BYTES_MAX,
     QueryOptions,
     QueryResponse,
     ResponseCache,
@@ -68,6 +69,8 @@ MODEL_NAMES: Final = (DEFAULT_MODEL, "synaptoroute")
 PROVIDERS: Final = ("openai", "hosted_vllm", "typesafe", "litellm_proxy", "synaptoroute")
 """Prefixes of LiteLLM that a model's name may have."""
 _JSON: Final = b"application/json"
+_BYTES_HERE_MAX: Final = 65_536
+"""A longer body is parsed, and its answer written, on another thread."""
 _NO_SIDES: Final = (
     "without a description of both sides, true and false: the probabilities of a statement "
     "alone are off by more than 0.10"
@@ -98,13 +101,12 @@ class Dialect(Generic[RequestT]):
     Attributes:
         requests: Validates a request.
         read: Brings a request into the common model.
-        write: Makes the document of a response; the last argument is how many input tokens
-            were cached.
+        write: Makes the document of a response.
     """
 
     requests: TypeAdapter[RequestT]
     read: Callable[[RequestT], Asked]
-    write: Callable[[Asked, Decision, int], dict[str, Any]]
+    write: Callable[[Asked, Decision], dict[str, Any]]
 
 
 # --- OpenAI ------------------------------------------------------------------------------
@@ -130,7 +132,7 @@ def _read_openai(request: DecisionRequest) -> Asked:
     return Asked(_model(request.model), _text(request.input, "input"), tuple(questions))
 
 
-def _write_openai(asked: Asked, found: Decision, cached_tokens: int) -> dict[str, Any]:
+def _write_openai(asked: Asked, found: Decision) -> dict[str, Any]:
     return {
         "object": "decision",
         "model": asked.model,
@@ -140,7 +142,10 @@ def _write_openai(asked: Asked, found: Decision, cached_tokens: int) -> dict[str
         ],
         "usage": {
             "input_tokens": found.input_tokens,
-            "input_tokens_details": {"cached_tokens": cached_tokens, "cache_write_tokens": 0},
+            "input_tokens_details": {
+                "cached_tokens": found.cached_tokens,
+                "cache_write_tokens": 0,
+            },
             "output_tokens": 0,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": found.input_tokens,
@@ -187,8 +192,7 @@ def _read_system_one(request: SystemOneRequest) -> Asked:
     return Asked(_model(request.model), _text(request.state, "state"), tuple(questions))
 
 
-def _write_system_one(asked: Asked, found: Decision, cached_tokens: int) -> dict[str, Any]:
-    del cached_tokens
+def _write_system_one(asked: Asked, found: Decision) -> dict[str, Any]:
     return {
         "model": asked.model,
         "answers": {
@@ -412,7 +416,10 @@ class DecisionHandler:
         deadline_ms = longest_deadline_ms(options.deadline_ms, config)
         # As for queries: refusing must cost less than parsing.
         router.check_queue(deadline_ms, flow)
-        asked = parse_request(dialect, body)
+        if len(body) <= _BYTES_HERE_MAX:
+            asked = parse_request(dialect, body)
+        else:
+            asked = await asyncio.to_thread(parse_request, dialect, body)
         check_model(asked.model, config)
         if config.log_queries:
             runtime.log.debug("queries", texts=[asked.text])
@@ -426,16 +433,26 @@ class DecisionHandler:
         sides = sum(isinstance(each, SidesAnswer) for each in found.answers)
         runtime.metrics.count_questions(path, "choice", len(found.answers) - sides)
         runtime.metrics.count_questions(path, "sides", sides)
-        response = _rendered(visible, dialect.write(asked, found, found.cached_tokens), found)
+        if len(body) > _BYTES_HERE_MAX:
+            return await asyncio.to_thread(_rendered, visible, dialect, asked, found)
+        response = _rendered(visible, dialect, asked, found)
         is_current = router.visible is visible and found.version == visible.version
-        if options.use_cache and is_current and not config.log_queries:
+        if (
+            options.use_cache
+            and is_current
+            and len(body) <= CACHED_BODY_BYTES_MAX
+            and not config.log_queries
+        ):
             # Whoever gets this response again pays for no token.
-            again = dialect.write(asked, found, found.input_tokens)
-            self._caches[path].put(body, _rendered(visible, again, found))
+            known = replace(found, cached_tokens=found.input_tokens)
+            self._caches[path].put(body, _rendered(visible, dialect, asked, known))
         return response
 
 
-def _rendered(visible: object, document: dict[str, Any], found: Decision) -> QueryResponse:
+def _rendered(
+    visible: object, dialect: Dialect[Any], asked: Asked, found: Decision
+) -> QueryResponse:
+    document = dialect.write(asked, found)
     body = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     headers = [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON)]
     if found.version:

@@ -101,3 +101,12 @@ def test_deep_nesting_is_refused() -> None:
         state = [state]
     with pytest.raises(UnreadableState):
         state_text(state)
+
+
+def test_values_are_counted() -> None:
+    """Numbers too: all of them have to be looked at."""
+    with pytest.raises(UnreadableState, match="values"):
+        state_text({"text": "x", "numbers": [1] * 30_000})
+    assert "x" == state_text({"text": "x", "numbers": [1] * 10_000})
+    long = json.dumps(["word " * 60_000])
+    assert long == state_text(long)

@@ -12,7 +12,7 @@ import pytest
 from http_node import http_node
 from routers import HeldEncoder
 from synaptoroute.decisions import ChoiceAnswer, ChoiceQuestion, Option, OptionScores
-from synaptoroute.errors import DeadlineExceeded, TooLarge
+from synaptoroute.errors import DeadlineExceeded, InvalidQuery
 from synaptoroute.router import decider as module
 from synaptoroute.router.decider import _score
 from synaptoroute.serving.query import OptionSet
@@ -126,7 +126,7 @@ async def test_texts_of_a_request_are_limited(
         decide = node.router.decider.decide
         await decide(TEXT, [question("one", "two", "three")])
         await decide(TEXT, [question("one", "two", "three", "four", "five")])
-        with pytest.raises(TooLarge):
+        with pytest.raises(InvalidQuery):
             await decide(TEXT, [question("six", "seven", "eight", "nine")])
 
 
