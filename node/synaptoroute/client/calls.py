@@ -6,6 +6,7 @@ Values are checked by the node, which knows the rules of its release.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
@@ -294,28 +295,25 @@ def import_routes(
         parameters["import_id"] = import_id
     if ack != "applied":
         parameters["ack"] = ack
-    can_repeat = True
-    body: Body
-    if isinstance(routes, bytes):
-        body = routes
-    else:
-        # An iterator has one pass, anything else makes a new one for each attempt.
-        source, can_repeat, format = routes, iter(routes) is not routes, "ndjson"
-
-        def body() -> Iterator[bytes]:
-            return (encode(route_document(each)) + b"\n" for each in source)
-
+    # An iterator has one pass, anything else makes a new one for each attempt.
+    can_repeat = isinstance(routes, bytes) or iter(routes) is not routes
+    body: Body = routes if isinstance(routes, bytes) else partial(_lines_of, routes)
+    kind = format if isinstance(routes, bytes) else "ndjson"
     return Request(
         "POST",
         "/v1/import",
         _model(ImportResult),
         parameters,
         body,
-        MEDIA_TYPES[format],
+        MEDIA_TYPES[kind],
         is_write=True,
         can_repeat=can_repeat,
         attempt_seconds=TRANSFER_SECONDS,
     )
+
+
+def _lines_of(routes: Iterable[RouteLike]) -> Iterator[bytes]:
+    return (encode(route_document(each)) + b"\n" for each in routes)
 
 
 def export_routes(format: Format, consistency: Consistency) -> Request[bytes]:
