@@ -30,7 +30,8 @@ from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
 AGGREGATIONS: Final[tuple[Aggregation, ...]] = ("blend", "max", "mean", "centroid", "topk")
 DRAWS: Final = 6
 QUERIES_MAX: Final = 400
-TEMPERATURES: Final = np.exp(np.linspace(np.log(5.0), np.log(80.0), 57))
+# Narrow encoders, whose similarities crowd, need the upper half.
+TEMPERATURES: Final = np.exp(np.linspace(np.log(5.0), np.log(320.0), 85))
 DEFAULT_FILE: Final = (
     Path(__file__).parents[1] / "node" / "synaptoroute" / "decision" / "shipped.json"
 )
