@@ -37,10 +37,10 @@ class SyncClient:
 
 
 class AsyncOnlyClient(SyncClient):
-    async def query(self, text: str, **_: Any) -> Match:  # type: ignore[override]
+    async def query(self, text: str, **_: Any) -> Match:
         return match(text)
 
-    async def query_batch(self, texts: Sequence[str], **_: Any) -> list[Match]:  # type: ignore[override]
+    async def query_batch(self, texts: Sequence[str], **_: Any) -> list[Match]:
         return super().query_batch(texts)
 
 
