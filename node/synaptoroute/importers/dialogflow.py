@@ -10,7 +10,14 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from synaptoroute.importers.drafts import Draft, Imported, finish, require_list, require_object
+from synaptoroute.importers.drafts import (
+    Draft,
+    Imported,
+    finish,
+    optional_list,
+    require_list,
+    require_object,
+)
 from synaptoroute.importers.json_reader import parse_json
 from synaptoroute.importers.refusal import FileRefused
 from synaptoroute.importers.sources import Source
@@ -75,7 +82,7 @@ def read_dialogflow_cx(source: Source) -> Imported:
     for name, body in source.files.items():
         if found := _CX_PHRASES.fullmatch(name):
             document = require_object(_json(name, body), name)
-            listed = require_list(document.get("trainingPhrases") or [], f"{name}: trainingPhrases")
+            listed = optional_list(document.get("trainingPhrases"), f"{name}: trainingPhrases")
             texts = phrases.setdefault(found["stem"], [])
             texts += [_parts(each, "parts", f"{name}: trainingPhrases") for each in listed]
     drafts, skipped = [], []
@@ -119,7 +126,7 @@ def _es_kept(intent: Any) -> dict[str, Any]:
     """What a program may ask for beside the name: the action of the intent."""
     actions = [
         each["action"]
-        for each in intent.get("responses") or []
+        for each in optional_list(intent.get("responses"), "responses")
         if isinstance(each, dict) and each.get("action")
     ]
     return {"action": actions[0]} if actions else {}

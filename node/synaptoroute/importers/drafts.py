@@ -99,8 +99,10 @@ def finish(name: str, drafts: Iterable[Draft], notes: Iterable[str] = ()) -> Imp
     if problems:
         raise FileRefused("invalid_route", joined(problems))
     if not routes:
-        why = f"; the first of {len(skipped)} is {skipped[0][0]!r}: {skipped[0][1]}"
-        raise FileRefused("file_empty", f"the {name} file has no routes{why if skipped else ''}")
+        first_skipped = [f"; the first of {len(skipped)} is {one!r}: {why}" for one, why in skipped]
+        raise FileRefused(
+            "file_empty", f"the {name} file has no routes{''.join(first_skipped[:1])}"
+        )
     return Imported(name, tuple(routes), tuple(found), tuple(renamed), tuple(skipped))
 
 
@@ -254,6 +256,11 @@ def require_object(value: Any, place: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise FileRefused("invalid_route", f"{place} must be an object")
     return value
+
+
+def optional_list(value: Any, place: str) -> list[Any]:
+    """A list that may be missing; refuse what is none."""
+    return [] if value is None else require_list(value, place)
 
 
 def require_list(value: Any, place: str) -> list[Any]:

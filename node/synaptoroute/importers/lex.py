@@ -10,7 +10,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from synaptoroute.importers.drafts import Draft, Imported, finish, require_list, require_object
+from synaptoroute.importers.drafts import (
+    Draft,
+    Imported,
+    finish,
+    optional_list,
+    require_list,
+    require_object,
+)
 from synaptoroute.importers.json_reader import parse_json
 from synaptoroute.importers.refusal import FileRefused
 from synaptoroute.importers.sources import Source
@@ -47,7 +54,7 @@ def read_lex_v1(document: Any, place: str = "") -> Imported:
         FileRefused: An intent is malformed.
     """
     resource = require_object(document["resource"], f"{place}resource")
-    types = _v1_values(resource.get("slotTypes") or [])
+    types = _v1_values(resource.get("slotTypes"))
     intents = [resource]
     prefix = f"{place}resource"
     if "intents" in resource:
@@ -61,12 +68,12 @@ def read_lex_v1(document: Any, place: str = "") -> Imported:
             continue
         values = {
             str(slot.get("name")): types.get(str(slot.get("slotType")), "")
-            for slot in intent.get("slots") or []
+            for slot in optional_list(intent.get("slots"), f"{where}.slots")
             if isinstance(slot, dict)
         }
-        own = types | _v1_values(intent.get("slotTypes") or [])
+        own = types | _v1_values(intent.get("slotTypes"))
         values = {name: value or own.get(name, "") for name, value in values.items()}
-        samples = require_list(intent.get("sampleUtterances") or [], f"{where}.sampleUtterances")
+        samples = optional_list(intent.get("sampleUtterances"), f"{where}.sampleUtterances")
         texts = [notes.filled(text, values) for text in samples]
         drafts.append(Draft(where, intent.get("name"), texts, intent.get("description") or None))
     return _finished(V1, drafts, notes, skipped)
@@ -96,7 +103,7 @@ def read_lex_v2(source: Source) -> Imported:
             skipped.append((title, _FALLBACK))
             continue
         values = slots.get(name.removesuffix("/Intent.json"), {})
-        samples = require_list(intent.get("sampleUtterances") or [], f"{name}: sampleUtterances")
+        samples = optional_list(intent.get("sampleUtterances"), f"{name}: sampleUtterances")
         draft = drafts.setdefault(title, Draft(name, title))
         draft.description = draft.description or intent.get("description") or None
         for each in samples:
@@ -145,8 +152,9 @@ def _v1_values(types: Any) -> dict[str, str]:
     found = {}
     for each in types if isinstance(types, list) else []:
         values = each.get("enumerationValues") if isinstance(each, dict) else None
-        if values and isinstance(values[0], dict) and isinstance(values[0].get("value"), str):
-            found[str(each.get("name"))] = values[0]["value"]
+        first = values[0] if isinstance(values, list) and values else None
+        if isinstance(first, dict) and isinstance(first.get("value"), str):
+            found[str(each.get("name"))] = first["value"]
     return found
 
 
@@ -155,9 +163,10 @@ def _v2_types(source: Source) -> Iterator[tuple[str, str]]:
         if not _V2_TYPE.fullmatch(name):
             continue
         document = require_object(_json(name, body), name)
-        values = document.get("slotTypeValues") or []
-        if values and isinstance(values[0], dict):
-            sample = values[0].get("sampleValue")
+        values = document.get("slotTypeValues")
+        first = values[0] if isinstance(values, list) and values else None
+        if isinstance(first, dict):
+            sample = first.get("sampleValue")
             value = sample.get("value") if isinstance(sample, dict) else None
             if isinstance(value, str):
                 yield str(document.get("name")), value

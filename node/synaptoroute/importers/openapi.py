@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from synaptoroute.importers.drafts import Draft, Imported, finish, payload_that_fits, require_object
+from synaptoroute.importers.drafts import (
+    Draft,
+    Imported,
+    finish,
+    optional_list,
+    payload_that_fits,
+    require_object,
+)
 from synaptoroute.importers.refusal import FileRefused
 from synaptoroute.importers.tools import first_sentence, words_of
 
@@ -52,7 +59,8 @@ def _operations(
             if method in item:
                 place = f"paths[{path!r}].{method}"
                 operation = require_object(item[method], place)
-                yield place, method.upper(), path, item.get("parameters") or [], operation
+                shared = optional_list(item.get("parameters"), f"paths[{path!r}].parameters")
+                yield place, method.upper(), path, shared, operation
 
 
 def _draft(
@@ -95,7 +103,7 @@ def _payload(
     schema = {
         key: value
         for key, value in (
-            ("parameters", [*shared, *(operation.get("parameters") or [])]),
+            ("parameters", [*shared, *optional_list(operation.get("parameters"), "parameters")]),
             ("request_body", operation.get("requestBody")),
         )
         if value

@@ -9,7 +9,14 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from synaptoroute.importers.drafts import Draft, Imported, finish, require_list, require_object
+from synaptoroute.importers.drafts import (
+    Draft,
+    Imported,
+    finish,
+    optional_list,
+    require_list,
+    require_object,
+)
 from synaptoroute.importers.refusal import FileRefused
 from synaptoroute.importers.sources import KIND_BY_SUFFIX, Source, parse, suffix_of
 
@@ -77,7 +84,9 @@ def _examples(document: dict[str, Any]) -> tuple[list[tuple[str, str, list[str]]
     """Examples of each intent, and how much other data there is."""
     if "rasa_nlu_data" in document:
         data = require_object(document["rasa_nlu_data"], "rasa_nlu_data")
-        return list(_common_examples(data)), sum(len(data.get(key) or []) for key in _JSON_OTHERS)
+        return list(_common_examples(data)), sum(
+            len(optional_list(data.get(key), key)) for key in _JSON_OTHERS
+        )
     found, others = [], 0
     for index, each in enumerate(require_list(document["nlu"], "nlu")):
         place = f"nlu[{index}]"
@@ -122,7 +131,7 @@ def _bullets(block: str) -> Iterator[str]:
 
 
 def _common_examples(data: Any) -> Iterator[tuple[str, str, list[str]]]:
-    examples = require_list(data.get("common_examples") or [], "rasa_nlu_data.common_examples")
+    examples = optional_list(data.get("common_examples"), "rasa_nlu_data.common_examples")
     for index, each in enumerate(examples):
         place = f"rasa_nlu_data.common_examples[{index}]"
         item = require_object(each, place)

@@ -8,6 +8,7 @@ from synaptoroute.importers.drafts import (
     Draft,
     Imported,
     finish,
+    optional_list,
     require_list,
     require_object,
     thresholds_note,
@@ -43,6 +44,6 @@ def read_redisvl(document: Any) -> Imported:
         metadata = dict(require_object(item.get("metadata") or {}, f"{place}.metadata"))
         if item.get(_THRESHOLD) is not None:
             metadata[_THRESHOLD] = item[_THRESHOLD]
-        references = require_list(item.get("references") or [], f"{place}.references")
+        references = optional_list(item.get("references"), f"{place}.references")
         drafts.append(Draft(place, item.get("name"), references, metadata=metadata))
     return finish(NAME, drafts, thresholds_note(drafts, _THRESHOLD))

@@ -13,6 +13,7 @@ from synaptoroute.importers.drafts import (
     Draft,
     Imported,
     finish,
+    optional_list,
     require_list,
     require_object,
     thresholds_note,
@@ -82,7 +83,8 @@ def _routes(document: Any, place: str, depth: int, notes: list[str]) -> Iterator
                 yield from _routes(each, f"{prefix}routers[{index}]", depth + 1, notes)
             return
         if "routes" not in router:
-            index_type = router.get("index", {}).get("type", "a remote index")
+            index = router.get("index")
+            index_type = index.get("type") if isinstance(index, dict) else "a remote index"
             raise FileRefused(
                 "file_empty",
                 f"{place or 'the file'} has no routes: they are in its index ({index_type}); load "
@@ -111,7 +113,7 @@ def _draft(item: Mapping[str, Any], place: str) -> Draft:
     return Draft(
         place=place,
         name=item.get("name"),
-        utterances=require_list(item.get("utterances") or [], f"{place}.utterances"),
+        utterances=optional_list(item.get("utterances"), f"{place}.utterances"),
         description=item.get("description"),
         payload=next((item[key] for key in _SCHEMAS if item.get(key)), None),
         metadata=metadata,
