@@ -79,7 +79,8 @@ _CASCADE_EXAMPLE: Final = {
     "floor": 0.7,
     "share": 0.61,
     "agreement": 0.996,
-    "strays": 0.005,
+    "strays": 0.003,
+    "confidence": True,
 }
 _CALIBRATION_EXAMPLE: Final = {
     "state": "fitted",
