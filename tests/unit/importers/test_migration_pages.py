@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 
 import pytest
@@ -36,3 +37,17 @@ def test_every_format_has_a_page() -> None:
         assert name.split("-")[0] in text, name
     overview = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(f"]({page.name})" in overview for page in PAGES if page.stem != "README")
+
+
+def test_figures_of_the_page_are_those_of_the_benchmark() -> None:
+    """The program that was moved is at least as accurate as it was."""
+    results = json.loads((ROOT / "benchmarks/results/migration.json").read_text())
+    page = (FOLDER / "semantic-router.md").read_text(encoding="utf-8")
+    for count in ("10", "20"):
+        found = results["figures"]["clinc150"][count]
+        for program, shares in found.items():
+            cells = (count, program, *(f"{share:.3f}" for share in shares.values()))
+            assert f"| {' | '.join(cells)} |" in page
+        before, after = found["semantic-router"], found["synaptoroute-cluster"]
+        assert after["accuracy"] >= before["accuracy"]
+        assert after["answered"] >= before["answered"]
