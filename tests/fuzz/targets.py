@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from foreign_files import FOREIGN_FILES
 from http_bytes import exchange_bytes
 from replicas import frame_of
 from synaptoroute.cli.route_files import inspect_route_file, read_route_file
@@ -33,6 +34,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.errors import StorageCorrupt, SynaptoRouteError
+from synaptoroute.importers import read_labels
 from synaptoroute.sequencer.peers import dump_entry, parse_entries
 from synaptoroute.sequencer.wire import SigningKeys, keepalive_record, parse_message
 from synaptoroute.snapshot_file import read_content
@@ -107,11 +109,16 @@ def fuzz_snapshot(data: bytes) -> None:
             read_content(Path(file.name))
 
 
+_SUFFIXES = (".json", ".yaml", ".ndjson", ".zip", ".csv", ".md")
+
+
 def fuzz_route_file(data: bytes) -> None:
-    """Route files of each format: an error of the project, never another one."""
+    """Route files, foreign files and labels: an error of the project, never another one."""
     if not data:
         return
-    suffix = (".json", ".yaml", ".ndjson")[data[0] % 3]
+    suffix = _SUFFIXES[data[0] % len(_SUFFIXES)]
+    with suppress(SynaptoRouteError):
+        read_labels(f"q{suffix}", data[1:])
     with tempfile.NamedTemporaryFile(dir=_FOLDER, suffix=suffix) as file:
         file.write(data[1:])
         file.flush()
@@ -195,7 +202,18 @@ def _seeds_route_file() -> list[bytes]:
         b"\x01" + yaml.encode(),
         b"\x01\xef\xbb\xbf" + yaml.encode(),
         b"\x02" + lines.encode(),
+        *map(_seed_of_foreign_file, FOREIGN_FILES),
     ]
+
+
+def _seed_of_foreign_file(name: str) -> bytes:
+    content = FOREIGN_FILES[name][1]
+    if not isinstance(content, str | bytes):
+        content = json.dumps(content)
+    body = content if isinstance(content, bytes) else content.encode()
+    suffix = f".{name.rpartition('.')[2]}"
+    same = {".yml": ".yaml", ".jsonl": ".ndjson", ".tsv": ".csv"}.get(suffix, suffix)
+    return bytes([_SUFFIXES.index(same)]) + body
 
 
 Target = tuple[Callable[[bytes], None], Callable[[], list[bytes]]]

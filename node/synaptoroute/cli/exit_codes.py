@@ -34,6 +34,12 @@ class FileRejected(RouteError):
     code = "invalid_file"
 
 
+class FileTooLarge(FileRejected):
+    """An input file is over its limit."""
+
+    code = "file_too_large"
+
+
 class BadUsage(ConfigError):
     """Options that cannot be combined, or an invalid value."""
 

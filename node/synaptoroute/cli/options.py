@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from typer.core import TyperCommand
 
-from synaptoroute.cli.exit_codes import FileRejected
+from synaptoroute.cli.exit_codes import FileRejected, FileTooLarge
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
@@ -128,7 +128,7 @@ def read_bytes(path: Path, bytes_max: int) -> bytes:
     except OSError as error:
         raise FileRejected(f"{path} cannot be read: {error.strerror}") from error
     if len(body) > bytes_max:
-        raise FileRejected(f"{path} has more than {bytes_max} bytes")
+        raise FileTooLarge(f"{path} has more than {bytes_max} bytes")
     return body
 
 

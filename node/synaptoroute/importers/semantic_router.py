@@ -83,8 +83,8 @@ def _routes(document: Any, place: str, depth: int, notes: list[str]) -> Iterator
                 yield from _routes(each, f"{prefix}routers[{index}]", depth + 1, notes)
             return
         if "routes" not in router:
-            index = router.get("index")
-            index_type = index.get("type") if isinstance(index, dict) else "a remote index"
+            held_in = router.get("index")
+            index_type = held_in.get("type") if isinstance(held_in, dict) else "a remote index"
             raise FileRefused(
                 "file_empty",
                 f"{place or 'the file'} has no routes: they are in its index ({index_type}); load "

@@ -19,6 +19,7 @@ from foreign_files import (
     write_folder,
     write_foreign_file,
 )
+from synaptoroute.cli import route_files
 from synaptoroute.cli.exit_codes import FileRejected
 from synaptoroute.cli.route_files import read_route_file, read_source
 from synaptoroute.importers import FORMATS, FileRefused, Imported, Source, read_routes
@@ -186,3 +187,13 @@ def test_hidden_files_of_a_folder_are_not_read(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a.json": {}, ".env": "SECRET=1", ".git/config": "x"})
 
     assert ["a.json"] == list(read_source(tmp_path).files)
+
+
+def test_file_over_the_limit_is_refused_with_its_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(route_files, "FILE_BYTES_MAX", 10)
+    path = write_foreign_file(tmp_path, "nlu.yml")
+    with pytest.raises(FileRejected, match="more than 10 bytes") as caught:
+        read_route_file(path)
+    assert "file_too_large" == caught.value.code
