@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from encoders import distilled, questions, things
+from encoders import distilled, mixed_things, questions, things
 from processes import NodeProcess
 from synaptoroute.cascade import load_table, save_table, table_file
 from synaptoroute.encoder import DEFAULT_MODEL
@@ -101,6 +101,36 @@ def test_cascade_is_switched_on_over_http(node: NodeProcess) -> None:
     state = httpx.get(f"{node.url}/-/state").json()
     assert "on" == state["router"]["cascade"]["state"]
     assert 0 == node.stop()
+
+
+def test_cascade_follows_the_fit_and_outlives_a_kill(node: NodeProcess) -> None:
+    """By the settings of a new database: one field switches it on, the node does the rest."""
+    routes, asked = mixed_things()
+    node.settings["fit_confidence"] = "true"
+    node.start()
+    body = "\n".join(json.dumps(route.model_dump(exclude={"vectors"})) for route in routes)
+    headers = {"content-type": "application/x-ndjson"}
+    httpx.post(f"{node.url}/v1/import", content=body, headers=headers, timeout=60)
+    settings = httpx.get(f"{node.url}/v1/settings").json()
+    httpx.put(f"{node.url}/v1/settings", json={**settings, "cascade": True})
+    give_up_at = time.monotonic() + WAIT_SECONDS
+    while httpx.get(f"{node.url}/v1/settings/calibration").json()["state"] != "fitted":
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+    report = cascade(node, "on")
+    before = [ask(node, text, explain=True) for text in asked]
+    node.kill()
+    node.start()
+    again = cascade(node, "on")
+    after = [ask(node, text, explain=True) for text in asked]
+
+    assert "adaptive" == settings["aggregation"]
+    assert report["confidence"]
+    static = [match for match in before if match["stage"] == "static"]
+    assert len(static) > len(asked) / 4
+    assert all(match["confidence"] >= 0.5 for match in static)
+    assert report["at"] == again["at"]
+    assert before == after
 
 
 def test_damaged_table_leaves_the_node_without_a_cascade(node: NodeProcess, cache: Path) -> None:

@@ -89,10 +89,11 @@ def _scored_by_folds(
         asked = chosen[folds[chosen] == fold]
         # A route of one utterance is not judged; it stays among the others.
         kept = (folds != fold) | (given.counts[given.owners] < 2)
-        owners = np.concatenate([given.owners[kept], rule.described])
-        order = np.argsort(owners, kind="stable")
-        owners = owners[order]
-        rows = np.concatenate([given.vectors[kept], rule.descriptions])[order]
+        owners, rows = given.owners[kept], given.vectors[kept]
+        if len(rule.described):  # else the rows of a large set are not copied again
+            owners = np.concatenate([owners, rule.described])
+            order = np.argsort(owners, kind="stable")
+            owners, rows = owners[order], np.concatenate([rows, rule.descriptions])[order]
         starts = np.searchsorted(owners, np.arange(len(given.thresholds)))
         within = within_covariance(
             square - square_of(given.vectors[~kept]),

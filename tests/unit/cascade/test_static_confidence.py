@@ -194,3 +194,22 @@ def test_score_that_decides_is_named() -> None:
     assert "blend" == scored_by(adaptive, replace(numbers, weights=None))
     assert "max" == scored_by(Settings(aggregation="max", confidence_min=0.5), numbers)
     assert LEVELS.least_blended(math.inf) == 1.0
+
+
+def test_descriptions_count_as_examples_of_their_routes() -> None:
+    """The encoder compares them; they are not judged."""
+    given = route_set()
+    assert given.rule is not None
+    every = np.arange(len(given.owners))
+    before = with_decisions(given, *leave_one_out(given, every))
+    rule = replace(
+        given.rule, descriptions=given.vectors[::30].copy(), described=given.owners[::30].copy()
+    )
+    given = replace(given, rule=rule)
+    after = with_decisions(given, *leave_one_out(given, every))
+
+    assert len(after[0].owners) == len(every)
+    firsts = np.isin(after[0].rows, np.arange(0, len(every), 30))
+    same = after[0].answers == after[0].owners
+    # A description that equals an utterance stands in for it when it is left out.
+    assert (after[0].expected > before[0].expected)[firsts & same].all()
