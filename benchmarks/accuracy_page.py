@@ -1,4 +1,5 @@
-"""Writes the tables of docs/accuracy.md from the JSON of ``bench_accuracy.py``.
+"""Writes the tables of docs/accuracy.md from the JSON of ``bench_accuracy.py`` and, where there
+is one, of ``bench_small_sets.py``.
 
     python benchmarks/accuracy_page.py
 
@@ -18,6 +19,7 @@ from tables import table
 
 PAGE = ROOT / "docs" / "accuracy.md"
 RESULT = ROOT / "benchmarks" / "results" / "accuracy.json"
+SMALL_SETS = RESULT.with_name("small_sets.json")
 TITLES = {"clinc150": "CLINC150", "banking77": "Banking77"}
 CONTENDERS = {
     "adaptive": "`adaptive` (default)",
@@ -38,16 +40,37 @@ DECISIONS = {
 }
 
 
+SMALL = {"accuracy": "right route"} | {
+    key: DECISIONS[key] for key in ("answered", "refused", "ece_inside", "ece_mixed")
+}
+
+
 def render(text: str, figures: Mapping[str, Any]) -> str:
-    """Replace the tables between the markers of a page."""
+    """Replace the tables of ranking and decisions between the markers of a page."""
     for name, made in {"ranking": _ranking(figures), "decisions": _decisions(figures)}.items():
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-        before, _, rest = text.partition(begin)
-        _, found, after = rest.partition(end)
-        if not found:
-            raise ValueError(f"the page has no markers {begin.strip()} and {end}")
-        text = before + begin + made + end + after
+        text = _replaced(text, name, made)
     return text
+
+
+def render_small_sets(text: str, figures: Mapping[str, Any]) -> str:
+    """Replace the table of small route sets between its markers."""
+    rows = [
+        (_title(name), kind, each, *(f"{row[key]:.3f}".replace("0.", ".", 1) for key in SMALL))
+        for name, kinds in figures.items()
+        for kind, own in kinds.items()
+        for each, row in own.items()
+    ]
+    made = table(("set", "kind", "utterances a route", *SMALL.values()), rows)
+    return _replaced(text, "small sets", made)
+
+
+def _replaced(text: str, name: str, made: str) -> str:
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"the page has no markers {begin.strip()} and {end}")
+    return before + begin + made + end + after
 
 
 def _ranking(figures: Mapping[str, Any]) -> str:
@@ -85,9 +108,13 @@ def _share(cell: Mapping[str, float] | None) -> str:
     return "" if cell is None else f"{cell['mean']:.3f}".replace("0.", ".", 1)
 
 
-def write(result: Mapping[str, Any], page: Path = PAGE) -> None:
+def write(result: Mapping[str, Any], page: Path = PAGE, small_sets: Path = SMALL_SETS) -> None:
     """Write the tables of a page anew."""
-    page.write_text(render(page.read_text(encoding="utf-8"), result["figures"]), encoding="utf-8")
+    text = render(page.read_text(encoding="utf-8"), result["figures"])
+    if small_sets.exists():
+        found = json.loads(small_sets.read_text(encoding="utf-8"))
+        text = render_small_sets(text, found["figures"])
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

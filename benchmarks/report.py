@@ -29,6 +29,7 @@ BENCHES = (
     "invariance",
     "throughput",
     "accuracy",
+    "small_sets",
     "inputs",
     "cascade",
     "decision",

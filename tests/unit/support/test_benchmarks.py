@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 BENCHES = (
-    "invariance", "throughput", "accuracy",
+    "invariance", "throughput", "accuracy", "small_sets",
     "inputs", "cascade", "decision", "hot_add", "boot", "mutations", "scoring",
     "overload", "http", "embedding", "lanes", "million", "cluster",
 )  # fmt: skip
@@ -297,6 +297,18 @@ def test_tables_of_the_accuracy_page_are_those_of_the_figures(
     assert text == render(text, FIGURES["accuracy"])
     with pytest.raises(ValueError, match="markers"):
         render("no markers", FIGURES["accuracy"])
+
+
+def test_table_of_small_sets_is_that_of_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row for each set, kind and number of utterances."""
+    page = load(monkeypatch, "accuracy_page")
+    row = dict.fromkeys(page.SMALL, 0.5) | {"accuracy": 0.97, "sets": 12}
+    empty = "before\n<!-- small sets: begin -->\nold\n<!-- small sets: end -->\nafter\n"
+
+    text = page.render_small_sets(empty, {"clinc150": {"distinct": {"10": row}}})
+
+    assert "| CLINC150 | distinct | 10 | .970 | .500 |" in text
+    assert "old" not in text
 
 
 def test_texts_are_counted_by_tenths_of_the_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
