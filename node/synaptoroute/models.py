@@ -13,7 +13,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from synaptoroute.core import feedback, names, validation
@@ -329,6 +337,15 @@ MatchReason = Literal[
 ]
 
 
+def _keep_text(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Keep a text that this release does not know: a newer node may have answered."""
+    return value if isinstance(value, str) else check(value)
+
+
+ReadStage = Annotated[Stage, WrapValidator(_keep_text)]
+ReadReason = Annotated[MatchReason, WrapValidator(_keep_text)]
+
+
 class Match(BaseModel):
     """The result of a query; false in a condition if no route matched.
 
@@ -376,7 +393,7 @@ class Match(BaseModel):
     similarity: float | None = None
     margin: float | None = None
     runner_up: str | None = None
-    reason: MatchReason
+    reason: ReadReason
     confidence: float | None = None
     confidence_min: float | None = None
     p_none: float | None = None
@@ -390,7 +407,7 @@ class Match(BaseModel):
     encoded_text: str | None = None
     repairs: list[WordRepair] | None = None
     context_weight: float | None = None
-    stage: Stage | None = None
+    stage: ReadStage | None = None
     static_margin: float | None = None
     guard_margin: float | None = None
     decision_id: str | None = None

@@ -474,7 +474,8 @@ def _consistency(consistency: Consistency) -> dict[str, str]:
 
 def _model(model: type[BaseModel]) -> Callable[[Reply], Any]:
     def read_reply(reply: Reply) -> Any:
-        return _checked(reply, lambda: model.model_validate_json(reply.body))
+        # A node of a newer release may say more than this one knows.
+        return _checked(reply, lambda: model.model_validate_json(reply.body, extra="ignore"))
 
     return read_reply
 

@@ -115,8 +115,12 @@ def _check_url(url: str) -> None:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ConfigError(f"invalid address: {url!r} ({error})") from error
+        shown = repr(url) if "@" not in url else "its user must go"
+        raise ConfigError(f"invalid address: {shown} ({error})") from error
+    if parsed.userinfo:
+        # The message may reach a log: it must not repeat the password.
+        raise ConfigError("the address must have no user and no password; pass a key instead")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigError(f"the address must start with http:// or https://, got {url!r}")
-    if parsed.query or parsed.fragment or parsed.userinfo:
-        raise ConfigError(f"the address must have no user, query or fragment, got {url!r}")
+    if parsed.query or parsed.fragment:
+        raise ConfigError(f"the address must have no query and no fragment, got {url!r}")

@@ -165,6 +165,20 @@ def test_answer_of_another_form_is_an_error(run: Run) -> None:
         run(server.url, "query", "x")
 
 
+def test_answer_of_a_newer_release_is_read(run: Run) -> None:
+    newer = {**MATCH, "reason": "by_a_later_rule", "stage": "later", "field_of_later": {"a": 1}}
+    with scripted_server(Answer(document=newer)) as server:
+        found = run(server.url, "query", "my money")
+    assert (found.route, found.reason, found.stage) == ("billing", "by_a_later_rule", "later")
+
+
+def test_settings_of_a_newer_release_are_read(run: Run) -> None:
+    settings = {"aggregation": "max", "topk": 3, "threshold": 0.5, "capacity_slots": 100}
+    with scripted_server(Answer(document={**settings, "field_of_later": 1})) as server:
+        found = run(server.url, "get_settings")
+    assert found.threshold == 0.5
+
+
 def test_answer_that_drips_does_not_outlast_the_call(run: Run) -> None:
     """Each byte comes in time; the whole answer does not."""
     with scripted_server(Answer(document=MATCH, pause_seconds=0.1)) as server:
@@ -362,6 +376,15 @@ def test_key_is_not_in_the_error_of_a_malformed_one() -> None:
     with pytest.raises(ConfigError) as caught:
         Client("http://a", api_key="secret\nkey")
 
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://u:secret@host", "ftp://u:secret@host", "http://u:secret@ho st"]
+)
+def test_password_is_not_in_the_error_of_an_address(address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Client(address)
     assert "secret" not in str(caught.value)
 
 
