@@ -15,7 +15,9 @@ spread over the seeds, on the whole test split.  Thresholds play no part.
   share of right ones, over all seeds; ``_inside`` of test texts alone, ``_mixed`` of all.
 
 The fit uses the utterances of the routes only.  Peers route the same vectors, without a threshold,
-in environments of their own (``benchmarks/peers/install.py``).
+in environments of their own (``benchmarks/peers/install.py``).  semantic-router takes milliseconds
+a query on large sets: peers get seed 0 alone where a set has more than ``PEER_ROWS`` utterances,
+and none where it has more than ``PEER_ROWS_MAX``.  ``seeds`` says how many a cell has.
 
     python benchmarks/bench_accuracy.py --data FOLDER [--quick] [--no-peers]
 """
@@ -25,8 +27,9 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,8 @@ CONFIDENCE_MIN = 0.5
 DECIDED: tuple[Aggregation, ...] = ("adaptive", "blend")
 """Aggregations whose confidences are measured."""
 BINS = 10
+PEER_ROWS = 1_000
+PEER_ROWS_MAX = 3_500
 Figures = dict[str, list[Any]]
 
 
@@ -167,7 +172,11 @@ def summed_up(found: Figures) -> dict[str, Any]:
     return {
         name: diagram(np.sum(values, axis=0))
         if name.startswith("reliability")
-        else {"mean": rounded(np.mean(values)), "spread": rounded(np.ptp(values))}
+        else {
+            "mean": rounded(np.mean(values)),
+            "spread": rounded(np.ptp(values)),
+            "seeds": len(values),
+        }
         for name, values in found.items()
     }
 
@@ -220,7 +229,7 @@ def table(
     corpus: Corpus,
     outside: list[str],
     counts: tuple[int, ...],
-    peers: Peers | None = None,
+    peers: Peers,
 ) -> dict[str, Any]:
     """All figures of a set by contender and utterances a route."""
     tests = [text for text, _ in corpus.test]
@@ -240,7 +249,8 @@ def table(
                 known = encoder.fingerprint if is_decided else ""
                 tensor = tensor_of(routes, vectors, settings, known)
                 judge(tensor, asked if is_decided else plain, figures.setdefault(kind, {}))
-            if peers is not None:
+            rows = sum(len(texts) for texts in routes.values())
+            if rows <= PEER_ROWS or (rows <= PEER_ROWS_MAX and seed == SEEDS[0]):
                 peers.judge(routes, vectors, asked, figures)
         for name, values in figures.items():
             own = summed_up(values)
@@ -257,23 +267,25 @@ def table(
     }
 
 
-def measure(options: Options) -> dict[str, Any]:
-    """Return all figures."""
+def measure_set(options: Options, name: str) -> dict[str, Any]:
+    """Return the figures of one set."""
     counts = options.pick((1, 2, 3, 5, 10, 20, 50), (5, 10), (2,))
-    names = SETS if options.data is not None else ("generated",)
-    outside = read_out_of_scope(options.data)
     encoder = Encoder()
-    vectors = Vectors(encoder)
-    found = {}
+    corpus, outside = read_corpus(options.data, name), read_out_of_scope(options.data)
     with (
         tempfile.TemporaryDirectory() as folder,
         contenders((SEMANTIC_ROUTER, ORIGINAL), options) as running,
     ):
         peers = Peers(running, Path(folder))
-        for name in names:
-            corpus = read_corpus(options.data, name)
-            found[name] = table(encoder, vectors, corpus, outside, counts, peers)
-    return found
+        return table(encoder, Vectors(encoder), corpus, outside, counts, peers)
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Return all figures; the sets are measured side by side."""
+    names = SETS if options.data is not None else ("generated",)
+    with ProcessPoolExecutor(len(names), get_context("spawn")) as pool:
+        parts = {name: pool.submit(measure_set, options, name) for name in names}
+        return {name: part.result() for name, part in parts.items()}
 
 
 if __name__ == "__main__":
