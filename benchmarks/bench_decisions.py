@@ -39,7 +39,8 @@ from bench_http import CACHED_TEXTS, CLIENTS, Connection, node, put_routes
 from harness import Bench, Options, quantiles, ratio, read_options, rounded, rounds, spread
 from route_texts import SETS, Corpus, read_corpus, read_out_of_scope
 from synaptoroute.core.mutation import DEFAULT_UNMATCHED_SHARE
-from synaptoroute.decisions import (
+from synaptoroute.encoder import Encoder
+from synaptoroute.questions import (
     ChoiceQuestion,
     Option,
     OptionScores,
@@ -48,8 +49,7 @@ from synaptoroute.decisions import (
     answer,
     answer_choice,
 )
-from synaptoroute.decisions.answers import TextFigures
-from synaptoroute.encoder import Encoder
+from synaptoroute.questions.answers import TextFigures
 
 SEED = 0
 OPTIONS = 10

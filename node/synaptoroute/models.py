@@ -452,67 +452,6 @@ class WriteResult(BaseModel):
     warnings: list[str] = Field(default=[], exclude_if=lambda found: not found)
 
 
-class OrphanedWrite(BaseModel):
-    """A write that a recovery dropped from the log and that one node still had.
-
-    Attributes:
-        op_id: Identity of the write, 32 hexadecimal digits.
-        version: Its ``epoch.seq``.
-        kind: Kind of the write, such as ``PutRoute``.
-        route: The route that it changed; None if it concerned all routes.
-        moved_at_ms: When it was set aside, in milliseconds since 1970.
-    """
-
-    op_id: str
-    version: str
-    kind: str
-    route: str | None
-    moved_at_ms: int
-
-
-class RecoveryOutlook(BaseModel):
-    """The state of a recovery, and what forcing it may lose.
-
-    Attributes:
-        log_state: State of the log.
-        detail: What the recovery waits for; empty if nothing.
-        is_needed: Whether the log is closed.
-        base: ``epoch.seq`` of the last entry that would be kept; empty if unknown.
-        missing: Voters that have not answered.
-        risk: What a forced recovery may lose; empty if nothing that a majority held.
-        namespace: Namespace of the cluster.
-        cluster_id: Identity of the cluster.
-        operator_key: Public key with which the operator must sign a forced recovery; empty if
-            none is configured.
-    """
-
-    log_state: str
-    detail: str
-    is_needed: bool
-    base: str = ""
-    missing: list[str] = []  # pydantic copies a default for each object
-    risk: str = ""
-    namespace: str = ""
-    cluster_id: str = ""
-    operator_key: str = ""
-
-
-class LevelOutlook(BaseModel):
-    """The level of the cluster's formats, and what keeps it from rising.
-
-    Attributes:
-        level: Level in use.
-        level_known: Highest level that this release knows.
-        waiting_for: Nodes that do not know it yet, or voters that are away; empty if none.
-        version: Version of the entry that raised the level; empty if nothing was written.
-    """
-
-    level: int
-    level_known: int
-    waiting_for: list[str] = []  # pydantic copies a default for each object
-    version: str = ""
-
-
 class ImportResult(BaseModel):
     """The result of an import.
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.config import EngineConfig
-from synaptoroute.decisions import Answer, OptionScores, Question, answer
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import DeadlineExceeded, InvalidQuery, NotReady
+from synaptoroute.questions import Answer, OptionScores, Question, answer
 from synaptoroute.serving.query import OptionSet, Query, QueryEngine
 
 VECTORS_KEPT: Final = 8_192

@@ -32,10 +32,7 @@ from synaptoroute.forks import guard
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
     ImportResult,
-    LevelOutlook,
     Match,
-    OrphanedWrite,
-    RecoveryOutlook,
     Route,
     RouteSetSettings,
     StoredRoute,
@@ -46,7 +43,7 @@ from synaptoroute.ports import Published
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
-from synaptoroute.router.admin import ClusterAdmin
+from synaptoroute.router.admin import ClusterAdmin, LevelOutlook, OrphanedWrite, RecoveryOutlook
 from synaptoroute.router.decider import Decider
 from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
 from synaptoroute.router.diagnostics import Diagnostics

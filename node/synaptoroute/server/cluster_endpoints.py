@@ -26,12 +26,12 @@ from starlette.responses import Response, StreamingResponse
 from synaptoroute.core.digest import BUCKET_COUNT
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, NotReady, OperatorSignatureNeeded, ProtocolError
-from synaptoroute.models import LevelOutlook, OrphanedWrite, RecoveryOutlook
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.row_repair import dump_rows
 from synaptoroute.replication.session import LogState
 from synaptoroute.replication.voter_changes import AskedChange
 from synaptoroute.router import WriteOptions
+from synaptoroute.router.admin import LevelOutlook, OrphanedWrite, RecoveryOutlook
 from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.peers import (
     AGREEMENT_PATH,

@@ -19,7 +19,9 @@ from starlette.responses import Response
 
 from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS
 from synaptoroute.config import NodeConfig
-from synaptoroute.decisions import (
+from synaptoroute.errors import InvalidQuery, SetNotFound, UnsupportedQuestion
+from synaptoroute.models import QUERY_BYTES_MAX, check_text
+from synaptoroute.questions import (
     Answer,
     ChoiceQuestion,
     Option,
@@ -30,10 +32,8 @@ from synaptoroute.decisions import (
     sides_in,
     state_text,
 )
-from synaptoroute.decisions.questions import OPTION_CHARACTERS_MAX
-from synaptoroute.decisions.states import UnreadableState
-from synaptoroute.errors import InvalidQuery, SetNotFound, UnsupportedQuestion
-from synaptoroute.models import QUERY_BYTES_MAX, check_text
+from synaptoroute.questions.question import OPTION_CHARACTERS_MAX
+from synaptoroute.questions.states import UnreadableState
 from synaptoroute.router.decider import Decision
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.decision_schemas import (

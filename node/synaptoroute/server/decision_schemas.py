@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from synaptoroute.decisions import CHOICES_MAX, CHOICES_MIN, QUESTIONS_MAX
+from synaptoroute.questions import CHOICES_MAX, CHOICES_MIN, QUESTIONS_MAX
 
 LEVELS_MAX: Final = 10
 NAME_CHARACTERS_MAX: Final = 256

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.decision import Metric, read_metric, score_terms
-from synaptoroute.decisions import OptionScores, RouteFigures
-from synaptoroute.decisions.answers import TextFigures
 from synaptoroute.encoder import Tokens
 from synaptoroute.exact import dots, to_grid
+from synaptoroute.questions import OptionScores, RouteFigures
+from synaptoroute.questions.answers import TextFigures
 from synaptoroute.scoring import DecisionRule, Ranking
 from synaptoroute.scoring.rule import cohesion_of
 from synaptoroute.serving.query import OptionSet, Query

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.core.same_text import same_text_form
-from synaptoroute.decisions import OptionScores
 from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.errors import EncoderError, InvalidQuery
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
 from synaptoroute.ports import Published
+from synaptoroute.questions import OptionScores
 from synaptoroute.scoring import DecisionRule, QuerySpec, Ranking, Scratch, rank, rule_of
 from synaptoroute.serving.encoder_workers import Batch
 from synaptoroute.serving.option_scoring import score_options

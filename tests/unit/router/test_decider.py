@@ -11,8 +11,8 @@ import pytest
 
 from http_node import http_node
 from routers import HeldEncoder
-from synaptoroute.decisions import ChoiceAnswer, ChoiceQuestion, Option, OptionScores
 from synaptoroute.errors import DeadlineExceeded, InvalidQuery
+from synaptoroute.questions import ChoiceAnswer, ChoiceQuestion, Option, OptionScores
 from synaptoroute.router import decider as module
 from synaptoroute.router.decider import _score
 from synaptoroute.serving.query import OptionSet

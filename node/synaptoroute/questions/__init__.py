@@ -7,7 +7,7 @@ scorer turns a text and the options of all questions into ``OptionScores`` in on
 
 from __future__ import annotations
 
-from synaptoroute.decisions.answers import (
+from synaptoroute.questions.answers import (
     Answer,
     ChoiceAnswer,
     OptionScores,
@@ -16,7 +16,7 @@ from synaptoroute.decisions.answers import (
     answer,
     answer_choice,
 )
-from synaptoroute.decisions.questions import (
+from synaptoroute.questions.question import (
     CHOICES_MAX,
     CHOICES_MIN,
     NONE_NAMES,
@@ -28,7 +28,7 @@ from synaptoroute.decisions.questions import (
     is_none_name,
     sides_in,
 )
-from synaptoroute.decisions.states import plain_text, state_text
+from synaptoroute.questions.states import plain_text, state_text
 
 __all__ = [
     "CHOICES_MAX",

@@ -14,14 +14,14 @@ from typing import Final, NamedTuple, TypeAlias
 
 from synaptoroute.decision import shipped_calibration
 from synaptoroute.decision.probability import Levels, confidences, exp
-from synaptoroute.decisions.questions import (
+from synaptoroute.errors import UnsupportedQuestion
+from synaptoroute.questions.question import (
     ChoiceQuestion,
     Option,
     Question,
     SidesQuestion,
     Value,
 )
-from synaptoroute.errors import UnsupportedQuestion
 
 TEMPERATURE_UNKNOWN: Final = 20.0
 SCORE_UNKNOWN: Final = 0.49

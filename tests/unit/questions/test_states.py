@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from synaptoroute.decisions import state_text
-from synaptoroute.decisions.states import UnreadableState
+from synaptoroute.questions import state_text
+from synaptoroute.questions.states import UnreadableState
 
 pytestmark = pytest.mark.unit
 

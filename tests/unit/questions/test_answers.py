@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from synaptoroute.decision import shipped_calibration
-from synaptoroute.decisions import ChoiceQuestion, Option, OptionScores, answer_choice, is_none_name
-from synaptoroute.decisions.answers import RouteFigures, TextFigures
+from synaptoroute.questions import ChoiceQuestion, Option, OptionScores, answer_choice, is_none_name
+from synaptoroute.questions.answers import RouteFigures, TextFigures
 
 pytestmark = pytest.mark.unit
 
