@@ -16,11 +16,11 @@ _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]:,]', re.DOTALL)
 Path = tuple[str | int, ...]
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes, *, takes_last: bool = False) -> Any:
     """Read JSON as RFC 8259 has it, with or without a byte order mark.
 
-    NaN, Infinity, lone surrogates, invalid UTF-8, a nesting over 200 and a key that an object
-    has twice are refused.
+    NaN, Infinity, lone surrogates, invalid UTF-8 and a nesting over 200 are refused, and so is a
+    key that an object has twice, unless ``takes_last``.
 
     Raises:
         FileRefused: ``file_syntax`` or ``duplicate_key``; the message names line and column.
@@ -34,6 +34,8 @@ def parse_json(body: bytes) -> Any:
         found = re.search(r"at line (\d+) column \d+", str(error))
         line = int(found[1]) if found else None
         raise FileRefused("file_syntax", f"not valid JSON: {error}", line=line) from None
+    if takes_last:
+        return document
     # The parser keeps the last of two keys without a word: what it dropped would be lost.
     try:
         json.loads(body, object_pairs_hook=_distinct, parse_int=str, parse_float=str)

@@ -124,21 +124,31 @@ async def read_body(request: Request, lease: BodyLease, bytes_max: int) -> bytes
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes, *, takes_last: bool = False) -> Any:
     """Read JSON by the rules of ``importers.json_reader``.
+
+    Args:
+        takes_last: Whether the last value counts where an object has a key twice, as in a query,
+            of which nothing is kept.
 
     Raises:
         MalformedBody: Not JSON, or with a key twice; says at which line and column.
     """
     try:
-        return read_json(body)
+        return read_json(body, takes_last=takes_last)
     except FileRefused as error:
-        raise MalformedBody(f"the body is {_unless_place(error)}", line=error.line) from None
+        is_twice = error.code == "duplicate_key"
+        message = unrepeated(error) if is_twice else f"the body is {error.message}"
+        raise MalformedBody(message, line=error.line) from None
 
 
-def _unless_place(error: FileRefused) -> str:
-    is_twice = error.code == "duplicate_key"
-    return f"ambiguous: {error.message}" if is_twice else error.message
+def unrepeated(error: FileRefused) -> str:
+    """The message of an error without what the client sent: a key, or a piece of its text."""
+    if error.code == "duplicate_key":
+        place = error.message.partition(":")[0]
+        return f"the body has a key twice in one object, at {place}"
+    head, found, _ = error.message.partition("not valid YAML")
+    return head + found if found else error.message
 
 
 def media_type(request: Request) -> str:

@@ -12,6 +12,7 @@ without nesting that a recursive reader could not follow.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,7 +25,7 @@ from synaptoroute.importers.refusal import FileRefused, joined
 from synaptoroute.importers.text import decode
 from synaptoroute.importers.yaml_reader import parse_yaml as read_yaml
 from synaptoroute.models import Route, StoredRoute
-from synaptoroute.server.bodies import parse_json
+from synaptoroute.server.bodies import parse_json, unrepeated
 from synaptoroute.web.problems import MalformedBody
 
 DocumentKind = Literal["ndjson", "json", "yaml"]
@@ -51,6 +52,7 @@ KIND_BY_SUFFIX: Final[dict[str, DocumentKind]] = {
     ".yml": "yaml",
 }
 FORMAT_VERSION: Final = 1
+_WRITTEN: Final = re.compile(r"`[^`]*` is")
 
 
 class _Names:
@@ -135,7 +137,8 @@ def _with_place(error: InvalidRoute, explained_errors: list[str]) -> InvalidRout
     """The same error, with the lines of a YAML document."""
     if not explained_errors:
         return error
-    return InvalidRoute(joined(explained_errors), errors=error.fields["errors"])
+    message = _WRITTEN.sub("a value is", joined(explained_errors))  # never the value itself
+    return InvalidRoute(message, errors=error.fields["errors"])
 
 
 def _items(document: Any) -> tuple[list[Any], str]:
@@ -166,7 +169,7 @@ def _parsed(body: bytes) -> tuple[Any, str]:
     except FileRefused as error:
         if error.code == "file_empty":
             return None, ""
-        raise MalformedBody(error.message, line=error.line) from None
+        raise MalformedBody(unrepeated(error), line=error.line) from None
 
 
 def load_routes_file(path: Path) -> list[Route]:

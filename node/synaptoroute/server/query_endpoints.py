@@ -134,7 +134,8 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
         )
         arguments |= {"use_cache": options.use_cache, "flow": request_flow(request)}
         if batch.split:
-            texts = parse_json(body)["texts"]  # spans count from the texts as they were sent
+            # Spans count from the texts as they were sent.
+            texts = parse_json(body, takes_last=True)["texts"]
             parts = await unless_gone(request, router.aquery_splits(texts, **arguments))
             matches = [match for own in parts for match in own]
             rendered = f'{{"texts":[{",".join(map(render_matches, parts))}]}}'

@@ -312,7 +312,10 @@ class QueryHandler:
             if query.split:
                 # Spans count from the text as it was sent, before it was trimmed.
                 work = router.aquery_splits(
-                    [parse_json(body)["text"]], use_cache=use_cache, flow=flow, **arguments
+                    [parse_json(body, takes_last=True)["text"]],
+                    use_cache=use_cache,
+                    flow=flow,
+                    **arguments,
                 )
                 answer = asyncio.ensure_future(_only(work))
             else:
@@ -425,7 +428,7 @@ def parse_batch(body: bytes) -> BatchRequest:
 
 def _validated(adapter: TypeAdapter[ModelT], body: bytes) -> ModelT:
     try:
-        return adapter.validate_python(parse_json(body), strict=True)
+        return adapter.validate_python(parse_json(body, takes_last=True), strict=True)
     except ValidationError as error:
         found = field_errors(error)
         message = first_message(found, "the query is malformed")

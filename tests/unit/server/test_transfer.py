@@ -392,3 +392,22 @@ async def test_idempotency_key_of_an_import_decides_by_its_content(node: HttpNod
     for answer in (other, replacing):
         assert (422, "idempotency_conflict") == (answer.status_code, answer.json()["code"])
     assert "n0001" not in await names(node)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "place"),
+    [
+        (b"- name: a\n  s3cr3t: 1\n  s3cr3t: 2\n", "malformed_body", "line 3, column 3"),
+        (b"- name: a\n  utterances: [4111111]\n", "invalid_route", "line 2, column 16"),
+        (b"- name: !s3cr3t x\n", "malformed_body", "line 1, column 9"),
+        (b"- name: *s3cr3t\n", "malformed_body", "line 1"),
+    ],
+)
+async def test_refused_yaml_names_the_place_and_repeats_nothing(
+    node: HttpNode, body: bytes, code: str, place: str
+) -> None:
+    answer = await node.http.post("/v1/import", content=body, headers=YAML)
+
+    assert (code, True) == (answer.json()["code"], place in answer.json()["detail"])
+    assert "s3cr3t" not in answer.text
+    assert "4111111" not in answer.text
