@@ -277,7 +277,13 @@ def _accuracy(figures: dict[str, Any]) -> str:
     for name, result in figures.items():
         counts = list(next(iter(result["accuracy"].values())))
         rows = [
-            (aggregation, *(f"{row[k]['mean']:.3f} ({row[k]['spread']:.3f})" for k in counts))
+            (
+                aggregation,
+                *(
+                    f"{row[k]['mean']:.3f} ({row[k]['spread']:.3f})" if k in row else ""
+                    for k in counts
+                ),
+            )
             for aggregation, row in result["accuracy"].items()
         ]
         head = (f"{name}, {result['routes']} routes, utterances a route", *counts)
