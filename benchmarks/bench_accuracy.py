@@ -173,8 +173,8 @@ def summed_up(found: Figures) -> dict[str, Any]:
         name: diagram(np.sum(values, axis=0))
         if name.startswith("reliability")
         else {
-            "mean": rounded(np.mean(values)),
-            "spread": rounded(np.ptp(values)),
+            "mean": rounded(float(np.mean(values))),
+            "spread": rounded(float(np.ptp(values))),
             "seeds": len(values),
         }
         for name, values in found.items()

@@ -260,8 +260,7 @@ def fit_metric(within: WithinCovariance) -> Metric | None:
 def _inverse(matrix: Float64s, shrinkage: float) -> Float64s:
     """Invert a covariance that is shrunk and has one as its mean variance."""
     spread = max(float(np.trace(matrix)) / len(matrix), 1e-12)
-    found: Float64s = np.linalg.inv(shrunk(matrix / spread, 1.0, shrinkage))
-    return found
+    return np.array(np.linalg.inv(shrunk(matrix / spread, 1.0, shrinkage)), np.float64)
 
 
 def _dense(metric: Metric) -> Float64s:
