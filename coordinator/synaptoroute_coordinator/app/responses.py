@@ -33,7 +33,8 @@ from synaptoroute_coordinator.reconciler import Reconciler
 
 
 class RequestModel(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # Strict: a number is no boolean and no text.
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class ActionFailed(RouteError):

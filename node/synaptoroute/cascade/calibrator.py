@@ -29,7 +29,7 @@ from synaptoroute.cascade import (
     scored_by,
 )
 from synaptoroute.cascade.cascade import NAME_DIGITS, Cascade
-from synaptoroute.core.mutation import Calibrate
+from synaptoroute.core.mutation import Aggregation, Calibrate
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ClusterError, ConfigError, ProtocolError, SynaptoRouteError
 from synaptoroute.models import WriteResult
@@ -147,7 +147,7 @@ class _RouteSetCopy:
         slots = np.array([slot for record in records for slot in record.slots], np.int64)
         self.is_too_large = len(slots) > UTTERANCES_MAX
         self.vectors = tensor.vectors_of(slots[:0] if self.is_too_large else slots)
-        self.aggregation = tensor.settings.aggregation
+        self.aggregation: Aggregation = tensor.settings.aggregation
         self.rule: ConfidenceRule | None = None
         numbers = tensor.calibration
         scored = scored_by(tensor.settings, numbers)

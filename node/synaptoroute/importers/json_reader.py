@@ -81,7 +81,7 @@ def _keys(text: str) -> Iterator[tuple[Path, str, int]]:
             stack.pop()
             is_object.pop()
         elif mark == ",":
-            stack[-1] = None if is_object[-1] else stack[-1] + 1
+            stack[-1] = None if is_object[-1] else (stack[-1] or 0) + 1
         elif mark != ":" and is_object and is_object[-1] and stack[-1] is None:
             stack[-1] = key = json.loads(mark)
             yield tuple(stack[:-1]), key, token.start()

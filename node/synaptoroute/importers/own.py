@@ -139,12 +139,12 @@ def _described(
 def _yaml_place(
     text: str, path: Sequence[str | int], item: Any, location: Sequence[str | int]
 ) -> tuple[str, str]:
-    """Where a value is written, and what to do if YAML read it as no text."""
+    """Return where a value is written, and what to do if YAML read it as no text."""
     known = scalar_at(text, path)
     if known is None:
         return "", ""
     line, column, written = known
-    value = item
+    value: Any = item
     for part in location:
         try:
             value = value[part]
