@@ -186,12 +186,12 @@ def test_prepared_table_is_not_replaced(cache: Path) -> None:
     assert before == file.stat().st_mtime_ns
 
 
-def test_encoder_that_cannot_be_distilled_is_refused(tmp_path: Path) -> None:
-    """With a reason and a status that is not 0."""
+def test_encoder_that_cannot_be_distilled_is_prepared_without_a_table(tmp_path: Path) -> None:
+    """Its numbers are measured; the report says why it has no table."""
     done = prepare("test-hash-64", "--cache-dir", str(tmp_path))
 
-    assert 0 != done.returncode
-    assert "vocabulary" in done.stderr
+    assert 0 == done.returncode, done.stderr
+    assert "vocabulary" in done.stdout
     assert not list(tmp_path.rglob("*.table"))
 
 

@@ -375,7 +375,7 @@ def _distilled(encoder: Any, cache_dir: Path | None, again: bool) -> dict[str, A
     from synaptoroute.errors import ModelCorrupt
 
     if not hasattr(encoder, "vocabulary"):
-        return {"table": None}
+        return {"table": None, "why_no_table": "the encoder has no vocabulary to distil"}
     started = time.perf_counter()
     path = table_file(encoder.fingerprint, cache_dir)
     try:
