@@ -39,7 +39,7 @@ def python_of(name: str, interpreter: str | Path = sys.executable) -> Path:
     python = folder / "bin" / "python"
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     stamp = folder / "lock.sha256"
-    with _locked(folder.with_suffix(".lock")):
+    with _locked(folder.with_name(f"{folder.name}.lock")):
         if stamp.exists() and stamp.read_text() == wanted:
             return python
         _run([str(interpreter), "-m", "venv", "--clear", str(folder)], "a virtual environment")
