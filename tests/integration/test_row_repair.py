@@ -16,6 +16,7 @@ import pytest
 from followers import Peers, peers, route
 from servers import Server
 from synaptoroute.core.change import SlotWrite
+from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.digest import row_hash
 from synaptoroute.errors import ClusterError
 from synaptoroute.ports import AppliedState
@@ -32,7 +33,7 @@ async def filled(found: Peers) -> None:
         await found[0].router.aput_route(made.model_copy(update=more if number == 1 else {}))
     await found.settle()
     held = found[0].engine.replica_status.level, found[0].router.status().slots_used
-    assert (3, 19) == held
+    assert (LEVEL, 19) == held
 
 
 async def flip_in_memory(found: Peers, index: int, slot: int) -> None:
