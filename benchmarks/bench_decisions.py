@@ -214,7 +214,7 @@ def similarities(encoder: Encoder, corpus: Corpus, texts: list[str]) -> NDArray[
 
 
 def scores_of(values: dict[str, float], fingerprint: str) -> OptionScores:
-    """What a pass over a set without these routes finds."""
+    """Scores of a pass over a set without these routes."""
     return OptionScores(
         version="",
         node="",

@@ -23,7 +23,7 @@ ROUTER = StdioServerParameters(
 
 
 def act(message: str, found: dict) -> str:
-    """What the agent says: the tool that the route's payload names, or a question back."""
+    """Answer of the agent: the tool that the route's payload names, or a question back."""
     if found["route"] is None:
         return "hand over to a person"
     if found["confidence"] < 0.6:

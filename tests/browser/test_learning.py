@@ -49,7 +49,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def in_light_and_dark(page: Any, audit: Audit) -> list[str]:
-    """What axe-core finds in both schemes."""
+    """Findings of axe-core in both schemes."""
     found = []
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)

@@ -47,7 +47,7 @@ def run(program: str, place: str) -> dict[str, Any]:
 
 
 def check_langchain(found: dict[str, Any]) -> None:
-    """What every router answers, sync and async."""
+    """Every router gives the same answers, sync and async."""
     assert {"returns"} == set(found["inputs"])
     assert 8 == len(found["inputs"])
     assert ["returns", "order-status", None] == found["batch"]

@@ -190,7 +190,7 @@ def test_tools_answer_as_the_node_does(nodes: Nodes) -> None:
 
 
 def test_write_key_lists_the_tools_that_change_routes(nodes: Nodes) -> None:
-    """What they change is there for the next call; refusals have the node's code."""
+    """Their changes are there for the next call; refusals have the node's code."""
     text = "is there a place for my bicycle"
     found = nodes.stdio(
         "write",

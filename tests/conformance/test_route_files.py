@@ -38,7 +38,7 @@ def texts(content: Imported) -> dict[str, list[str]]:
 
 
 def expected(held: dict[str, list[str]]) -> dict[str, list[str]]:
-    """What must come of the routes of a program; a route without texts has its description."""
+    """Expected routes of a program; a route without texts has its description."""
     return {
         RENAMED.get(name, name): list(dict.fromkeys(found)) or ["Anger about the service"]
         for name, found in held.items()

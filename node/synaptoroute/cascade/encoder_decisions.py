@@ -1,4 +1,4 @@
-"""What the encoder would decide of each utterance as a query, where the confidence decides.
+"""Decisions of the encoder on each utterance as a query, where the confidence decides.
 
 As in ``decision.fitting``, the utterances of a route are dealt to folds, and each fold is judged
 by the others, metric included.  Only the weights and levels are those of the whole route set.

@@ -38,7 +38,7 @@ _CELLS_A_BLOCK: Final = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceRule:
-    """What decides beside thresholds, at one position.
+    """Rule of confidences, beside thresholds, at one position.
 
     Attributes:
         numbers: Those behind the confidence of the encoder.

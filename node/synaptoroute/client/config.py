@@ -1,4 +1,4 @@
-"""What a client takes from the environment; read when a client is made."""
+"""Settings of a client from the environment; read when a client is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client decides, without any transport: addresses, retries, versions, deadlines.
+"""Decisions of a client, without any transport: addresses, retries, versions, deadlines.
 
 ``Session`` is the state of one client, ``Call`` that of one call.  A transport asks the call
 what to do next, sends one request, and tells what came of it:

@@ -88,7 +88,7 @@ class CallTimeout(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """What answered is not a node, or its answer cannot be read."""
+    """The answer cannot be read, or is not from a node."""
 
     code = "unexpected_answer"
 

@@ -1,4 +1,4 @@
-"""What both clients do with httpx: addresses, keys, TLS, and errors of the transport."""
+"""Use of httpx by both clients: addresses, keys, TLS, and errors of the transport."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _es_phrases(source: Source) -> tuple[dict[str, list[str]], int]:
 
 
 def _es_kept(intent: Any) -> dict[str, Any]:
-    """What a program may ask for beside the name: the action of the intent."""
+    """Metadata of an intent: its action, which programs read beside the name."""
     actions = [
         each["action"]
         for each in optional_list(intent.get("responses"), "responses")

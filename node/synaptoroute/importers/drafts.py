@@ -1,4 +1,4 @@
-"""What readers of foreign files make, and how it becomes routes: the same rules for all formats.
+"""Drafts of routes, made by all readers of foreign files, and the rules that turn them into routes.
 
 A *draft* has the name and the texts as the other program keeps them.  Names are changed only
 as far as a route's name needs it; two drafts whose names would become one are refused.

@@ -135,7 +135,7 @@ class _SlotNotes:
         return _SLOT.sub(lambda found: values.get(found[1].strip()) or _words(found[1]), text)
 
     def sentences(self) -> list[str]:
-        """What to say about it."""
+        """Notes for the report of the import."""
         if not self._filled:
             return []
         return [f"{self._filled} utterances have slots: each is replaced by a value or its name"]

@@ -66,7 +66,7 @@ def read_own(document: Any, kind: Kind, text: str = "") -> tuple[list[Route], li
 
 
 def explained(item: Any, path: Path, place: str, text: str) -> list[str]:
-    """What is wrong with one route of a YAML document, each error with its place."""
+    """Errors of one route of a YAML document, each with its place."""
     try:
         _ROUTE.validate_python(item, strict=True)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a reader is given: a file, a folder or an archive, as names and bytes."""
+"""Sources of an import: a file, a folder or an archive, as names and bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the MCP server answers from: a cluster over HTTP, or a router in this process."""
+"""Backends of the MCP server: a cluster over HTTP, or a router in this process."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class ToolCalls:
         return spec.shape(await spec.run(target, arguments))
 
     async def _writer_now(self, *, is_asked: bool = False) -> Writer | None:
-        """What changes routes; a failure to find out counts as no, unless it is asked for."""
+        """Return the tools that change routes; None if that cannot be found out, unless asked."""
         if time.monotonic() >= self._writer_until:
             try:
                 self._writer = await self._backend.writer()
@@ -160,7 +160,7 @@ async def serve_stdio(backend: Backend, log: ServerLog | None = None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class HttpAddress:
-    """Where the server listens, and which hosts it answers for.
+    """Address of the server, and the hosts that it answers for.
 
     Attributes:
         allowed_hosts: Names that the ``Host`` header may have beside those of loopback.
@@ -246,7 +246,7 @@ def _security(address: HttpAddress) -> TransportSecuritySettings:
 
 
 def _scopes_of(context: Any) -> frozenset[str]:
-    """What the caller may do; everything over stdio, whose client started this process."""
+    """Permissions of the caller; all of them over stdio, whose client started this process."""
     request = context.request
     if request is None:
         return frozenset(SCOPES)

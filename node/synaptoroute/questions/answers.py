@@ -62,7 +62,7 @@ class TextFigures(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OptionScores:
-    """What one pass found for the options of all questions, at one position.
+    """Scores of the options of all questions, from one pass at one position.
 
     Attributes:
         version: The position, ``epoch.seq``.

@@ -456,7 +456,7 @@ class Operation(BaseModel):
 
 
 class KeyDescription(BaseModel):
-    """What the API key of a request allows.
+    """Permissions of the API key of a request.
 
     Attributes:
         name: Name of the key; None where the node serves clients without a key.

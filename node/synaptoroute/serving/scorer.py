@@ -515,7 +515,7 @@ class Scorer:
         tokens: Tokens | None,
         rule: DecisionRule,
     ) -> OptionScores:
-        """What the options of a query's questions score."""
+        """Score the options of a query's questions."""
         tensor = self.tensor
         text = query.text if query.prepared is None else query.prepared.kept
         barred: frozenset[str] = frozenset()

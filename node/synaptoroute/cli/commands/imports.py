@@ -116,7 +116,7 @@ def _note_changes(file: Path, content: Imported) -> None:
 
 
 def _plan(content: Imported, replace: bool, node: tuple[str, str | None] | None) -> dict[str, Any]:
-    """What an import would do, as a document; ``node`` is an address and a key."""
+    """Report of what an import would do, as a document; ``node`` is an address and a key."""
     from synaptoroute.cli.lint import check_texts
     from synaptoroute.cli.route_files import compare, plain_route
 
