@@ -17,11 +17,19 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from synaptoroute.core.change import Outcome, StagedImport
 from synaptoroute.core.imports import IMPORTS_OPEN_MAX, NOT_OPEN_MESSAGE
@@ -66,6 +74,7 @@ KEEPALIVES_PER_IDLE_TIME: Final = 4
 RUN_SEPARATOR: Final = "/"
 """Between the identity of an import and of one run; no identity contains it."""
 ResultT = TypeVar("ResultT")
+Routes: TypeAlias = AsyncIterable[Route] | Iterable[Route]
 
 
 @dataclass(slots=True)
@@ -151,6 +160,11 @@ class _ChunkSender:
         self.running.popleft()
 
 
+async def _streamed(routes: Iterable[Route]) -> AsyncIterator[Route]:
+    for each in routes:
+        yield each
+
+
 class _RequestHash:
     """Counts and hashes what an import sends, while it arrives."""
 
@@ -161,9 +175,10 @@ class _RequestHash:
     def digest(self) -> bytes:
         return self._hash.digest()
 
-    async def over(self, routes: AsyncIterator[Route]) -> AsyncIterator[Route]:
+    async def over(self, routes: Routes) -> AsyncIterator[Route]:
         """Yield each route, checked and counted."""
-        async for given in routes:
+        stream = routes if isinstance(routes, AsyncIterable) else _streamed(routes)
+        async for given in stream:
             route = checked_route(given)
             fields = (route.name, route.utterances, route.threshold, route.metadata, route.payload)
             # Stored with the outcome: later releases must write the same text.
@@ -196,7 +211,7 @@ class Importer:
         self._warnings: list[str] = []
 
     async def run(
-        self, routes: AsyncIterator[Route], *, replace: bool, import_id: str | None, ack: Ack
+        self, routes: Routes, *, replace: bool, import_id: str | None, ack: Ack
     ) -> ImportResult:
         """Stage all routes, then commit.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal, Unpack, overload
 
 from synaptoroute.cascade import Calibration, StaticTable
@@ -49,7 +49,7 @@ from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
 from synaptoroute.router.diagnostics import Diagnostics
 from synaptoroute.router.feedback import FeedbackExpiry, FeedbackQueue, stored_settings
 from synaptoroute.router.history import HistoryPage, read_history
-from synaptoroute.router.imports import Importer
+from synaptoroute.router.imports import Importer, Routes
 from synaptoroute.router.large_writes import LargeWrites
 from synaptoroute.router.lifecycle import Lifecycle
 from synaptoroute.router.open_imports import OpenImports
@@ -438,7 +438,7 @@ class AdaptiveRouter:
 
     async def aimport(
         self,
-        routes: AsyncIterator[Route],
+        routes: Routes,
         *,
         replace: bool = False,
         import_id: str | None = None,
@@ -447,7 +447,7 @@ class AdaptiveRouter:
         """Put any number of routes, which become visible together or not at all.
 
         Args:
-            routes: The routes; several with one name are joined.
+            routes: The routes, from any iterable; several with one name are joined.
             replace: Remove the routes that the import does not contain.
             import_id: Identity by which an interrupted import is resumed.
             ack: Level of durability to wait for.

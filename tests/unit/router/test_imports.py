@@ -66,6 +66,12 @@ async def test_import_is_invisible_before_the_commit() -> None:
     assert ("r0007", "words n7 u3") == (answer.route, answer.utterance)
 
 
+async def test_list_of_routes_is_imported() -> None:
+    async with running() as router:
+        await router.aimport([route("a"), route("b")])
+        assert ["a", "b"] == await names(router)
+
+
 async def test_concurrent_reader_sees_all_or_nothing() -> None:
     """A reader during the import never sees a part of it."""
     async with running() as router:
