@@ -372,10 +372,12 @@ class Cluster:
         while True:
             self.settle(members)
             views = {each.name: self._view(each) for each in members}
-            if len({view["version"] for view in views.values()}) == 1:
+            logs = {each.name: op_log_of(each.database) for each in members}
+            # An epoch may be opened while the databases are read.
+            after = {each.state()["version"] for each in members}
+            if {view["version"] for view in views.values()} == after and len(after) == 1:
                 break
             assert time.monotonic() < deadline, views
-        logs = {each.name: op_log_of(each.database) for each in members}
         found = violations(self.history, logs, views)
         assert [] == found, found
 
