@@ -111,7 +111,7 @@ async def test_static_answer_does_not_depend_on_its_batch() -> None:
 
 
 async def test_least_confidence_of_settings_and_route_holds_for_static_answers() -> None:
-    """What does not reach it is left to the encoder."""
+    """Queries below it are left to the encoder."""
     async with router_with() as router:
         await fill(router)
         static = [match for match in await answers(router, QUESTIONS) if match.stage == "static"]
@@ -276,7 +276,7 @@ async def test_three_nodes_give_equal_confidences(tmp_path: Path, valkey_server:
 
 
 async def test_small_set_is_refused_and_answered_by_the_encoder() -> None:
-    """Where nothing can be measured the cascade stays off by itself."""
+    """The cascade stays off by itself if nothing can be measured."""
     async with router_with() as router:
         await router.aput_route(Route(name="music", utterances=["play a song", "some jazz"]))
         await router.aput_route(Route(name="dinner", utterances=["what to eat", "cook soup"]))

@@ -48,7 +48,7 @@ class Collector:
         self._server.server_close()
 
     def resources(self) -> list[Any]:
-        """What arrived, by resource."""
+        """Spans that arrived, by resource."""
         requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
         return [each for request in requests for each in request.resource_spans]
 

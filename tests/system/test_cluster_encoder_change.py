@@ -201,7 +201,7 @@ def test_incomplete_generation_is_not_switched_to(start_cluster: StartCluster) -
 def test_change_to_a_prepared_model_of_ones_own_keeps_confidence(
     start_cluster: StartCluster, tmp_path: Path
 ) -> None:
-    """What was measured lies beside the model, so every node has it without a fit."""
+    """Every node has the measured numbers without a fit: they lie beside the model."""
     folder = tmp_path / "own"
     shutil.copytree(second_model(), folder)
     bundled, own = open_encoder(), open_encoder(str(folder))

@@ -42,7 +42,7 @@ SHAPED = ("route", "score", "confidence", "reason", "utterance", "runner_up", "c
 
 
 def answer(member: Member, query: dict[str, Any]) -> Any:
-    """What a node answers, without the fields that name the node and the moment."""
+    """Answer of a node, without the fields that name the node and the moment."""
     body = {**query, "explain": True, "limit": 3}
     got = member.http.post("/v1/query", json=body).raise_for_status().json()
     found = got.get("matches", [got])

@@ -127,7 +127,7 @@ def test_new_fields_wait_for_all_nodes_and_nothing_is_lost(
 
 
 def feedback_refusals(member: Member) -> list[tuple[int, str]]:
-    """What a node says to feedback, reviews and revisions."""
+    """Answers of a node to feedback, reviews and revisions."""
     http, settings = member.http, member.http.get("/v1/settings").json()
     said = {"text": "an apple", "route": "apple", "was": None}
     learned = [{"name": "apple", "utterances": ["a green apple"]}]

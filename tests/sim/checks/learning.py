@@ -18,7 +18,7 @@ KINDS = frozenset({"say", "learn", "fit", "queue", "off"})
 
 
 def forgotten(history: History, tables: Mapping[str, RouteTable]) -> list[str]:
-    """What nodes hold that does not follow from the writes that took effect, once all is healed."""
+    """Find state of nodes that does not follow from the effective writes, once all is healed."""
     applied = [
         op for op in history.ops.values() if op.outcome == "applied" and op.at and op.kind in KINDS
     ]

@@ -152,7 +152,7 @@ def test_too_few_own_routes_are_refused(bundled: TextEncoder) -> None:
 def test_prepared_model_has_confidence_and_scripts_when_it_is_opened(
     prepared: Prepared, own_model: Path, tmp_path: Path
 ) -> None:
-    """What lies beside the model travels with it to another machine."""
+    """The file beside the model travels with it to another machine."""
     folder = tmp_path / "copied"
     shutil.copytree(own_model, folder)
     write_prefix(folder, "about: ")  # a fingerprint that nothing has been prepared for

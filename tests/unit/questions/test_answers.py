@@ -38,7 +38,7 @@ def question(*values: str | bool) -> ChoiceQuestion:
 
 
 def test_probabilities_add_up_to_one_and_the_choice_has_the_highest() -> None:
-    """Whatever the options are."""
+    """For any options."""
     for values in (("tech", "billing"), ("tech", "billing", "none"), ("billing", "weather", False)):
         answer = answer_choice(question(*values), SCORES)
 
