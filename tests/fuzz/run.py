@@ -42,7 +42,7 @@ def write_seeds(target: str, folder: Path) -> None:
         (folder / f"seed-{number}").write_bytes(seed)
 
 
-def run(target: str, seconds: int, save: bool) -> int:
+def run(target: str, seconds: int, save: bool, seed: int = 0) -> int:
     """Fuzz in a child process; return its exit code."""
     FINDINGS.mkdir(parents=True, exist_ok=True)
     kept = CORPUS / target
@@ -54,6 +54,7 @@ def run(target: str, seconds: int, save: bool) -> int:
         bytes_max = SNAPSHOT_BYTES_MAX if target == "snapshot" else INPUT_BYTES_MAX
         options = [
             f"-max_total_time={seconds}",
+            f"-seed={seed}",
             f"-max_len={bytes_max}",
             f"-timeout={TIMEOUT_SECONDS}",
             f"-rss_limit_mb={MEMORY_MIB_MAX}",
@@ -87,6 +88,7 @@ def main() -> int:
     parser.add_argument("target")
     parser.add_argument("file", nargs="?", type=Path, help="repeat this input once")
     parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations; 0 for a new one")
     parser.add_argument("--jobs", type=int, default=1, help="targets at once")
     parser.add_argument("--save", action="store_true", help="add new inputs to the corpus")
     given = parser.parse_args()
@@ -100,7 +102,7 @@ def main() -> int:
     def run_one(target: str) -> int:
         sys.stdout.write(f"--- {target}, {given.seconds} s\n")
         sys.stdout.flush()
-        return run(target, given.seconds, given.save)
+        return run(target, given.seconds, given.save, given.seed)
 
     with ThreadPoolExecutor(given.jobs) as pool:
         codes = list(pool.map(run_one, targets))
