@@ -22,6 +22,8 @@ from synaptoroute.core.mutation import (
     OpenEpoch,
     Position,
     Revision,
+    SetLimits,
+    SetTest,
     Settings,
 )
 from synaptoroute.core.rows import RowKind, owner_of
@@ -151,6 +153,49 @@ class EncoderChange:
     dim_before: int  # for undo
 
 
+class SetRecord(NamedTuple):
+    """A route set after some entry, without its content."""
+
+    number: int  # Lowest free first; 0 is ``default``
+    name: str
+    limits: SetLimits
+    created: Revision  # Place of the entry that created it
+    revision: Revision  # Place of the last change of what answers: routes, settings, fit, tests
+    forked_from: str = ""  # The set that it was copied from
+
+
+class AliasChange(NamedTuple):
+    """One change of an alias."""
+
+    at: Revision
+    at_ms: int  # Milliseconds since 1970, for people
+    author: str
+    note: str
+    before: str  # The set that answered before; empty for a new alias
+    target: str
+    shadow: str
+    shadow_share: float
+    canary: str
+    canary_share: float
+    evidence: str  # Canonical JSON, or empty
+
+
+ALIAS_CHANGES_KEPT: Final = 50
+
+
+class AliasRecord(NamedTuple):
+    """An alias after some entry."""
+
+    name: str
+    target: str
+    shadow: str
+    shadow_share: float
+    canary: str
+    canary_share: float
+    revision: Revision
+    history: tuple[AliasChange, ...]  # Newest first, at most ``ALIAS_CHANGES_KEPT``
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """Everything that one entry changes: for SQLite, the tensor and undo."""
@@ -186,6 +231,23 @@ class Change:
     decision: FittedDecision | None = None  # The numbers behind the confidence, if they changed
     decision_before: FittedDecision = NO_DECISION  # The numbers before; for undo
     staged_before: StagedImport | None = None  # The import before ``staged`` was added; for undo
+    set_number: int = 0  # The route set that all of the above is in
+    # The record of that set, if the set was created or what answers changed in it
+    set_record: SetRecord | None = None
+    set_record_before: SetRecord | None = None
+    forked_from: int | None = None  # Number of the set whose content the new set copies
+    # The set was removed: everything that has its number goes
+    is_set_removed: bool = False
+    tests: tuple[SetTest, ...] = ()  # Tests that are new or changed, in order of text
+    tests_before: tuple[SetTest, ...] = ()  # Tests that go, and earlier states of those
+    alias: AliasRecord | None = None  # An alias that is new or changed
+    alias_before: AliasRecord | None = None  # Its earlier state; alone if the alias is removed
+    # Changes of other sets by the same entry, in order of number; an encoder's switch has them
+    others: tuple[Change, ...] = ()
+
+    def parts(self) -> tuple[Change, ...]:
+        """The change of each set, this one first."""
+        return (self, *self.others) if self.others else (self,)
 
 
 class Remembered(NamedTuple):
@@ -239,6 +301,20 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SetState:
+    """Content of a route set that is not ``default``; slots and route ids are its own."""
+
+    record: SetRecord
+    settings: Settings
+    routes: tuple[RouteRecord, ...] = ()  # In order of name
+    row_hashes: Mapping[int, bytes] = field(default_factory=dict)
+    imports: tuple[StagedImport, ...] = ()
+    decision: FittedDecision = NO_DECISION
+    feedback: tuple[FeedbackItem, ...] = ()
+    tests: tuple[SetTest, ...] = ()  # In order of text
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """State of a replica at ``position``."""
 
@@ -255,6 +331,10 @@ class Snapshot:
     feedback: tuple[FeedbackItem, ...] = ()  # The review queue, in order of identity
     level: int = 1  # Feature level of the log
     voter_keys: tuple[tuple[str, str], ...] = ()  # Public keys of voters, sorted by name
+    record: SetRecord | None = None  # Of ``default``, if something changed in it at level 5
+    tests: tuple[SetTest, ...] = ()  # Of ``default``, in order of text
+    sets: tuple[SetState, ...] = ()  # The other route sets, in order of number
+    aliases: tuple[AliasRecord, ...] = ()  # In order of name
     # Chains of the newest places before the position, in order; none if they are not known
     chains: tuple[tuple[int, str], ...] = field(default=(), compare=False)
     # Seals of the newest entries, in order of seq

@@ -28,6 +28,8 @@ AGGREGATIONS: Final[tuple[Aggregation, ...]] = (
 )
 
 DEFAULT_CAPACITY_SLOTS: Final = 262_144
+DEFAULT_SET: Final = "default"
+"""The route set that is there from the beginning; its number is 0."""
 DEFAULT_UNMATCHED_SHARE: Final = 0.1
 
 
@@ -341,6 +343,95 @@ class Finalize:
     voter_keys: tuple[tuple[str, str], ...] = ()  # Voters and their public keys, sorted
 
 
+@dataclass(frozen=True, slots=True)
+class SetLimits:
+    """Limits of one route set; 0 is no limit."""
+
+    utterances_max: int = 0  # Rows: utterances, descriptions and negatives
+    routes_max: int = 0
+    bytes_max: int = 0  # Bytes of names, texts, payloads and metadata
+    writes_per_second_max: int = 0  # Kept by each node for the writes that it takes
+    write_bytes_per_second_max: int = 0  # Of frames, as above
+
+
+class SetTest(NamedTuple):
+    """A labelled query that belongs to a route set."""
+
+    text: str
+    route: str | None  # The route that is right; None for no route
+
+
+@dataclass(frozen=True, slots=True)
+class PutSet:
+    """Create a route set, or replace the limits of one."""
+
+    name: str
+    limits: SetLimits = field(default_factory=SetLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteSet:
+    """Remove a route set with everything in it; no alias may name it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForkSet:
+    """Create a route set as a copy of another one: routes, settings, tests, limits, fit.
+
+    Every node copies its own rows, so no vectors travel.
+    """
+
+    name: str
+    into: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutAlias:
+    """Point an alias at a route set, with what is tried beside it."""
+
+    name: str
+    target: str  # The set that answers
+    shadow: str = ""  # A set that is scored as well and answers nothing; empty for none
+    shadow_share: float = 0.0  # Share of queries that are scored on the shadow, 0 to 1
+    canary: str = ""  # A set that answers a share of the sessions; empty for none
+    canary_share: float = 0.0  # Share of sessions, 0 to 1
+    # The target must have this revision, so that evidence is about the content that answers
+    target_revision: Revision | None = None
+    evidence: str = ""  # Canonical JSON: what the gate measured; empty without a gate
+    at_ms: int = 0  # Clock of the node that took it, milliseconds since 1970; for people only
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteAlias:
+    """Remove an alias."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutTests:
+    """Add, replace or remove tests of a route set, by their text."""
+
+    tests: tuple[SetTest, ...] = ()  # Each text once
+    removed: tuple[str, ...] = ()  # Texts, sorted; those that are not there are ignored
+    replace: bool = False  # Whether the tests that it does not name are removed
+
+
+@dataclass(frozen=True, slots=True)
+class EraseTexts:
+    """Remove texts from every route set: routes, tests, feedback, open imports.
+
+    The entry holds hashes alone, so that the log does not keep what it erases.
+    """
+
+    hashes: tuple[str, ...]  # SHA-256 of texts in ``same_text_form``, hexadecimal, sorted
+
+
+SetMutation: TypeAlias = PutSet | DeleteSet | ForkSet | PutAlias | DeleteAlias
+"""Changes of the sets themselves; all others change what is in one."""
+
 Mutation: TypeAlias = (
     PutRoute
     | DeleteRoute
@@ -362,6 +453,9 @@ Mutation: TypeAlias = (
     | PutFeedback
     | ReviseRoutes
     | Finalize
+    | SetMutation
+    | PutTests
+    | EraseTexts
 )
 
 
@@ -398,6 +492,9 @@ class Proposal:
     if_match: Revision | None = None  # The route must have this revision
     if_none_match: bool = False  # The route must not exist
     author: str = ""  # Name of the API key that wrote it; only at level 2 of the log
+    # The set whose content it changes; empty for ``default``.  From level 5 of the log on
+    route_set: str = ""
+    note: str = ""  # What the client says about the change; from level 5 of the log on
 
 
 @dataclass(frozen=True, slots=True)

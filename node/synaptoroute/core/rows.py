@@ -11,6 +11,9 @@ from enum import IntEnum
 from typing import Final
 
 ROUTE_ID_BITS: Final = 28
+SET_BITS: Final = 32
+_LOCAL_MASK: Final = (1 << SET_BITS) - 1
+_KEY_MARK: Final = "\x1f"
 _ROUTE_ID_MASK: Final = (1 << ROUTE_ID_BITS) - 1
 
 
@@ -38,3 +41,35 @@ def kind_of(owner: int) -> RowKind:
         ValueError: No such kind exists.
     """
     return RowKind(owner >> ROUTE_ID_BITS)
+
+
+# --- how a database keeps the rows of all route sets in one table -----------------------------
+
+
+def stored_number(set_number: int, local: int) -> int:
+    """A slot, a route id or an owner of a set as the database stores it."""
+    return set_number << SET_BITS | local
+
+
+def set_number_of(stored: int) -> int:
+    """Number of the set that a stored slot, route id or owner belongs to."""
+    return stored >> SET_BITS
+
+
+def local_of(stored: int) -> int:
+    """The slot, route id or owner inside its set."""
+    return stored & _LOCAL_MASK
+
+
+def stored_key(set_number: int, key: str) -> str:
+    """A name, an import's or an item's identity as the database stores it."""
+    # No such text begins with a control character, so the keys of ``default`` stay as they are.
+    return f"{_KEY_MARK}{set_number}{_KEY_MARK}{key}" if set_number else key
+
+
+def split_key(stored: str) -> tuple[int, str]:
+    """Set number and text of a stored key."""
+    if not stored.startswith(_KEY_MARK):
+        return 0, stored
+    number, _, key = stored[1:].partition(_KEY_MARK)
+    return int(number), key

@@ -226,6 +226,8 @@ class RouteTable:
                 return self._plan_opening(mutation, at)
             case Audit() | VoterAdd() | VoterRemove() | Finalize():
                 return Change(Outcome("applied", at))
+            case _:
+                raise Rejection("invalid_request", "the mutation changes no content of a set")
 
     def _plan_decision(self, decision: FittedDecision, at: Revision) -> Change:
         before = self.decision
