@@ -1,0 +1,89 @@
+"""Goal: every supported server loses no write that a quorum holds, however it is restricted.
+
+Method: three nodes whose Redis user may call what the example ACL names and nothing else, so
+not ``CONFIG``.  The server is killed and started again, then replaced behind its address by a
+replica that missed the newest writes, as managed services do.  Clients write and query meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from chaos.clients import Clients, revision_of
+from chaos.judge import Judge
+from node_cluster import Cluster, cluster_on, until
+from redis_servers import KINDS, Endpoint
+from tls_files import TestTls
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+CALM_SECONDS = 1.0
+LOST_SECONDS = 0.7
+_log = logging.getLogger(__name__)
+
+
+@pytest.fixture(params=[*KINDS, "redis-7.0 TLS"])
+def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoint]:
+    """Two servers of each kind behind one address."""
+    kind, _, secured = request.param.partition(" ")
+    with ExitStack() as stack:
+        tls = TestTls.make(tmp_path / "tls") if secured else None
+        yield Endpoint(kind, tmp_path, stack, tls)
+
+
+@pytest.fixture
+def cluster(endpoint: Endpoint, tmp_path: Path) -> Iterator[Cluster]:
+    """Three nodes that know the address alone."""
+    settings = {"redis_url": endpoint.url}
+    if endpoint.url.startswith("rediss:"):
+        files = TestTls.make(tmp_path / "tls")
+        settings |= {
+            "redis_ca_file": str(files.ca),
+            "redis_cert_file": str(files.cert),
+            "redis_key_file": str(files.key),
+        }
+    with cluster_on(tmp_path / "nodes", endpoint.server, **settings) as cluster:
+        yield cluster
+
+
+def held_after(clients: Clients, epoch: int) -> bool:
+    """Whether a write of a later epoch was held by a quorum."""
+    return bool(clients.newest) and revision_of(clients.newest).epoch > epoch
+
+
+def test_restart_and_failover_lose_no_quorum_write(cluster: Cluster, endpoint: Endpoint) -> None:
+    clients = Clients(lambda: list(cluster.members), seed=1)
+    judge = Judge(clients.history)
+    clients.start(writers=2, queriers=2)
+    try:
+        time.sleep(CALM_SECONDS)
+        began = time.monotonic()
+        endpoint.server.kill()
+        endpoint.server.start()
+        until(lambda: held_after(clients, 1))
+        _log.warning("%s: restart %.2f s", endpoint.server.kind, time.monotonic() - began)
+        time.sleep(CALM_SECONDS)
+        endpoint.lose_link()
+        time.sleep(LOST_SECONDS)
+        epoch, began = cluster[0].version.epoch, time.monotonic()
+        endpoint.move()
+        until(lambda: held_after(clients, epoch))
+        _log.warning("%s: failover %.2f s", endpoint.server.kind, time.monotonic() - began)
+        time.sleep(CALM_SECONDS)
+        clients.rest()
+        head = judge.checkpoint(cluster)
+    finally:
+        clients.stop()
+    held = [op for op in clients.history.acknowledged if op.at is not None]
+    epochs = {op.at.epoch for op in held if op.at is not None}
+
+    assert [] == [*judge.end(), *clients.failed]
+    assert {"open"} == {member.log_state for member in cluster.members}
+    assert head.epoch == epoch + 1
+    assert {1, epoch, epoch + 1} <= epochs
+    assert clients.counts["queries"] > len(held) > 0
