@@ -37,7 +37,14 @@ OUTSIDE = {
 """Files outside docs/ that are pages of the site."""
 PARTS = {
     "Start": ["installation", "library", "concepts", "comparison", "changelog"],
-    "Deploy and operate": ["kubernetes", "chart-values", "coordinator", "operations", "security"],
+    "Deploy and operate": [
+        "kubernetes",
+        "chart-values",
+        "coordinator",
+        "operations",
+        "redis",
+        "security",
+    ],
     "Tune": ["accuracy", "ci", "cascade"],
     "Migrate": ["migrate/*"],
     "Integrate": ["decisions-api", "clients", "integrations/*"],
