@@ -89,7 +89,7 @@ class CoordinatorConfig(Policy, HttpConfig):
             majority of these voters certifies its content.
         node_key_file: File with the API key for requests to nodes.
         api_keys_file: File of API keys, one per line:
-            ``scope[,scope] sha256:hex name [expires=time]``.
+            ``scope[,scope] sha256:hex name [attribute=value]``.
         tls_cert: Certificate of the HTTP server, with intermediate certificates after it;
             the port then speaks HTTPS only.  Changed files are read within a second.
         tls_key: Private key of that certificate, not encrypted.

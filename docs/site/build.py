@@ -36,7 +36,7 @@ OUTSIDE = {
 }
 """Files outside docs/ that are pages of the site."""
 PARTS = {
-    "Start": ["installation", "library", "concepts", "comparison", "changelog"],
+    "Start": ["installation", "library", "concepts", "route-sets", "comparison", "changelog"],
     "Deploy and operate": [
         "kubernetes",
         "chart-values",

@@ -199,7 +199,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
         sqlite_synchronous: ``full`` survives a power loss, ``normal`` a process kill.
         routes_file: Route file that is applied when an empty database is first started.
         api_keys_file: File of API keys, one per line:
-            ``scope[,scope] sha256:hex name [expires=time]``.
+            ``scope[,scope] sha256:hex name [attribute=value]``.
         tls_cert: Certificate of the HTTP server, with intermediate certificates after it;
             the port then speaks HTTPS only.  Changed files are read within a second.
         tls_key: Private key of that certificate, not encrypted.

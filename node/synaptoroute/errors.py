@@ -12,7 +12,11 @@ codes to HTTP status.
     │   ├── TooLarge             a limit on a size, a count or a length
     │   ├── UnsupportedQuestion  a kind of question that is not answered well enough
     │   ├── RouteNotFound
-    │   ├── SetNotFound          no route set has the name
+    │   ├── SetNotFound          no route set or alias has the name
+    │   ├── SetExists            a route set or an alias has the name already
+    │   ├── SetInUse             an alias names the route set
+    │   ├── AliasNotFound        no alias has the name
+    │   ├── LimitExceeded        a limit of a key or of a route set
     │   ├── ImportNotFound
     │   ├── UtteranceNotFound
     │   ├── PreconditionFailed   If-Match or If-None-Match, checked when the write is applied
@@ -115,6 +119,36 @@ class SetNotFound(RouteError):
     """No route set or alias has this name."""
 
     code = "set_not_found"
+
+
+class SetExists(RouteError):
+    """A route set or an alias has this name already."""
+
+    code = "set_exists"
+
+
+class NameTaken(RouteError):
+    """The name of an alias is that of a route set, or the other way round."""
+
+    code = "name_taken"
+
+
+class SetInUse(RouteError):
+    """An alias names the route set, so it cannot be deleted."""
+
+    code = "set_in_use"
+
+
+class AliasNotFound(RouteError):
+    """No alias has this name."""
+
+    code = "alias_not_found"
+
+
+class LimitExceeded(RouteError):
+    """A limit of an API key or of a route set; the field ``limit`` is its name."""
+
+    code = "limit_exceeded"
 
 
 class UtteranceNotFound(RouteError):

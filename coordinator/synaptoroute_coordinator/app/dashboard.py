@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from synaptoroute.errors import Overloaded
 from synaptoroute.version import __version__
-from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, SCOPES
+from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX
+from synaptoroute.web.key_grants import SCOPES
 from synaptoroute.web.middleware import context_of
 from synaptoroute.web.prefixes import prefix_of
 from synaptoroute.web.problems import EndpointNotFound, Unauthorized

@@ -19,8 +19,9 @@ import structlog
 from starlette.requests import Request
 
 from synaptoroute.errors import SynaptoRouteError
-from synaptoroute.web.api_keys import ApiKey, ApiKeys, Scope
+from synaptoroute.web.api_keys import ApiKey, ApiKeys
 from synaptoroute.web.http_parser import Address, Header
+from synaptoroute.web.key_grants import Scope
 from synaptoroute.web.logs import ServerLog
 from synaptoroute.web.middleware import (
     PATH_CHARACTERS_MAX,

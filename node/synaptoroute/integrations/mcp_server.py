@@ -30,9 +30,10 @@ from synaptoroute.integrations.backends import Backend, Writer
 from synaptoroute.integrations.extras import MissingExtra
 from synaptoroute.integrations.mcp_tools import TOOLS, ToolSpec
 from synaptoroute.version import __version__
-from synaptoroute.web.api_keys import SCOPES, ApiKeys, Scope
+from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.connections import HttpLimits
 from synaptoroute.web.http_server import HttpServer, ProcessHooks, ServerProcess
+from synaptoroute.web.key_grants import SCOPES, Scope
 from synaptoroute.web.logs import ServerLog, server_log
 from synaptoroute.web.middleware import presented_key
 from synaptoroute.web.problems import Forbidden

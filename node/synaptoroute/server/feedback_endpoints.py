@@ -46,6 +46,7 @@ from synaptoroute.server.schemas import (
     RevisionRequest,
     RouteChangeBody,
 )
+from synaptoroute.server.set_paths import set_of
 from synaptoroute.web.middleware import context_of
 from synaptoroute.web.problems import Forbidden
 
@@ -184,8 +185,12 @@ async def revise(request: Request, write: WriteParameters) -> Response:
     asked = checked(RevisionRequest, document, InvalidQuery)
     options = write.options(document)
     changes = [_change(each) for each in asked.routes]
-    key = context_of(request.scope).key
-    if asked.settings is not None and key is not None and not key.may("admin"):
+    context = context_of(request.scope)
+    if (
+        asked.settings is not None
+        and context.key is not None
+        and not context.key.may_in("admin", set_of(context.route_set))
+    ):
         raise Forbidden("settings need an API key with the scope admin")
     result = await runtime_of(request).router.feedback.revise(
         changes, asked.resolved, options, asked.settings

@@ -10,15 +10,26 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
+from synaptoroute.core.mutation import DEFAULT_SET
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.sequencer.peers import CERTIFICATE_PATH, HEAD_PATH
 from synaptoroute.sequencer.proven_http import NONCE_PATH
 from synaptoroute.server.proven_requests import SignedAnswers, read_whole, replayed
 from synaptoroute.server.runtime import Runtime
+from synaptoroute.server.set_paths import (
+    ALIASES_PATH,
+    SETS_PATH,
+    base_of,
+    is_of_a_set,
+    set_not_found,
+    set_of,
+    split_set_path,
+)
 from synaptoroute.trust.requests import Proven
 from synaptoroute.web.api_keys import ApiKey, ApiKeys
-from synaptoroute.web.api_keys import Scope as KeyScope
 from synaptoroute.web.http_parser import Address, Header
+from synaptoroute.web.key_grants import Scope as KeyScope
+from synaptoroute.web.key_limits import NO_LIMITS, KeyLimiter
 from synaptoroute.web.logs import LOGGER
 from synaptoroute.web.middleware import (
     PROOF_KEY,
@@ -33,7 +44,8 @@ PEER_PREFIX: Final = "/peer/"
 QUERY_PATH: Final = "/v1/query"
 DECISION_PATHS: Final = frozenset({"/v1/decisions", "/v1/systemone"})
 _QUERY_PATHS: Final = frozenset({QUERY_PATH, *DECISION_PATHS})
-PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+METRICS_PATH: Final = "/metrics"
+PROBES: Final = frozenset({"/livez", "/readyz", METRICS_PATH})
 PEER_QUESTIONS: Final = frozenset({HEAD_PATH, NONCE_PATH, CERTIFICATE_PATH})
 """Paths that nodes ask each other all the time: logged only if a request is refused."""
 REFUSALS_LOG_SECONDS: Final = 1.0
@@ -43,6 +55,8 @@ _ADMIN_PATHS: Final = frozenset(
 _READING_POSTS: Final = frozenset(
     {*_QUERY_PATHS, "/v1/query/batch", "/v1/preview", "/v1/preview/texts", "/v1/clusters"}
 )
+_LIMITED_QUERIES: Final = frozenset({*_QUERY_PATHS, "/v1/query/batch"})
+_OF_ANY_KEY: Final = frozenset({"/v1/key", "/v1/openapi.json"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FIXED_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-cache"))
 
@@ -61,6 +75,7 @@ class NodePolicy(RequestPolicy):
         )
         self._refused_count = 0
         self._refusals_logged_at = -REFUSALS_LOG_SECONDS
+        self._limiter = KeyLimiter()
 
     def started(self) -> None:
         self._runtime.metrics.in_flight_count += 1
@@ -73,6 +88,8 @@ class NodePolicy(RequestPolicy):
         )
         tls, keys = self._runtime.tls, self._runtime.keys
         self._sites.check(method, headers, is_keyless=keys is None)
+        if context.route_set and keys is None:
+            raise set_not_found(context.route_set)
         if (
             tls is not None
             and tls.asks_clients
@@ -80,7 +97,12 @@ class NodePolicy(RequestPolicy):
             and path.startswith(PEER_PREFIX)
         ):
             raise Forbidden("a client certificate of the cluster is needed")
-        if keys is None or (needed := scope_needed(method, path)) is None:
+        if keys is None:
+            return
+        needed = scope_needed(method, path)
+        if needed is None:
+            if path == METRICS_PATH:
+                self._note_key(keys, headers, context)
             return
         if context.proven is not None:
             key = self._proven_key(keys, context.proven)
@@ -95,8 +117,40 @@ class NodePolicy(RequestPolicy):
             # Only who holds the key gets here, so this tells nothing to a guesser.
             raise Unauthorized("the API key has expired")
         if not key.may(needed):
-            raise Forbidden(f"the API key {key.name!r} lacks the scope {needed!r}")
+            _check_set(key, needed, path, context.route_set)
+        if context.route_set:
+            raise set_not_found(context.route_set)
+        if key.limits is not NO_LIMITS:
+            context.is_held = self._limiter.admit(
+                key.key_hash, key.limits, is_query=path in _LIMITED_QUERIES
+            )
         context.key = key
+
+    def locate(self, path: str, context: RequestContext) -> str:
+        found = split_set_path(path)
+        if found is None:
+            return path
+        name, endpoint = found
+        context.base = base_of(name)
+        if name != DEFAULT_SET:
+            context.route_set = name
+        return endpoint
+
+    def take_texts(self, context: RequestContext, count: int) -> None:
+        """Count texts that a request has encoded against the limit of its key.
+
+        Raises:
+            LimitExceeded: The key is over its limit.
+        """
+        key = context.key
+        if key is not None and key.limits is not NO_LIMITS:
+            self._limiter.take_texts(key.key_hash, key.limits, count)
+
+    @staticmethod
+    def _note_key(keys: ApiKeys, headers: Mapping[bytes, bytes], context: RequestContext) -> None:
+        """Keep the key of a request that needs none, for what only some keys are shown."""
+        presented = context.presented_key = presented_key(headers)
+        context.key = None if presented is None else keys.find(presented)
 
     @staticmethod
     def _proven_key(keys: ApiKeys, proven: Proven) -> ApiKey | None:
@@ -170,6 +224,9 @@ class NodePolicy(RequestPolicy):
     ) -> None:
         metrics, endpoint, status = self._runtime.metrics, context.endpoint, context.status
         metrics.in_flight_count -= 1
+        if context.is_held and context.key is not None:
+            self._limiter.release(context.key.key_hash)
+            context.is_held = False
         method = method if method in _METHODS else "OTHER"
         metrics.count_response(method, endpoint, status, time.perf_counter() - context.started_at)
         is_query = endpoint in _QUERY_PATHS
@@ -189,6 +246,31 @@ class NodePolicy(RequestPolicy):
         if now - self._refusals_logged_at >= REFUSALS_LOG_SECONDS:
             self.log.warning("queries_refused", count=self._refused_count)
             self._refused_count, self._refusals_logged_at = 0, now
+
+
+def _check_set(key: ApiKey, needed: KeyScope, path: str, route_set: str) -> None:
+    """Check a key that does not hold for every route set.
+
+    Raises:
+        SetNotFound: The path names a set that the key may not know; no other answer tells it from
+            a set that does not exist.
+        Forbidden: The key lacks the scope.
+    """
+    if path in _OF_ANY_KEY and (key.scopes or key.grants):
+        if key.is_scoped:
+            return
+    elif path.startswith((SETS_PATH, ALIASES_PATH)):
+        # Those endpoints show and change only what the key holds for.
+        if key.grants:
+            return
+    elif is_of_a_set(path) and key.grants:
+        name = set_of(route_set)
+        if route_set and not key.sees(name):
+            raise set_not_found(route_set)
+        if key.may_in(needed, name):
+            return
+        raise Forbidden(f"the API key {key.name!r} lacks the scope {needed!r} in {name!r}")
+    raise Forbidden(f"the API key {key.name!r} lacks the scope {needed!r}")
 
 
 def scope_needed(method: str, path: str) -> KeyScope | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 import uuid
 from typing import Annotated, Any, Final
@@ -53,7 +54,8 @@ from synaptoroute.server.schemas import (
     TrialRequest,
 )
 from synaptoroute.version import __version__
-from synaptoroute.web.api_keys import SCOPES, Scope
+from synaptoroute.web.key_grants import ALL_SCOPES, SCOPES, Scope
+from synaptoroute.web.key_limits import LIMITS
 from synaptoroute.web.middleware import context_of
 from synaptoroute.web.problems import InvalidParameter, OperationNotFound
 
@@ -243,13 +245,24 @@ async def fit_calibration(request: Request) -> Response:
     },
 )
 async def show_key(request: Request) -> Response:
-    """Name, scopes and expiry of the key; on a node without API keys, all scopes and no name."""
+    """Name, scopes, expiry and limits of the key; without API keys, all scopes and no name."""
     key = context_of(request.scope).key
     if key is None:
         shown = KeyDescription(name=None, scopes=list(SCOPES), expires_at=None)
     else:
-        scopes: list[Scope] = [scope for scope in SCOPES if scope in key.scopes]
-        shown = KeyDescription(name=key.name, scopes=scopes, expires_at=key.expires_at)
+        scopes: list[Scope] = [scope for scope in ALL_SCOPES if scope in key.scopes]
+        limits = {
+            name: getattr(key.limits, name)
+            for name in LIMITS
+            if getattr(key.limits, name) < math.inf
+        }
+        shown = KeyDescription(
+            name=key.name,
+            scopes=scopes,
+            expires_at=key.expires_at,
+            grants=sorted(map(str, key.grants)),
+            limits=limits,
+        )
     return model_response(shown)
 
 

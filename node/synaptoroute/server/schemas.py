@@ -460,13 +460,17 @@ class KeyDescription(BaseModel):
 
     Attributes:
         name: Name of the key; None where the node serves clients without a key.
-        scopes: What it allows; ``admin`` allows everything.
+        scopes: What it allows everywhere; ``admin`` allows everything.
         expires_at: Unix time in seconds from which on it is refused; None for never.
+        grants: What it allows in some route sets, such as ``read@support-*``.
+        limits: How fast it may be used at one node, by the name of the limit.
     """
 
     name: str | None
-    scopes: list[Literal["read", "write", "admin"]]
+    scopes: list[Literal["read", "write", "admin", "metrics"]]
     expires_at: float | None
+    grants: list[str] = Field(default_factory=list, exclude_if=lambda value: not value)
+    limits: dict[str, float] = Field(default_factory=dict, exclude_if=lambda value: not value)
 
 
 class Liveness(BaseModel):

@@ -1,6 +1,8 @@
-"""API keys with the scopes read, write and admin.
+"""API keys with the scopes read, write, admin and metrics, for all route sets or for some.
 
-A line of the key file is ``scope[,scope] hash name [expires=time]``; ``#`` starts a comment.
+A line of the key file is ``scope[,scope] hash name [attribute=value ...]``; ``#`` starts a comment.
+A scope may be followed by ``@`` and a pattern of route sets, such as ``write@support-*``: see
+``key_grants``.
 The hash is the SHA-256 of the key, 64 hexadecimal digits, with or without ``sha256:`` before
 them.  A key has 256 random bits, so a plain SHA-256 of it cannot be searched.  The time is
 RFC 3339, such as ``2027-01-31T00:00:00Z``.  An attribute that this release does not know is
@@ -23,15 +25,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 from synaptoroute.errors import ConfigError
 from synaptoroute.private_files import exposure_of, open_private
 from synaptoroute.trust.requests import key_id_of
+from synaptoroute.web.key_grants import ALL_SCOPES, Grant, Scope, parse_grant
+from synaptoroute.web.key_limits import LIMITS, NO_LIMITS, KeyLimits, parse_limit
 from synaptoroute.web.logs import ServerLog
 
-Scope = Literal["read", "write", "admin"]
-SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 KEY_PREFIX: Final = "sr_"
 KEY_RANDOM_BYTES: Final = 32
 KEY_CHARACTERS_MAX: Final = 256
@@ -52,39 +54,83 @@ class ApiKey:
     Attributes:
         name: Its holder; the author of the writes that it makes.
         key_hash: SHA-256 of the key.
+        scopes: What it may do in every route set and in the cluster.
         expires_at: Unix time in seconds from which on it is refused; None for never.
+        grants: What it may do in some route sets only.
+        limits: How fast it may be used at one node.
     """
 
     name: str
     key_hash: bytes
     scopes: frozenset[Scope]
     expires_at: float | None = None
+    grants: tuple[Grant, ...] = ()
+    limits: KeyLimits = NO_LIMITS
     # Distinguishes a key from the same key before it was removed, had other rights or expired
     serial: int = field(default=0, compare=False)
 
     def may(self, scope: Scope) -> bool:
+        """Whether it allows a scope everywhere."""
         return scope in self.scopes or "admin" in self.scopes
 
+    def may_in(self, scope: Scope, route_set: str) -> bool:
+        """Whether it allows a scope in a route set, or for an alias."""
+        return self.may(scope) or any(
+            each.scope in (scope, "admin") and each.covers(route_set) for each in self.grants
+        )
+
+    def sees(self, route_set: str) -> bool:
+        """Whether it may know that a route set, or an alias, exists."""
+        return not self.is_scoped or any(each.covers(route_set) for each in self.grants)
+
+    @property
+    def is_scoped(self) -> bool:
+        """Whether it is for some route sets only."""
+        return not self.scopes - {"metrics"}
+
+    @property
+    def cache_scope(self) -> str:
+        """Caches that it shares with keys of equal grants; empty for the common ones."""
+        return ",".join(sorted(map(str, self.grants))) if self.is_scoped else ""
+
     def has_rights_of(self, other: ApiKey) -> bool:
-        """Whether both allow the same; their expiry may differ."""
-        return (self.name, self.key_hash, self.scopes) == (other.name, other.key_hash, other.scopes)
+        """Whether both allow the same; their expiry and their limits may differ."""
+        return (self.name, self.key_hash, self.scopes, self.grants) == (
+            other.name,
+            other.key_hash,
+            other.scopes,
+            other.grants,
+        )
 
 
 def make_key() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(KEY_RANDOM_BYTES)
 
 
-def key_line(key: str, scopes: Sequence[str], name: str, expires_at: datetime | None = None) -> str:
+def key_line(
+    key: str,
+    scopes: Sequence[str],
+    name: str,
+    expires_at: datetime | None = None,
+    limits: Sequence[str] = (),
+) -> str:
     """Make the line of a key for the file, without its line end.
 
+    Args:
+        scopes: Such as ``read`` or ``write@support-*``.
+        limits: Such as ``requests_per_second=50``.
+
     Raises:
-        ConfigError: A scope is not known, or the name is malformed.
+        ConfigError: A scope or a limit is not known, or the name is malformed.
     """
     # Before it is a part of the line, where a blank would begin another word.
     _check_name(name, "the key")
     line = f"{','.join(scopes)} sha256:{hashlib.sha256(key.encode()).hexdigest()} {name}"
     if expires_at is not None:
         line += f" expires={expires_at.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
+    if any(len(each.split()) != 1 for each in (*scopes, *limits)):
+        raise ConfigError("the key: a scope and a limit have no spaces")
+    line = " ".join((line, *limits))
     _parse_line(line, "the key")
     return line
 
@@ -150,26 +196,53 @@ def _check_name(name: str, where: str) -> None:
 def _parse_line(line: str, where: str) -> ApiKey:
     words = line.split()
     if len(words) < 3:
-        raise ConfigError(f"{where} must read: scope[,scope] sha256:hex name [expires=time]")
-    scopes, digest, name = words[0].split(","), _HASH.fullmatch(words[1].lower()), words[2]
-    known: list[Scope] = [scope for scope in SCOPES if scope in scopes]
-    if len(known) != len(scopes):
-        raise ConfigError(f"{where}: scopes are {', '.join(SCOPES)}, each at most once")
+        raise ConfigError(f"{where} must read: scope[,scope] sha256:hex name [attribute=value]")
+    scopes, grants = _parse_scopes(words[0], where)
+    digest, name = _HASH.fullmatch(words[1].lower()), words[2]
     if not digest:
         raise ConfigError(f"{where}: the second word must be sha256: and 64 hexadecimal digits")
     _check_name(name, where)
-    expires_at = None
-    for attribute in words[3:]:
+    expires_at, limits = _parse_attributes(words[3:], where)
+    return ApiKey(name, bytes.fromhex(digest[1]), scopes, expires_at, grants, limits)
+
+
+def _parse_scopes(word: str, where: str) -> tuple[frozenset[Scope], tuple[Grant, ...]]:
+    """Read the scopes of a line: those without a pattern, and the others."""
+    items = word.split(",")
+    plain: set[Scope] = {scope for scope in ALL_SCOPES if scope in items}
+    grants: list[Grant] = []
+    for item in items:
+        if "@" in item:
+            try:
+                grants.append(parse_grant(item))
+            except ValueError as error:
+                raise ConfigError(f"{where}: {error}") from None
+    if len(plain) + len(set(grants)) != len(items):
+        raise ConfigError(
+            f"{where}: scopes are {', '.join(ALL_SCOPES)}, each at most once, or with a pattern of"
+            " route sets, such as read@support"
+        )
+    return frozenset(plain), tuple(grants)
+
+
+def _parse_attributes(words: Sequence[str], where: str) -> tuple[float | None, KeyLimits]:
+    """Read the expiry and the limits of a line."""
+    expires_at: float | None = None
+    limits: dict[str, float] = {}
+    for attribute in words:
         label, _, value = attribute.partition("=")
-        if label != "expires":
-            raise ConfigError(f"{where}: the only attribute is expires=time")
-        if expires_at is not None:
-            raise ConfigError(f"{where}: expires is given twice")
+        if label != "expires" and label not in LIMITS:
+            raise ConfigError(f"{where}: the attributes are expires=time, {'=n, '.join(LIMITS)}=n")
+        if label in limits or (label == "expires" and expires_at is not None):
+            raise ConfigError(f"{where}: {label} is given twice")
         try:
-            expires_at = parse_expiry(value)
+            if label == "expires":
+                expires_at = parse_expiry(value)
+            else:
+                limits[label] = parse_limit(value)
         except ValueError as error:
-            raise ConfigError(f"{where}: expires: {error}") from None
-    return ApiKey(name, bytes.fromhex(digest[1]), frozenset(known), expires_at)
+            raise ConfigError(f"{where}: {label}: {error}") from None
+    return expires_at, KeyLimits(**limits) if limits else NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

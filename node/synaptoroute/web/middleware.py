@@ -63,16 +63,19 @@ class RequestContext:
 
     __slots__ = (
         "actor",
+        "base",
         "client_address",
         "client_certificate",
         "endpoint",
         "has_started",
+        "is_held",
         "is_write",
         "key",
         "path",
         "presented_key",
         "proven",
         "request_id",
+        "route_set",
         "started_at",
         "status",
     )
@@ -98,6 +101,9 @@ class RequestContext:
         self.client_certificate: str | None = None  # name in it, if one was verified
         self.has_started = False
         self.is_write = False  # whether it asks for a change
+        self.route_set = ""  # the set or alias that its path names; empty for none
+        self.base = "/v1/"  # before the paths of the endpoints of that set
+        self.is_held = False  # whether it counts among the queries of its key
         self.status = 499  # while there is no response
 
     @property
@@ -149,6 +155,10 @@ class RequestPolicy(ABC):
     def is_in_force(self, context: RequestContext) -> bool:
         """Whether the key of a request is still valid; asked while a stream goes on."""
         return True
+
+    def locate(self, path: str, context: RequestContext) -> str:
+        """Path of the endpoint that serves a path; the context keeps what else the path says."""
+        return path
 
     def default_headers(self) -> list[Header]:
         """Headers of a response whose endpoint did not set ``default_name`` itself."""
@@ -246,6 +256,8 @@ class Middleware:
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
         scope[CONTEXT] = context
+        path = policy.locate(scope["path"], context)
+        located = scope if path == scope["path"] else {**scope, "path": path}
         if (tls := scope.get("extensions", {}).get("tls")) is not None:
             context.client_certificate = tls["client_cert_name"]
         receive_bounded = receive
@@ -264,8 +276,9 @@ class Middleware:
             if message["type"] == "http.response.start":
                 context.status, context.has_started = message["status"], True
                 own = list(message.get("headers", ()))
-                if prefix := prefix_of(scope):
-                    own = with_prefix(own, prefix)
+                prefix = prefix_of(scope)
+                if prefix or context.base != "/v1/":
+                    own = with_prefix(own, prefix, context.base)
                 if policy.default_name not in dict(own):
                     own += policy.default_headers()
                 message["headers"] = [*own, *policy.common_headers(context)]
@@ -280,11 +293,11 @@ class Middleware:
                     scope, headers, context, receive, send_with_headers
                 )
                 receive_bounded = receive
-            policy.authorize(scope["method"], scope["path"], headers, context)
+            policy.authorize(scope["method"], path, headers, context)
             AUTHOR.set(context.author)
             if policy.body_bytes_max is not None:
                 receive_bounded = _bounded(receive, policy.body_bytes_max)
-            await self._app(scope, receive_in_force, send_answer)
+            await self._app(located, receive_in_force, send_answer)
         except ClientGone:
             pass
         except Exception as error:
@@ -296,7 +309,7 @@ class Middleware:
             await send_answer(start)
             await send_answer({"type": "http.response.body", "body": body})
         finally:
-            context.endpoint = getattr(scope.get("route"), "path", context.endpoint)
+            context.endpoint = getattr(located.get("route"), "path", context.endpoint)
             policy.finished(scope["method"], scope["path"], scope.get("client"), context)
 
 

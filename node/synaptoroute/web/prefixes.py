@@ -48,10 +48,10 @@ def prefix_of(scope: Any) -> str:
     return found
 
 
-def with_prefix(headers: Sequence[Header], prefix: str) -> list[Header]:
-    """Put the prefix before the paths that ``Location`` and ``Link`` name."""
+def with_prefix(headers: Sequence[Header], prefix: str, base: str = "/v1/") -> list[Header]:
+    """Put the prefix, and ``base`` for /v1/, before the paths of ``Location`` and ``Link``."""
     return [
-        (name, value.replace(b"/v1/", prefix.encode() + b"/v1/", 1))
+        (name, value.replace(b"/v1/", (prefix + base).encode(), 1))
         if value.startswith(_LINKS.get(name, b"\0"))
         else (name, value)
         for name, value in headers

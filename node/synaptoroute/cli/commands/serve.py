@@ -151,7 +151,11 @@ def new_key(
         str, typer.Option(help="Name of the key's owner: the author of its writes in the history.")
     ],
     scopes: Annotated[
-        str, typer.Option(help="read, write, admin: one or several, separated by commas.")
+        str,
+        typer.Option(
+            help="read, write, admin, metrics: one or several, separated by commas; for some "
+            "route sets, read@support or write@support-*."
+        ),
     ] = "read",
     expires: Annotated[
         str,
@@ -164,6 +168,13 @@ def new_key(
         Path | None,
         typer.Option(help="Append the line to this key file, which is made with mode 0600."),
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A limit of the key at one node: requests_per_second=50, texts_per_second=200 or "
+            "concurrent_queries=20. May be given several times."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an API key and its line for the node's key file.
@@ -174,7 +185,8 @@ def new_key(
 
     key = make_key()
     until = _expiry(expires) if expires else None
-    line = key_line(key, [scope.strip() for scope in scopes.split(",")], name, until)
+    names = [scope.strip() for scope in scopes.split(",")]
+    line = key_line(key, names, name, until, tuple(limit or ()))
     if file is not None:
         add_line(file, line)
     if as_json:
