@@ -17,13 +17,13 @@ from synaptoroute.core.codec import (
     FRAME_BYTES_MAX,
     HEADER_BYTES,
     LEVEL,
-    READERS,
     decode_proposal,
     encode_proposal,
     header_of,
     op_id_of,
 )
 from synaptoroute.core.mutation import Proposal, Revision
+from synaptoroute.core.mutation_fields import READERS
 from synaptoroute.core.table import RouteTable
 from synaptoroute.errors import CodecError, UnknownMutation
 

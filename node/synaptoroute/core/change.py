@@ -41,6 +41,10 @@ class Rejection(Exception):
         self.message = message
         self.revision = revision
 
+    def change(self, at: Revision) -> Change:
+        """The change of the refused proposal: nothing but its outcome."""
+        return Change(Outcome("rejected", at, self.revision, self.code, self.message))
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

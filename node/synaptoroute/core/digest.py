@@ -6,20 +6,30 @@ Collision-Free Hashing", 1997).  When one row changes, the sum changes by one su
 and one addition.  It does not depend on the order, and unlike an exclusive or it does not
 cancel repeated terms.  Rows are also summed into 256 buckets by slot, so that two replicas
 that differ can find out where.
+
+Each route set has a sum of its own.  The digest of the whole state adds them up, each times an
+odd number that follows from the number of its set.  So equal contents of two sets differ in the
+digest, a copy of a set has a known sum, and a state that holds ``default`` alone has the digest
+that it has in releases without route sets.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import cache
 from hashlib import blake2b, sha1, sha256
 from typing import Final
 
 from synaptoroute.core.change import (
     NO_DECISION,
+    AliasChange,
+    AliasRecord,
     FeedbackItem,
     FittedDecision,
     RouteRecord,
+    SetRecord,
     StagedImport,
 )
 from synaptoroute.core.mutation import (
@@ -27,6 +37,7 @@ from synaptoroute.core.mutation import (
     ImportBegin,
     ImportChunk,
     PutRoute,
+    SetTest,
     Settings,
 )
 
@@ -60,23 +71,23 @@ def route_hash(route: RouteRecord) -> bytes:
 
 
 def settings_hash(settings: Settings) -> bytes:
-    fields = [
+    parts = [
         settings.aggregation,
         str(settings.topk),
         _threshold_text(settings.threshold),
         str(settings.capacity_slots),
     ]
     if settings.cascade or settings.calibration:
-        fields += [str(int(settings.cascade)), settings.calibration]
+        parts += [str(int(settings.cascade)), settings.calibration]
     if settings.feedback:
-        fields.append(f"feedback|{settings.feedback}")
+        parts.append(f"feedback|{settings.feedback}")
     if settings.repair_words:
-        fields.append("repair_words")
+        parts.append("repair_words")
     share = settings.expected_unmatched_share
     if (settings.confidence_min, share, settings.ignore) != (None, DEFAULT_UNMATCHED_SHARE, ()):
         confidence_min = _threshold_text(settings.confidence_min)
-        fields += ["decision", confidence_min, _threshold_text(share), *settings.ignore]
-    return hash_fields(b"settings", *fields)
+        parts += ["decision", confidence_min, _threshold_text(share), *settings.ignore]
+    return hash_fields(b"settings", *parts)
 
 
 def decision_hash(decision: FittedDecision) -> bytes:
@@ -89,6 +100,31 @@ def feedback_hash(item: FeedbackItem) -> bytes:
     route, was = (("", name) if name else ("none", "") for name in (item.route, item.was))
     numbers = f"{item.at_ms}.{item.times}.{item.seq}"
     return hash_fields(b"feedback", item.item_id, item.text, *route, *was, numbers)
+
+
+def test_hash(test: SetTest) -> bytes:
+    """Hash one test of a route set to 16 bytes."""
+    route = ("none", "") if test.route is None else ("", test.route)
+    return hash_fields(b"test", test.text, *route)
+
+
+def set_hash(record: SetRecord) -> bytes:
+    """Hash the record of a route set to 16 bytes."""
+    places = f"{record.created}|{record.revision}"
+    limits = ".".join(str(getattr(record.limits, each.name)) for each in fields(record.limits))
+    return hash_fields(b"set", str(record.number), record.name, record.forked_from, places, limits)
+
+
+def alias_hash(alias: AliasRecord) -> bytes:
+    """Hash an alias with its history to 16 bytes."""
+    changes = [text for change in alias.history for text in _change_texts(change)]
+    shares = (_threshold_text(alias.shadow_share), _threshold_text(alias.canary_share))
+    names = (alias.name, alias.target, alias.shadow, alias.canary, str(alias.revision))
+    return hash_fields(b"alias", *names, *shares, *changes)
+
+
+def _change_texts(change: AliasChange) -> list[str]:
+    return [_threshold_text(each) if isinstance(each, float) else str(each) for each in change]
 
 
 def import_hash(begin: ImportBegin) -> bytes:
@@ -105,8 +141,8 @@ def chunk_hash(chunk: ImportChunk) -> bytes:
 
 def _part_hash(part: PutRoute) -> bytes:
     threshold = _threshold_text(part.threshold)
-    fields = (part.name, threshold, part.metadata, part.payload, *part.utterances)
-    state = blake2b(hash_fields(b"part", *fields) + b"".join(part.vectors), digest_size=_HASH_BYTES)
+    texts = (part.name, threshold, part.metadata, part.payload, *part.utterances)
+    state = blake2b(hash_fields(b"part", *texts) + b"".join(part.vectors), digest_size=_HASH_BYTES)
     new = (part.confidence_min, part.description, part.negatives)
     if new != (None, None, ()):
         described = "" if part.description is None else f"described {part.description}"
@@ -121,9 +157,9 @@ def _threshold_text(threshold: float | None) -> str:
     return "" if threshold is None else (float(threshold) + 0.0).hex()
 
 
-def hash_fields(kind: bytes, *fields: str) -> bytes:
+def hash_fields(kind: bytes, *texts: str) -> bytes:
     # Count and lengths are hashed too, so that different lists never give the same bytes.
-    encoded = [kind, *map(str.encode, fields)]
+    encoded = [kind, *map(str.encode, texts)]
     count = len(encoded)
     lengths = struct.pack(f"<{count + 1}I", count, *map(len, encoded))
     return blake2b(lengths + b"".join(encoded), digest_size=_HASH_BYTES).digest()
@@ -141,6 +177,17 @@ class Digest:
     def __init__(self) -> None:
         self._total = 0
         self.buckets = [0] * BUCKET_COUNT
+
+    @property
+    def total(self) -> int:
+        """The sum, below 2**128."""
+        return self._total
+
+    def copy(self) -> Digest:
+        """An independent sum with the same terms."""
+        other = Digest()
+        other._total, other.buckets = self._total, list(self.buckets)
+        return other
 
     def add_row(self, slot: int, hashed: bytes) -> None:
         term, bucket = int.from_bytes(hashed, "little"), slot % BUCKET_COUNT
@@ -198,11 +245,12 @@ def sum_state(
     imports: Iterable[StagedImport],
     feedback: Iterable[FeedbackItem],
     decision: FittedDecision = NO_DECISION,
+    tests: Iterable[SetTest] = (),
 ) -> Digest:
-    """Compute the digest of a whole state from scratch."""
+    """Compute the sum of a route set from scratch."""
     digest = Digest()
     digest.add_rows(row_hashes.items())
-    add_rest(digest, settings, routes, imports, feedback, decision)
+    add_rest(digest, settings, routes, imports, feedback, decision, tests)
     return digest
 
 
@@ -213,9 +261,11 @@ def add_rest(
     imports: Iterable[StagedImport],
     feedback: Iterable[FeedbackItem],
     decision: FittedDecision = NO_DECISION,
+    tests: Iterable[SetTest] = (),
 ) -> None:
-    """Add everything of a state except its rows."""
+    """Add everything of a route set except its rows."""
     digest.add(settings_hash(settings))
+    digest.add_all(map(test_hash, tests))
     digest.add_all(map(feedback_hash, feedback))
     if decision.payload:
         digest.add(decision_hash(decision))
@@ -224,6 +274,36 @@ def add_rest(
         digest.add(import_hash(staged.begin))
         for chunk in staged.chunks:
             digest.add(chunk_hash(chunk))
+
+
+@cache
+def set_multiplier(number: int) -> int:
+    """The odd factor of a route set's sum in the digest of the state; 1 for ``default``."""
+    if not number:
+        return 1
+    return int.from_bytes(hash_fields(b"multiplier", str(number)), "little") | 1
+
+
+def state_total(
+    sums: Mapping[int, Digest], records: Iterable[SetRecord], aliases: Iterable[AliasRecord]
+) -> int:
+    """Add up the digest of a whole state.
+
+    Args:
+        sums: The sum of each route set, by its number.
+        records: The records of the sets that have one.
+        aliases: All aliases.
+    """
+    own = Digest()
+    own.add_all(map(set_hash, records))
+    own.add_all(map(alias_hash, aliases))
+    weighted = sum(set_multiplier(number) * each.total for number, each in sums.items())
+    return (own.total + weighted) & _MODULUS_MASK
+
+
+def total_hex(total: int) -> str:
+    """The digest of a state as 32 hexadecimal digits."""
+    return f"{total & _MODULUS_MASK:032x}"
 
 
 def next_chain(prev_chain: str, epoch: int, seq: int, digest: str) -> str:

@@ -45,6 +45,7 @@ def plan_import(
     mutation: ImportBegin | ImportChunk | ImportAbort,
     at: Revision,
     capacity_slots: int,
+    rows_elsewhere: int = 0,  # Rows of other sets, which a generation has vectors for
 ) -> Change:
     """Plan the opening, filling or dropping of an import.
 
@@ -56,7 +57,7 @@ def plan_import(
         case ImportBegin():
             return _plan_begin(imports, staged, mutation, at)
         case ImportChunk():
-            return _plan_chunk(imports, staged, mutation, at, capacity_slots)
+            return _plan_chunk(imports, staged, mutation, at, capacity_slots, rows_elsewhere)
         case ImportAbort(import_id):
             if staged is None:
                 raise Rejection("import_rejected", f"no import {import_id!r} is open")
@@ -88,6 +89,7 @@ def _plan_chunk(
     chunk: ImportChunk,
     at: Revision,
     capacity_slots: int,
+    rows_elsewhere: int,
 ) -> Change:
     if staged is None:
         raise Rejection("import_rejected", f"no import {chunk.import_id!r} is open")
@@ -96,7 +98,7 @@ def _plan_chunk(
     if _place_of(staged, chunk.number) is None:
         return Change(Outcome("unchanged", at))
     if encoder_of(chunk.import_id) is not None:
-        waiting, room = staged.row_count, capacity_slots * GENERATION_SHARE
+        waiting, room = staged.row_count, (capacity_slots + rows_elsewhere) * GENERATION_SHARE
     else:
         routes = (each for name, each in imports.items() if encoder_of(name) is None)
         waiting, room = sum(each.row_count for each in routes), capacity_slots

@@ -15,17 +15,21 @@ from synaptoroute.core.mutation import (
     AddUtterances,
     CalibrateDecision,
     DeleteRoute,
+    EraseTexts,
     Finalize,
     ImportChunk,
     ImportCommit,
     Mutation,
     OpenEpoch,
     PatchRoute,
+    Proposal,
     PutFeedback,
     PutRoute,
     PutSettings,
+    PutTests,
     RemoveUtterances,
     ReviseRoutes,
+    SetMutation,
     VoterAdd,
     VoterRemove,
 )
@@ -36,6 +40,7 @@ AUTHORS_LEVEL: Final = 2  # Level of entries with an author, and of staged write
 VOTES_LEVEL: Final = 3  # Level of entries that carry signed votes
 DECISION_LEVEL: Final = 3  # Level of entries with fields of decisions
 NAMES_LEVEL: Final = 4  # Level of entries that name a route in letters beyond ASCII
+SETS_LEVEL: Final = 5  # Level of entries that name a route set, or carry a note
 
 
 def level_of(mutation: Mutation) -> int:
@@ -56,14 +61,23 @@ def level_of(mutation: Mutation) -> int:
     return _content_level(mutation)
 
 
+def may_hold(level: int, proposal: Proposal) -> bool:
+    """Whether a log at a level may hold a proposal; entries that raise the level always."""
+    if level < SETS_LEVEL and (proposal.route_set or proposal.note):
+        return False
+    return is_at_level(proposal.mutation, level)
+
+
 def is_at_level(mutation: Mutation, level: int) -> bool:
     """Whether a log at a level may hold a mutation; entries that raise the level always."""
-    if level >= NAMES_LEVEL or isinstance(mutation, Finalize | OpenEpoch):
+    if level >= SETS_LEVEL or isinstance(mutation, Finalize | OpenEpoch):
         return True
     return _content_level(mutation) <= level
 
 
 def _content_level(mutation: Mutation) -> int:
+    if isinstance(mutation, SetMutation | PutTests | EraseTexts):
+        return SETS_LEVEL
     if any(map(needs_names_level, _names(mutation))):
         return NAMES_LEVEL
     return DECISION_LEVEL if _is_of_decisions(mutation) else BASE_LEVEL

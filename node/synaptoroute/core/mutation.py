@@ -426,7 +426,7 @@ class EraseTexts:
     The entry holds hashes alone, so that the log does not keep what it erases.
     """
 
-    hashes: tuple[str, ...]  # SHA-256 of texts in ``same_text_form``, hexadecimal, sorted
+    hashes: tuple[str, ...]  # SHA-256 of each text as it is stored, hexadecimal, sorted
 
 
 SetMutation: TypeAlias = PutSet | DeleteSet | ForkSet | PutAlias | DeleteAlias

@@ -41,6 +41,11 @@ def is_name(name: str) -> bool:
     return bool(_ASCII_NAME.fullmatch(name)) if name.isascii() else _is_wide(name)
 
 
+def is_set_name(name: str) -> bool:
+    """Whether a text is the name of a route set or an alias: a route's, with ``@`` inside."""
+    return not name.startswith("@") and is_name(name.replace("@", "_"))
+
+
 def needs_names_level(name: str) -> bool:
     """Whether a text is a name that is valid only from level 4 of the log on."""
     return not name.isascii() and is_name(name)

@@ -26,7 +26,7 @@ from typing import Final, TypeAlias
 from synaptoroute.core.change import Change, Commit, EpochRecord, Outcome, Remembered, Snapshot
 from synaptoroute.core.codec import digest_of, is_chained
 from synaptoroute.core.digest import Digest, next_chain
-from synaptoroute.core.levels import VOTES_LEVEL, is_at_level
+from synaptoroute.core.levels import VOTES_LEVEL, may_hold
 from synaptoroute.core.mutation import (
     IDEMPOTENCY_WINDOW_ENTRIES,
     Ballot,
@@ -40,6 +40,7 @@ from synaptoroute.core.mutation import (
     VoterAdd,
     VoterRemove,
 )
+from synaptoroute.core.sets import RouteSets
 from synaptoroute.core.table import RouteTable
 
 VOTERS_MAX: Final = 99
@@ -152,7 +153,7 @@ class _Undo:
 class Replica:
     """The state after a prefix of the log, and the means to extend it.
 
-    Invariants: ``position`` is the position of ``table``; inside an epoch only ``revert``
+    Invariants: ``position`` is the position of ``sets``; inside an epoch only ``revert``
     decreases it.  Each op_id has at most one effect inside the idempotency window.
     ``promised`` never decreases, and no entry of a log below it is applied.
     """
@@ -163,7 +164,7 @@ class Replica:
         *,
         dim: int = 0,
         check: Check | None = None,
-        digest: Digest | None = None,
+        sums: Mapping[int, Digest] | None = None,
         requires_seals: bool = False,
     ) -> None:
         """Restore a snapshot.
@@ -172,20 +173,11 @@ class Replica:
             snapshot: The state; none for an empty replica.
             dim: Dimension of the vectors; 0 if it is not known.
             check: Finds what is wrong with a mutation's vectors.
-            digest: The digest of the snapshot, if it is known.
+            sums: The sum of each route set of the snapshot by number, if they are known.
             requires_seals: Refuse entries that no member sealed, from level 2 of the log on.
         """
         state = snapshot or Snapshot()
-        self.table = RouteTable.restore(
-            state.settings,
-            dim,
-            state.routes,
-            dict(state.row_hashes),
-            state.imports,
-            digest,
-            state.feedback,
-            state.decision,
-        )
+        self.sets = RouteSets.restore(state, dim, sums)
         self.position = state.position
         self.epochs = list(state.epochs)
         self.level = state.level
@@ -206,7 +198,12 @@ class Replica:
     @property
     def digest(self) -> str:
         """Digest of the whole state, 32 hexadecimal digits."""
-        return self.table.digest.hex()
+        return self.sets.digest
+
+    @property
+    def table(self) -> RouteTable:
+        """The table of the route set ``default``."""
+        return self.sets.default
 
     def chain_at(self, seq: int) -> str | None:
         """Hash chain of this history at a place; None if it is not known any more, or not yet."""
@@ -458,7 +455,7 @@ class Replica:
         if entry.stood is not None:
             self._seals[entry.seal] = entry.seq
         is_duplicate = known is not None
-        return Commit(entry, change, self.table.digest.hex(), is_duplicate, decided)
+        return Commit(entry, change, self.sets.digest, is_duplicate, decided)
 
     def _change(self, entry: Entry, opens: bool) -> Change:
         at = Revision(entry.epoch, entry.seq)
@@ -469,19 +466,19 @@ class Replica:
         wrong = self._check(mutation) if self._check and not opens else None
         if wrong is not None:
             return Change(Outcome("rejected", at, code="invalid_vector", message=wrong))
-        if not is_at_level(mutation, self.level):
+        if not may_hold(self.level, entry.proposal):
             return _refused(at, f"the log is at level {self.level}", "not_finalized")
         if isinstance(mutation, Finalize):
-            checked = self.table.apply(entry.proposal, at)
+            checked = self.sets.apply(entry.proposal, at, self.level)
             return checked if checked.outcome.code else self._plan_finalize(mutation, at)
         if isinstance(mutation, VoterAdd | VoterRemove):
             # The table checks the mutation alone; the voters belong to the epochs kept here.
-            checked = self.table.apply(entry.proposal, at)
+            checked = self.sets.apply(entry.proposal, at, self.level)
             if checked.outcome.code:
                 return checked
             planned = plan_voters(self.voters, mutation, at)
             return self._with_keys(planned, entry.proposal.op_id, mutation)
-        return self.table.apply(entry.proposal, at)
+        return self.sets.apply(entry.proposal, at, self.level)
 
     def _plan_finalize(self, mutation: Finalize, at: Revision) -> Change:
         if mutation.level <= self.level:
@@ -531,6 +528,7 @@ class Replica:
     def advance(self) -> None:
         """Confirm that everything up to the position is durable; forget what is too old."""
         self._undo.clear()
+        self.sets.advance()
         floor = self.position.seq - IDEMPOTENCY_WINDOW_ENTRIES
         while self._in_order and self._in_order[0].seq < floor:
             oldest = self._in_order.popleft()
@@ -547,7 +545,7 @@ class Replica:
             assert commit.entry.position == self.position, "revert in order: this is a bug"
             assert self._undo, "what is durable cannot be reverted: this is a bug"
             before = self._undo.pop()
-            self.table.revert(commit.change)
+            self.sets.revert(commit.change)
             del self.epochs[before.epoch_count :]
             if before.epoch_record is not None:
                 self.epochs[-1] = before.epoch_record
@@ -581,6 +579,10 @@ class Replica:
             feedback=tuple(item for _, item in sorted(table.feedback.items())),
             level=self.level,
             voter_keys=tuple(sorted(self.voter_keys.items())),
+            record=self.sets.records.get(0),
+            tests=tuple(test for _, test in sorted(table.tests.items())),
+            sets=self.sets.states(),
+            aliases=tuple(alias for _, alias in sorted(self.sets.aliases.items())),
         )
 
 

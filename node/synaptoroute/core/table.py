@@ -13,6 +13,7 @@ the same rules.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -38,7 +39,9 @@ from synaptoroute.core.digest import (
     row_hash,
     settings_hash,
     sum_state,
+    test_hash,
 )
+from synaptoroute.core.erasure import refuse_staged, text_hash
 from synaptoroute.core.feedback import plan_feedback, resolve_items
 from synaptoroute.core.free_numbers import FreeNumbers
 from synaptoroute.core.imports import (
@@ -52,7 +55,6 @@ from synaptoroute.core.imports import (
 )
 from synaptoroute.core.mutation import (
     FOUNDING_SETTINGS,
-    KEEP,
     AddUtterances,
     Audit,
     Calibrate,
@@ -69,60 +71,26 @@ from synaptoroute.core.mutation import (
     PutFeedback,
     PutRoute,
     PutSettings,
+    PutTests,
     RemoveUtterances,
     ReviseRoutes,
     Revision,
-    RouteRevision,
+    SetTest,
     Settings,
     SwitchEncoder,
     VoterAdd,
     VoterRemove,
 )
-from synaptoroute.core.rows import RowKind, kind_of, owner_of
+from synaptoroute.core.route_plans import RoutePlans
+from synaptoroute.core.rows import RowKind, owner_of
+from synaptoroute.core.set_tests import plan_tests
+from synaptoroute.core.settings_plan import plan_calibration, plan_settings
 from synaptoroute.core.validation import (
-    NEGATIVES_MAX,
-    check_apart,
     check_mutation,
     check_negatives,
 )
 
 _FOUNDING_SETTINGS_LEVEL: Final = 3
-
-
-def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revision) -> Change:
-    # A calibration is valid for the settings it was measured with: another rule of decision
-    # drops it, and so does switching the cascade off.
-    if wanted.cascade and _rule_of(wanted) == _rule_of(before):
-        wanted = replace(wanted, calibration=before.calibration)
-    if wanted.capacity_slots < high_water:
-        raise Rejection(
-            "capacity_exceeded",
-            f"capacity_slots must be at least {high_water}, so that every slot in use stays",
-        )
-    return _replace(before, wanted, at)
-
-
-def _rule_of(settings: Settings) -> tuple[object, ...]:
-    return (
-        settings.aggregation,
-        settings.topk,
-        settings.threshold,
-        settings.confidence_min,
-        settings.expected_unmatched_share,
-    )
-
-
-def plan_calibration(before: Settings, calibration: str, at: Revision) -> Change:
-    """Plan a calibration of the cascade; it has no effect while the cascade is off."""
-    if not before.cascade:
-        return Change(Outcome("unchanged", at))
-    return _replace(before, replace(before, calibration=calibration), at)
-
-
-def _replace(before: Settings, wanted: Settings, at: Revision) -> Change:
-    if wanted == before:
-        return Change(Outcome("unchanged", at))
-    return Change(Outcome("applied", at), settings=wanted, settings_before=before)
 
 
 class RouteTable:
@@ -145,6 +113,9 @@ class RouteTable:
         self.digest.add(settings_hash(self.settings))
         self._slots = FreeNumbers()
         self._route_ids = FreeNumbers()
+        self._plans = RoutePlans(self.routes, self.row_hashes)
+        self.tests: dict[str, SetTest] = {}
+        self.rows_elsewhere = 0  # Rows of other sets, for which a generation has vectors, too
         self._chunk_hashes: dict[tuple[str, int], tuple[ImportChunk, bytes]] = {}
 
     @classmethod
@@ -158,6 +129,7 @@ class RouteTable:
         digest: Digest | None = None,
         feedback: tuple[FeedbackItem, ...] = (),
         decision: FittedDecision = NO_DECISION,
+        tests: tuple[SetTest, ...] = (),
     ) -> RouteTable:
         """Build the table of a snapshot.
 
@@ -166,10 +138,12 @@ class RouteTable:
         """
         table = cls(settings, dim)
         table.row_hashes = row_hashes
+        table._plans = RoutePlans(table.routes, row_hashes)
         table.decision = decision
         table.digest = digest or sum_state(
-            settings, row_hashes, routes, imports, feedback, decision
+            settings, row_hashes, routes, imports, feedback, decision, tests
         )
+        table.tests = {test.text: test for test in tests}
         table.feedback = {item.item_id: item for item in feedback}
         table._slots.claim_all(row_hashes.keys())
         table._route_ids.claim_all({route.route_id for route in routes})
@@ -186,16 +160,37 @@ class RouteTable:
     def apply(self, proposal: Proposal, at: Revision) -> Change:
         """Apply the next proposal in log order; return the change, empty if it is rejected."""
         try:
-            change = self._plan(proposal, at)
+            change = self.plan(proposal, at)
         except Rejection as rejection:
-            code, message = rejection.code, rejection.message
-            return Change(Outcome("rejected", at, rejection.revision, code, message))
-        self._enact(change)
+            return rejection.change(at)
+        self.enact(change)
         return change
 
-    # --- planning: nothing up to `_enact` changes the table -----------------------------------
+    def fork(self) -> RouteTable:
+        """Copy what answers: routes, settings, tests and the fit, without imports and feedback."""
+        table = RouteTable(self.settings, self.dim)
+        table.routes, table.row_hashes = dict(self.routes), dict(self.row_hashes)
+        table._plans = RoutePlans(table.routes, table.row_hashes)
+        table.tests, table.decision = dict(self.tests), self.decision
+        table._slots.claim_all(table.row_hashes.keys())
+        table._route_ids.claim_all({route.route_id for route in table.routes.values()})
+        table.digest = self.digest.copy()
+        for item in self.feedback.values():
+            table.digest.remove(feedback_hash(item))
+        for staged in self.imports.values():
+            table.digest.remove(import_hash(staged.begin))
+            for chunk in staged.chunks:
+                table.digest.remove(self.hash_of_chunk(chunk))
+        return table
 
-    def _plan(self, proposal: Proposal, at: Revision) -> Change:
+    # --- planning: nothing up to `enact` changes the table -------------------------------------
+
+    def plan(self, proposal: Proposal, at: Revision) -> Change:
+        """Plan a proposal; changes nothing.
+
+        Raises:
+            Rejection: It cannot be applied.
+        """
         mutation = proposal.mutation
         dim = self.dim
         if isinstance(mutation, ImportChunk) and (encoder := encoder_of(mutation.import_id)):
@@ -218,16 +213,54 @@ class RouteTable:
             case ImportCommit(import_id):
                 return self._plan_commit(proposal, mutation, at, import_id)
             case ImportBegin() | ImportChunk() | ImportAbort():
-                return plan_import(self.imports, mutation, at, self.settings.capacity_slots)
+                slots, elsewhere = self.settings.capacity_slots, self.rows_elsewhere
+                return plan_import(self.imports, mutation, at, slots, elsewhere)
             case SwitchEncoder(import_id):
-                routes, hashes = self.routes.values(), self.row_hashes
-                return plan_switch(self.imports, import_id, routes, hashes, self.dim, at)
+                return self.plan_switch(self.imports, import_id, at)
+            case PutTests():
+                return plan_tests(self.tests, mutation, at)
             case OpenEpoch():
                 return self._plan_opening(mutation, at)
             case Audit() | VoterAdd() | VoterRemove() | Finalize():
                 return Change(Outcome("applied", at))
             case _:
                 raise Rejection("invalid_request", "the mutation changes no content of a set")
+
+    def plan_switch(
+        self, imports: Mapping[str, StagedImport], import_id: str, at: Revision
+    ) -> Change:
+        """Plan the switch of every row to its vector in one of ``imports``.
+
+        Raises:
+            Rejection: See ``imports.plan_switch``.
+        """
+        routes, hashes = self.routes.values(), self.row_hashes
+        return plan_switch(imports, import_id, routes, hashes, self.dim, at)
+
+    def plan_erasure(self, hashes: frozenset[str], at: Revision) -> Change:
+        """Plan the removal of texts; a route without an utterance goes.
+
+        Raises:
+            Rejection: An open import holds one of the texts.
+        """
+        refuse_staged(self.imports, hashes)
+        changed, gone = [], []
+        for name, route in sorted(self.routes.items()):
+            erased = {slot for slot, _, text in route.rows() if text_hash(text) in hashes}
+            if not erased:
+                continue
+            if erased.issuperset(route.slots):
+                gone.append(route)
+                continue
+            desired = self._plans.as_it_is(name)
+            desired.kept = {slot: row for slot, row in desired.kept.items() if slot not in erased}
+            changed.append(desired)
+        change = self._rewrite(changed, tuple(gone), at)
+        said = tuple(each for each in self.feedback.values() if text_hash(each.text) in hashes)
+        tests = tuple(each for text, each in self.tests.items() if text_hash(text) in hashes)
+        count = len(change.replaced) + len(said) + len(tests)
+        outcome = Outcome("applied" if count else "unchanged", at, count=count)
+        return replace(change, outcome=outcome, feedback_before=said, tests_before=tests)
 
     def _plan_decision(self, decision: FittedDecision, at: Revision) -> Change:
         before = self.decision
@@ -255,15 +288,15 @@ class RouteTable:
     ) -> Change:
         match mutation:
             case PutRoute():
-                return self._rewrite([self._after_put(mutation)], (), at)
+                return self._rewrite([self._plans.after_put(mutation)], (), at)
             case DeleteRoute(name):
-                return self._rewrite([], (self._existing(name),), at)
+                return self._rewrite([], (self._plans.existing(name),), at)
             case AddUtterances():
-                return self._rewrite([self._after_add(mutation)], (), at)
+                return self._rewrite([self._plans.after_add(mutation)], (), at)
             case RemoveUtterances():
-                return self._rewrite([self._after_remove(mutation)], (), at)
+                return self._rewrite([self._plans.after_remove(mutation)], (), at)
             case PatchRoute():
-                return self._rewrite([self._after_patch(mutation)], (), at)
+                return self._rewrite([self._plans.after_patch(mutation)], (), at)
 
     def _plan_settings(self, settings: Settings, at: Revision) -> Change:
         change = plan_settings(self.settings, settings, self._slots.high_water, at)
@@ -273,12 +306,14 @@ class RouteTable:
 
     def _plan_feedback(self, put: PutFeedback, at: Revision) -> Change:
         if put.route is not None:
-            self._existing(put.route)
+            self._plans.existing(put.route)
         return plan_feedback(self.feedback, self.settings.feedback, put, at)
 
     def _plan_revision(self, revision: ReviseRoutes, at: Revision) -> Change:
         """Plan changes of several routes, and the items that they resolve, as one change."""
-        change = self._rewrite([self._after_revision(each) for each in revision.routes], (), at)
+        change = self._rewrite(
+            [self._plans.after_revision(each) for each in revision.routes], (), at
+        )
         resolved = resolve_items(self.feedback, revision.resolved)
         wanted = revision.settings
         settings = Change(Outcome("unchanged", at))
@@ -298,45 +333,6 @@ class RouteTable:
             settings_before=settings.settings_before,
         )
 
-    def _after_revision(self, revision: RouteRevision) -> DesiredRoute:
-        name, known = revision.name, self.routes.get(revision.name)
-        current = known.revision if known else None
-        if revision.is_new and known is not None:
-            raise Rejection("precondition_failed", f"the route {name!r} exists", current)
-        if revision.revision is not None and revision.revision != current:
-            raise Rejection(
-                "precondition_failed", f"the route {name!r} is not at {revision.revision}", current
-            )
-        if revision.is_new:
-            desired = DesiredRoute(name, None, None, "{}", "null", None)
-            self._want(desired, RowKind.UTTERANCE, revision.utterances, revision.vectors)
-        else:
-            rows = AddUtterances(name, revision.utterances, revision.vectors)
-            desired = self._after_add(rows)
-        if revision.threshold is not KEEP:
-            desired.threshold = revision.threshold
-        if revision.confidence_min is not KEEP:
-            desired.confidence_min = revision.confidence_min
-        if revision.negatives:
-            self._add_negatives(desired, revision)
-        return desired
-
-    @staticmethod
-    def _add_negatives(desired: DesiredRoute, revision: RouteRevision) -> None:
-        """Add the negatives that a route does not have yet."""
-        before = desired.before
-        utterances = (*(before.utterances if before else ()), *revision.utterances)
-        present = before.negatives if before else ()
-        new = [
-            (RowKind.NEGATIVE, text, vector)
-            for text, vector in zip(revision.negatives, revision.negative_vectors, strict=True)
-            if text not in present
-        ]
-        if len(present) + len(new) > NEGATIVES_MAX:
-            raise Rejection("invalid_route", f"a route has at most {NEGATIVES_MAX} negatives")
-        check_apart(utterances, revision.negatives)
-        desired.added += new
-
     def _check_preconditions(self, proposal: Proposal, name: str) -> None:
         route = self.routes.get(name)
         current = route.revision if route else None
@@ -349,114 +345,6 @@ class RouteTable:
                 f"the route {name!r} {state}, not at {proposal.if_match}",
                 current,
             )
-
-    def _existing(self, name: str) -> RouteRecord:
-        route = self.routes.get(name)
-        if route is None:
-            raise Rejection("route_not_found", f"no route is named {name!r}")
-        return route
-
-    def _after_put(self, put: PutRoute) -> DesiredRoute:
-        """The route that a put asks for; rows with the same text and vector are kept."""
-        before = self.routes.get(put.name)
-        desired = DesiredRoute(
-            put.name, before, put.threshold, put.metadata, put.payload, put.confidence_min
-        )
-        self._want(desired, RowKind.UTTERANCE, put.utterances, put.vectors)
-        if put.description is not None:
-            self._want(desired, RowKind.DESCRIPTION, (put.description,), (put.description_vector,))
-        if put.negatives:
-            self._want(desired, RowKind.NEGATIVE, put.negatives, put.negative_vectors)
-        return desired
-
-    def _want(
-        self,
-        desired: DesiredRoute,
-        kind: RowKind,
-        texts: tuple[str, ...],
-        vectors: tuple[bytes, ...],
-    ) -> None:
-        """Add rows of one kind to a route; those that it has already are kept."""
-        before = desired.before
-        if before is None:
-            rows = zip(texts, vectors, strict=True)
-            desired.added += [(kind, text, vector) for text, vector in rows]
-            return
-        owner = owner_of(before.route_id, kind)
-        slot_of = {text: slot for slot, each, text in before.rows() if each == owner}
-        for text, vector in zip(texts, vectors, strict=True):
-            slot = slot_of.get(text)
-            if slot is not None and row_hash(slot, owner, text, vector) == self.row_hashes[slot]:
-                desired.kept[slot] = kind, text
-            else:
-                desired.added.append((kind, text, vector))
-
-    def _as_it_is(self, name: str) -> DesiredRoute:
-        route = self._existing(name)
-        kept = {slot: (kind_of(owner), text) for slot, owner, text in route.rows()}
-        return DesiredRoute(
-            name,
-            route,
-            route.threshold,
-            route.metadata,
-            route.payload,
-            route.confidence_min,
-            kept,
-        )
-
-    def _after_add(self, add: AddUtterances) -> DesiredRoute:
-        desired = self._as_it_is(add.name)
-        route = self._existing(add.name)
-        check_apart(add.utterances, route.negatives)
-        present = set(route.utterances)
-        rows = zip(add.utterances, add.vectors, strict=True)
-        desired.added = [
-            (RowKind.UTTERANCE, text, vector) for text, vector in rows if text not in present
-        ]
-        return desired
-
-    def _after_remove(self, remove: RemoveUtterances) -> DesiredRoute:
-        desired, route = self._as_it_is(remove.name), self._existing(remove.name)
-        gone = set(remove.utterances)
-        missing = gone.difference(route.utterances)
-        if missing:
-            first = min(missing)
-            raise Rejection(
-                "utterance_not_found", f"the route {remove.name!r} has no utterance '{first}'"
-            )
-        for slot, text in zip(route.slots, route.utterances, strict=True):
-            if text in gone:
-                del desired.kept[slot]
-        if gone.issuperset(route.utterances):
-            raise Rejection(
-                "invalid_route", "the last utterance cannot be removed; delete the route"
-            )
-        return desired
-
-    def _after_patch(self, patch: PatchRoute) -> DesiredRoute:
-        desired = self._as_it_is(patch.name)
-        if patch.threshold is not KEEP:
-            desired.threshold = patch.threshold
-        if patch.metadata is not KEEP:
-            desired.metadata = patch.metadata
-        if patch.payload is not KEEP:
-            desired.payload = patch.payload
-        if patch.confidence_min is not KEEP:
-            desired.confidence_min = patch.confidence_min
-        if patch.description is not KEEP:
-            self._drop_rows(desired, RowKind.DESCRIPTION)
-            if patch.description is not None:
-                texts, vectors = (patch.description,), (patch.description_vector,)
-                self._want(desired, RowKind.DESCRIPTION, texts, vectors)
-        if patch.negatives is not KEEP:
-            self._drop_rows(desired, RowKind.NEGATIVE)
-            check_apart(self._existing(patch.name).utterances, patch.negatives)
-            self._want(desired, RowKind.NEGATIVE, patch.negatives, patch.negative_vectors)
-        return desired
-
-    @staticmethod
-    def _drop_rows(desired: DesiredRoute, kind: RowKind) -> None:
-        desired.kept = {slot: row for slot, row in desired.kept.items() if row[0] is not kind}
 
     def _plan_commit(
         self, proposal: Proposal, commit: ImportCommit, at: Revision, import_id: str
@@ -477,7 +365,7 @@ class RouteTable:
         kind = staged_kind(import_id)
         if kind is not None:
             return replace(self._plan_staged(proposal, kind, puts, at), closed=staged)
-        changed = [self._after_put(put) for put in puts]
+        changed = [self._plans.after_put(put) for put in puts]
         named = {put.name for put in puts}
         gone: tuple[RouteRecord, ...] = ()
         if staged is not None and staged.begin.replace:
@@ -560,7 +448,8 @@ class RouteTable:
 
     # --- enacting ------------------------------------------------------------------------------
 
-    def _enact(self, change: Change) -> None:
+    def enact(self, change: Change) -> None:
+        """Carry out a change that was planned on this very state."""
         for slot, hashed in change.replaced:
             self._disown(slot, hashed)
         for write in change.writes:
@@ -585,10 +474,12 @@ class RouteTable:
             self._drop_feedback(item)
         for item in change.feedback:
             self._add_feedback(item)
+        self._move_tests(change.tests_before, change.tests)
 
     def revert(self, change: Change) -> None:
         """Undo the newest change."""
-        # The exact reverse order of _enact: slots are disowned before they are owned again.
+        # The exact reverse order of enact: slots are disowned before they are owned again.
+        self._move_tests(change.tests, change.tests_before)
         for item in change.feedback:
             self._drop_feedback(item)
         for item in change.feedback_before:
@@ -642,6 +533,14 @@ class RouteTable:
     def _drop_feedback(self, item: FeedbackItem) -> None:
         del self.feedback[item.item_id]
         self.digest.remove(feedback_hash(item))
+
+    def _move_tests(self, gone: Iterable[SetTest], new: Iterable[SetTest]) -> None:
+        for test in gone:
+            del self.tests[test.text]
+            self.digest.remove(test_hash(test))
+        for test in new:
+            self.tests[test.text] = test
+            self.digest.add(test_hash(test))
 
     def _set(self, old: Settings, new: Settings) -> None:
         self.digest.remove(settings_hash(old))

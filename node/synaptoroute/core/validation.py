@@ -22,8 +22,12 @@ from synaptoroute.core.mutation import (
     Audit,
     Calibrate,
     CalibrateDecision,
+    DeleteAlias,
     DeleteRoute,
+    DeleteSet,
+    EraseTexts,
     Finalize,
+    ForkSet,
     ImportAbort,
     ImportBegin,
     ImportChunk,
@@ -31,9 +35,12 @@ from synaptoroute.core.mutation import (
     Mutation,
     OpenEpoch,
     PatchRoute,
+    PutAlias,
     PutFeedback,
     PutRoute,
+    PutSet,
     PutSettings,
+    PutTests,
     RemoveUtterances,
     ReviseRoutes,
     RouteRevision,
@@ -81,16 +88,16 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
         case PutRoute():
             _check_route(mutation, dim)
         case AddUtterances(name, utterances, vectors):
-            _check_name(name)
+            check_name(name)
             _check_rows(utterances, vectors, dim)
         case RemoveUtterances(name, utterances):
-            _check_name(name)
+            check_name(name)
             for text in utterances:
-                _check_text(text, UTTERANCE_BYTES_MAX, "an utterance")
+                check_text(text, UTTERANCE_BYTES_MAX, "an utterance")
         case PatchRoute():
             _check_patch(mutation, dim)
         case DeleteRoute(name):
-            _check_name(name)
+            check_name(name)
         case PutSettings(settings):
             _check_settings(settings)
         case Calibrate(calibration):
@@ -103,12 +110,12 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
                     "invalid_request", f"a calibration is over {DECISION_BYTES_MAX} bytes"
                 )
         case ImportBegin() | ImportChunk() | ImportCommit() | ImportAbort() | SwitchEncoder():
-            _check_text(mutation.import_id, IMPORT_ID_CHARACTERS_MAX, "an import's identity")
+            check_text(mutation.import_id, IMPORT_ID_CHARACTERS_MAX, "an import's identity")
             if isinstance(mutation, ImportChunk):
                 for part in mutation.parts:
                     _check_route(part, dim)
         case Audit(audit_id):
-            _check_text(audit_id, AUDIT_ID_BYTES_MAX, "an audit's identity")
+            check_text(audit_id, AUDIT_ID_BYTES_MAX, "an audit's identity")
         case VoterAdd(node_id) | VoterRemove(node_id):
             if not _NODE_ID.fullmatch(node_id):
                 raise Rejection("invalid_request", "a voter's identity is malformed")
@@ -121,19 +128,23 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
             _check_feedback(mutation)
         case ReviseRoutes():
             _check_revision(mutation, dim)
+        case PutSet() | DeleteSet() | ForkSet() | PutAlias() | DeleteAlias():
+            pass  # see ``set_validation``
+        case PutTests() | EraseTexts():
+            pass  # as above
         case OpenEpoch():
             pass  # the replica checks its place in the chain
 
 
 def _check_route(route: PutRoute, dim: int) -> None:
-    _check_name(route.name)
+    check_name(route.name)
     _check_rows(route.utterances, route.vectors, dim)
     if route.threshold is not None:
         _check_threshold(route.threshold, "invalid_route")
     if route.metadata != "{}":
-        _check_json(route.metadata, is_object=True)
+        check_json(route.metadata, is_object=True)
     if route.payload != "null":
-        _check_json(route.payload, is_object=False)
+        check_json(route.payload, is_object=False)
     if route.confidence_min is not None:
         _check_confidence(route.confidence_min, "invalid_route")
     if route.description is not None or route.negatives:
@@ -169,9 +180,9 @@ def _check_extras(
 ) -> tuple[bytes, ...]:
     """Check a description and negatives; return their vectors."""
     if description is not None:
-        _check_text(description, UTTERANCE_BYTES_MAX, "a description")
+        check_text(description, UTTERANCE_BYTES_MAX, "a description")
     for text in negatives:
-        _check_text(text, UTTERANCE_BYTES_MAX, "a negative")
+        check_text(text, UTTERANCE_BYTES_MAX, "a negative")
     if len(set(negatives)) != len(negatives):
         raise Rejection("invalid_route", "a negative occurs twice")
     if len(held.negative_vectors) != len(negatives):
@@ -186,13 +197,13 @@ def _check_confidence(confidence: float, code: str) -> None:
 
 
 def _check_patch(patch: PatchRoute, dim: int) -> None:
-    _check_name(patch.name)
+    check_name(patch.name)
     if patch.threshold is not KEEP and patch.threshold is not None:
         _check_threshold(patch.threshold, "invalid_route")
     if patch.metadata is not KEEP:
-        _check_json(patch.metadata, is_object=True)
+        check_json(patch.metadata, is_object=True)
     if patch.payload is not KEEP:
-        _check_json(patch.payload, is_object=False)
+        check_json(patch.payload, is_object=False)
     if patch.confidence_min is not KEEP and patch.confidence_min is not None:
         _check_confidence(patch.confidence_min, "invalid_route")
     description = None if patch.description is KEEP else patch.description
@@ -207,10 +218,10 @@ def _check_feedback(put: PutFeedback) -> None:
     if not _ITEM_ID.fullmatch(put.item_id):
         raise Rejection("invalid_request", "the identity of an item is malformed")
     if put.text:
-        _check_text(put.text, UTTERANCE_BYTES_MAX, "a text")
+        check_text(put.text, UTTERANCE_BYTES_MAX, "a text")
     for name in (put.route, put.was):
         if name is not None:
-            _check_name(name)
+            check_name(name)
 
 
 def _check_revision(revision: ReviseRoutes, dim: int) -> None:
@@ -229,7 +240,7 @@ def _check_revision(revision: ReviseRoutes, dim: int) -> None:
 
 
 def _check_route_revision(route: RouteRevision, dim: int) -> None:
-    _check_name(route.name)
+    check_name(route.name)
     if route.utterances or route.vectors or route.is_new:
         _check_rows(route.utterances, route.vectors, dim)
     if route.threshold is not KEEP and route.threshold is not None:
@@ -245,12 +256,14 @@ def _check_order(names: tuple[str, ...]) -> None:
         raise Rejection("invalid_request", "the parts of a revision are sorted, each once")
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what is not the name of a route."""
     if not is_name(name):
         raise Rejection("invalid_route", "the route's name is empty, too long or malformed")
 
 
-def _check_text(text: str, bytes_max: int, what: str) -> None:
+def check_text(text: str, bytes_max: int, what: str) -> None:
+    """Refuse a text that is empty, too long or cannot be stored."""
     if not text or "\x00" in text:
         raise Rejection("invalid_route", f"{what} is empty or contains U+0000")
     size_bytes = len(text) if text.isascii() else len(_encode(text, what))
@@ -269,7 +282,7 @@ def _check_rows(utterances: tuple[str, ...], vectors: tuple[bytes, ...], dim: in
     if not utterances:
         raise Rejection("invalid_route", "a route needs utterances")
     for text in utterances:
-        _check_text(text, UTTERANCE_BYTES_MAX, "an utterance")
+        check_text(text, UTTERANCE_BYTES_MAX, "an utterance")
     if len(set(utterances)) != len(utterances):
         raise Rejection("invalid_route", "an utterance occurs twice")
     if len(vectors) != len(utterances):
@@ -330,10 +343,11 @@ def _check_ignore(patterns: tuple[str, ...]) -> None:
 def _check_calibration(text: str) -> None:
     if len(text) > CALIBRATION_CHARACTERS_MAX or not text.isascii():
         raise Rejection("invalid_request", "a calibration is too long or not ASCII")
-    _check_json(text, is_object=True, bytes_max=CALIBRATION_CHARACTERS_MAX)
+    check_json(text, is_object=True, bytes_max=CALIBRATION_CHARACTERS_MAX)
 
 
-def _check_json(text: str, *, is_object: bool, bytes_max: int = JSON_BYTES_MAX) -> None:
+def check_json(text: str, *, is_object: bool, bytes_max: int = JSON_BYTES_MAX) -> None:
+    """Refuse what is not canonical JSON."""
     if text == "{}" or (text == "null" and not is_object):
         return
     what = "metadata" if is_object else "payload"

@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from synaptoroute.core.codec import COUNT_MAX
+from synaptoroute.core.field_values import COUNT_MAX
 from synaptoroute.errors import InvalidQuery, RouteError
 from synaptoroute.models import (
     CANDIDATES_MAX,

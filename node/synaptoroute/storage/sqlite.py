@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from synaptoroute.core.change import Commit, SlotWrite
-from synaptoroute.core.codec import KIND_BY_TYPE
 from synaptoroute.core.mutation import Position, PutFeedback
+from synaptoroute.core.mutation_fields import KIND_BY_TYPE
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.forks import guard
 from synaptoroute.private_files import make_private_folder

@@ -13,7 +13,6 @@ import pytest
 from replicas import fields_of, frame_of, frame_of_fields, frame_of_text
 from synaptoroute.core import codec
 from synaptoroute.core.codec import (
-    DIM_MAX,
     FRAME_BYTES_MAX,
     HEADER_BYTES,
     LEVEL,
@@ -43,6 +42,7 @@ from synaptoroute.core.mutation import (
     Revision,
     Settings,
 )
+from synaptoroute.core.mutation_fields import DIM_MAX
 from synaptoroute.errors import CodecError, TooLarge, UnknownMutation
 
 pytestmark = pytest.mark.unit
