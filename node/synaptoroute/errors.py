@@ -24,6 +24,10 @@ codes to HTTP status.
     │   ├── OperatorSignatureNeeded  an act without a majority that the operator must sign
     │   ├── CapacityExceeded     the tensor has no room for the utterances
     │   ├── ImportRejected       an import cannot be committed
+    │   ├── ChangeNotFound       an entry that this node does not keep
+    │   ├── ChangeSuperseded     a revert of what was changed again
+    │   ├── NotRevertible        an entry that cannot be reverted
+    │   ├── GateFailed           a promotion of a route set that is not good enough
     │   └── NotFinalized         the write needs formats that the log does not use yet
     ├── ClusterError             the same request may succeed later
     │   ├── Overloaded           the queue is full or the deadline cannot be met
@@ -197,6 +201,30 @@ class ImportNotFound(RouteError):
     """No import of this identity is open."""
 
     code = "import_not_found"
+
+
+class ChangeNotFound(RouteError):
+    """The node keeps no entry of the log with this version."""
+
+    code = "change_not_found"
+
+
+class ChangeSuperseded(RouteError):
+    """A later entry changed what a revert would restore."""
+
+    code = "change_superseded"
+
+
+class NotRevertible(RouteError):
+    """An entry of this kind, or this old, cannot be reverted."""
+
+    code = "not_revertible"
+
+
+class GateFailed(RouteError):
+    """A route set does not meet what a promotion demands of it."""
+
+    code = "gate_failed"
 
 
 class FeedbackOff(RouteError):

@@ -262,8 +262,8 @@ _ENDPOINTS: Final = (
         "GET",
         "/v1/history",
         "show_history",
-        "Show who wrote what and when",
-        parameters="route before limit",
+        "Show who changed what and when",
+        parameters="set route before limit changes",
     ),
     _Forwarded(
         "GET",

@@ -14,7 +14,7 @@ export function show(main) {
   const orphans = h("section", { class: "card", hidden: true });
   const refresh = async () => {
     // Without a node that answers there is no history, but there is a record.
-    const history = get("/v1/history?limit=30").catch(() => ({ entries: [] }));
+    const history = get("/v1/history?limit=30&changes=false").catch(() => ({ entries: [] }));
     const [actions, kept, written] = await Promise.all([get("/v1/actions"), get("/v1/backups"), history]);
     drawRecord(record, actions.actions);
     drawWrites(writes, written.entries);

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from synaptoroute.cli.commands import (
     bench,
     calibrate,
+    changes,
     cluster,
     demo,
     doctor,
@@ -141,7 +142,8 @@ _model.command("prepare")(model.prepare)
 _model.command("migrate")(model.migrate)
 
 app.command("status")(cluster.status)
-app.command("history")(cluster.history)
+app.command("history")(changes.history)
+app.command("revert")(changes.revert)
 app.command("doctor")(doctor.doctor)
 app.command("restore")(cluster.restore)
 

@@ -48,7 +48,7 @@ from synaptoroute.router.decider import Decider
 from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
 from synaptoroute.router.diagnostics import Diagnostics
 from synaptoroute.router.feedback import FeedbackExpiry, FeedbackQueue, stored_settings
-from synaptoroute.router.history import HistoryPage, read_history
+from synaptoroute.router.history import HistoryPage, HistoryQuery, read_history
 from synaptoroute.router.imports import Importer, Routes
 from synaptoroute.router.large_writes import LargeWrites
 from synaptoroute.router.lifecycle import Lifecycle
@@ -64,6 +64,7 @@ from synaptoroute.router.queries import (
     split_query,
 )
 from synaptoroute.router.reads import CascadeReport, NodeStatus, RoutePage
+from synaptoroute.router.reverts import Reverter
 from synaptoroute.router.route_checks import (
     checked_description,
     checked_name,
@@ -81,6 +82,7 @@ from synaptoroute.web.tls import TlsFiles, client_tls
 
 READY_POLL_SECONDS: Final = 0.02
 _DEFAULTS: Final = WriteOptions()
+_NEWEST: Final = HistoryQuery()
 _QUORUM: Final = WriteOptions(ack="quorum")
 
 
@@ -669,17 +671,14 @@ class AdaptiveRouter:
             self._engine(), self._cascade, lambda change: writer.write(change, _DEFAULTS)
         )
 
-    async def ahistory(
-        self, route: str | None = None, *, before_seq: int | None = None, limit: int = 100
-    ) -> HistoryPage:
-        """Show who wrote what and when, newest first, as far as this node keeps entries.
+    async def ahistory(self, query: HistoryQuery = _NEWEST) -> HistoryPage:
+        """Show who changed what, newest first, as far as this node keeps entries."""
+        return await read_history(self._engine().database, query)
 
-        Args:
-            route: Only changes of this route.
-            before_seq: Only entries before this place of the log.
-            limit: 1 to 500.
-        """
-        return await read_history(self._engine().database, route, before_seq, limit)
+    @property
+    def reverter(self) -> Reverter:
+        """Reverts changes of the history."""
+        return Reverter(self._engine(), self._writer())
 
     async def aorphans(self) -> list[OrphanedWrite]:
         """List the writes that recoveries left behind on this node."""

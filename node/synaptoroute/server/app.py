@@ -14,6 +14,7 @@ from synaptoroute.server import (
     cluster_endpoints,
     decision_endpoints,
     feedback_endpoints,
+    history_endpoints,
     node_endpoints,
     query_endpoints,
     route_endpoints,
@@ -92,7 +93,7 @@ def create_app(
     add_error_handlers(app)
     for module in (query_endpoints, decision_endpoints, route_endpoints, transfer_endpoints):
         app.include_router(module.endpoints, dependencies=[Depends(await_consistency)])
-    for module in (node_endpoints, cluster_endpoints, feedback_endpoints):
+    for module in (node_endpoints, cluster_endpoints, feedback_endpoints, history_endpoints):
         app.include_router(module.endpoints)
     app.include_router(cluster_endpoints.peer_endpoints)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]

@@ -10,23 +10,17 @@ import uuid
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
-from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from synaptoroute.core.field_values import COUNT_MAX
 from synaptoroute.errors import InvalidQuery, RouteError
 from synaptoroute.models import (
     CANDIDATES_MAX,
-    NAME_CHARACTERS_MAX,
-    NAME_PATTERN,
     Match,
     RouteSetSettings,
-    normal_name,
 )
 from synaptoroute.router.decision_fits import CalibrationReport
 from synaptoroute.router.diagnostics import LabelledText
-from synaptoroute.router.history import HISTORY_ENTRIES_MAX, HistoryPage
 from synaptoroute.router.reads import CascadeReport
 from synaptoroute.server.metrics import CONTENT_TYPE
 from synaptoroute.server.parameters import WriteParameters, checked, read_document
@@ -105,23 +99,6 @@ _CALIBRATION_EXAMPLE: Final = {
     "ece": 0.042,
     "curve": [{"confidence_min": 0.5, "coverage": 0.93, "accuracy": 0.95}],
     "payload_bytes": 98_816,
-}
-_HISTORY_EXAMPLE: Final = {
-    "entries": [
-        {
-            "version": "1.42",
-            "at": "2026-03-01T12:00:00.123+00:00",
-            "author": "route-editor",
-            "action": "put_route",
-            "route": "refund",
-            "import_id": None,
-            "status": "applied",
-            "code": None,
-            "count": 0,
-            "op_id": "5f0c6a5e9d1b4b0f8a0e3c1d2b4a6978",
-        }
-    ],
-    "next_before": None,
 }
 OP_ID_PATTERN: Final = r"^([0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
 
@@ -303,43 +280,6 @@ async def show_operation(
         count=result.count,
     )
     return model_response(shown, headers=version_headers(result.version))
-
-
-@endpoints.get(
-    "/v1/history",
-    tags=["settings"],
-    summary="Show who wrote what and when",
-    responses={
-        200: success("The history", _HISTORY_EXAMPLE, HistoryPage),
-        **problems(*READ_PROBLEMS),
-    },
-)
-async def show_history(
-    request: Request,
-    route: Annotated[
-        str | None,
-        Query(
-            description="Only changes of this route.",
-            min_length=1,
-            max_length=NAME_CHARACTERS_MAX,
-            pattern=NAME_PATTERN,
-        ),
-        AfterValidator(lambda name: name if name is None else normal_name(name)),
-    ] = None,
-    before: Annotated[
-        int | None, Query(description="`next_before` of the page before.", ge=1, le=COUNT_MAX)
-    ] = None,
-    limit: Annotated[
-        int, Query(description="Entries to look for.", ge=1, le=HISTORY_ENTRIES_MAX)
-    ] = 100,
-) -> Response:
-    """Newest first, as far as this node keeps entries. The author is the name of the API key
-    that wrote. A page of a route may be short although there are more: go on with
-    `next_before` until it is null.
-    """
-    router = runtime_of(request).router
-    page = await router.ahistory(route, before_seq=before, limit=limit)
-    return model_response(page, headers=version_headers(router.status().version))
 
 
 def _rejected(op_id: str, error: RouteError) -> Operation:

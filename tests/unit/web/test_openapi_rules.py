@@ -22,10 +22,10 @@ abort_import add_utterances change_voter cluster_texts decisions delete_route di
 export_routes finalize fit_calibration import_routes list_conflicts list_feedback list_imports
 list_open_imports list_orphans list_routes list_unmatched live metrics patch_route preview
 preview_revision preview_texts put_feedback put_route put_settings query query_batch ready recover
-remove_utterances replay_orphan resolve_item resolve_items revise scrub show_calibration
-show_cascade show_cluster show_digest show_evaluation show_generations show_history show_key
-show_operation show_process_settings show_propagation show_route show_settings show_state
-systemone try_encoder unfreeze
+remove_utterances replay_orphan resolve_item resolve_items revert_change revise scrub
+show_calibration show_cascade show_cluster show_digest show_evaluation show_generations
+show_history show_key show_operation show_process_settings show_propagation show_route show_settings
+show_state systemone try_encoder unfreeze
 """
 COORDINATOR = """
 abort_import change_encoder change_voter close_session delete_route dismiss_unmatched follow

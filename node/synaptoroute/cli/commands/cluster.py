@@ -23,7 +23,6 @@ from synaptoroute.cli.terminal import (
     waiting,
 )
 
-HISTORY_SHOWN_MAX: Final = 500
 CLUSTER_COLUMNS: Final = (
     "node", "state", "role", "version", "behind", "digest", "queue", "q/s", "release",
 )  # fmt: skip
@@ -324,49 +323,6 @@ def list_orphans(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson
         (each["op_id"], each["version"], each["kind"], each["route"] or "") for each in orphans
     ]
     print_table(("op_id", "version", "kind", "route"), rows)
-
-
-def history(
-    route: Annotated[
-        str | None, typer.Argument(show_default=False, help="Only changes of this route.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=HISTORY_SHOWN_MAX, help="Most entries.")] = 50,
-    before: Annotated[
-        int | None, typer.Option(min=1, show_default=False, help="Only entries before this seq.")
-    ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show who wrote what and when, newest first, as far as the node keeps entries.
-
-    The author is the name of the API key; `-` for a client without one.
-    """
-    entries: list[dict[str, Any]] = []
-    with NodeClient(url, api_key) as client:
-        while len(entries) < limit:
-            asked = {"limit": limit - len(entries), "before": before, "route": route}
-            given = {name: value for name, value in asked.items() if value is not None}
-            page = client.get("/v1/history", **given)
-            entries += page["entries"]
-            before = page["next_before"]
-            if before is None:
-                break
-    if as_json:
-        print_json({"entries": entries, "next_before": before})
-        return
-    rows: list[tuple[Cell, ...]] = [
-        (
-            each["version"],
-            each["at"],
-            each["author"] or "-",
-            each["action"],
-            each["route"] or each["import_id"] or "",
-            each["code"] or each["status"],
-        )
-        for each in entries
-    ]
-    print_table(("version", "at", "author", "action", "of", "outcome"), rows)
 
 
 def replay(

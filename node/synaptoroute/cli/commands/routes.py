@@ -244,7 +244,7 @@ def put(
         routes = [_from_options(name, utterance or [], fields, payload, metadata)]
     if len(routes) > 1 and if_match is not None:
         raise BadUsage("--if-match needs a single route")
-    headers = _precondition_headers(if_match, if_new)
+    headers = precondition_headers(if_match, if_new)
     with NodeClient(url, api_key) as client:
         results = [
             client.write("PUT", _path_of(route["name"]), route, headers=headers) for route in routes
@@ -288,7 +288,7 @@ def rm(
     """Remove routes."""
     if len(name) > 1 and if_match is not None:
         raise BadUsage("--if-match needs a single route")
-    headers = _precondition_headers(if_match, False)
+    headers = precondition_headers(if_match, False)
     results = []
     with NodeClient(url, api_key) as client:
         for each in name:
@@ -299,7 +299,7 @@ def rm(
         print_json(results)
 
 
-def _precondition_headers(if_match: str | None, if_new: bool) -> dict[str, str]:
+def precondition_headers(if_match: str | None, if_new: bool) -> dict[str, str]:
     headers = {}
     if if_match is not None:
         headers["If-Match"] = f'"{if_match.strip(chr(34))}"'
