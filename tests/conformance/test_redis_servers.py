@@ -18,7 +18,9 @@ import pytest
 from chaos.clients import Clients, revision_of
 from chaos.judge import Judge
 from node_cluster import Cluster, cluster_on, until
-from redis_servers import KINDS, Endpoint
+from redis_servers import IN_URL, KINDS, USER, Endpoint, restricted_server
+from synaptoroute.sequencer.client import Connector
+from synaptoroute.sequencer.server_checks import Limits, examine
 from tls_files import TestTls
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -87,3 +89,15 @@ def test_restart_and_failover_lose_no_quorum_write(cluster: Cluster, endpoint: E
     assert head.epoch == epoch + 1
     assert {1, epoch, epoch + 1} <= epochs
     assert clients.counts["queries"] > len(held) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_doctor_finds_nothing_on_a_restricted_server(kind: str, tmp_path: Path) -> None:
+    server = restricted_server(kind, tmp_path / "server").start()
+    try:
+        url = server.url.replace("://", f"://{USER}:{IN_URL}@")
+        found = await examine(Connector(url), "default", Limits(1_000_000, 60.0))
+    finally:
+        server.stop()
+
+    assert {"ok"} == {each.severity for each in found}

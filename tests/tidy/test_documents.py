@@ -314,3 +314,17 @@ def test_every_log_state_is_documented() -> None:
     states = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
 
     assert sorted(state.value for state in LogState) == sorted(states)
+
+
+def test_codes_of_the_redis_checks_are_documented() -> None:
+    source = (ROOT / "node/synaptoroute/sequencer/server_checks.py").read_text(encoding="utf-8")
+    codes = set(re.findall(r'Finding\(\s*"(\w+)"', source))
+    table = section("docs/redis.md", "`synaptoroute doctor`")
+    documented = {
+        code
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for code in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+
+    assert codes | {"settings"} == documented

@@ -1,4 +1,4 @@
-"""Connections to the sequencer, from one URL; and checks of the server's settings.
+"""Connections to the sequencer, from one URL.
 
 The retries of the client library are off: it cannot know whether a write whose answer was lost
 has happened, and on a subscription it would hide that messages were missed.  So every failure is
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis.exceptions
@@ -28,7 +28,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
-from synaptoroute.errors import ConfigError, SequencerUnavailable
+from synaptoroute.errors import ConfigError
 from synaptoroute.forks import guard
 from synaptoroute.sequencer.append_errors import Reason, unavailable
 
@@ -115,6 +115,17 @@ class Connector:
         return f"{self._parts.scheme}://{host}{self._parts.path}"
 
     @property
+    def is_tls(self) -> bool:
+        return self._parts.scheme.startswith("rediss")
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether the address is a socket file or the loopback."""
+        if self.is_sentinel:
+            return all(_is_loopback(host) for host, _ in self._sentinels)
+        return self._parts.scheme == "unix" or _is_loopback(self._address[0])
+
+    @property
     def _address(self) -> tuple[str, int]:
         return _split_address(self._parts.netloc.rpartition("@")[2], _PORT)
 
@@ -186,6 +197,28 @@ class Connector:
             kind = SSLConnection if parts.scheme == "rediss" else Connection
             pool = ConnectionPool(kind, host=host, port=port, db=database, **options)
         return Link(pool, seconds)
+
+    def sentinel_links(self) -> dict[str, Link]:
+        """Create a link to each Sentinel, by its address; the caller closes them."""
+        seconds = self.socket_timeout_seconds
+        options: dict[str, Any] = {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": seconds,
+            "socket_connect_timeout": seconds,
+            "driver_info": None,
+        }
+        return {
+            f"{host}:{port}": Link(
+                ConnectionPool(Connection, host=host, port=port, **options), seconds
+            )
+            for host, port in self._sentinels
+        }
+
+    @property
+    def service(self) -> str:
+        """Name of the service that the Sentinels watch."""
+        return self._service[0]
 
     def _sentinel_link(self, options: dict[str, Any], seconds: float) -> Link:
         service, database = self._service
@@ -295,6 +328,12 @@ async def _greet(connection: AbstractConnection) -> None:
     await connection.read_response()
 
 
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def _split_address(text: str, port: int) -> tuple[str, int]:
     try:
         parts = urlsplit(f"//{text}")
@@ -307,128 +346,6 @@ def _split_address(text: str, port: int) -> tuple[str, int]:
 
 def _say(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-REDIS_MAJOR_MIN: Final = 7
-VALKEY_MAJOR_MIN: Final = 8
-
-Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    code: str
-    severity: Severity  # ``error`` if a node must not join this server
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ServerFacts:
-    """Facts about the server, and findings about its settings."""
-
-    kind: str  # ``redis``, ``valkey`` or ``unknown``
-    version: str  # empty if unknown
-    role: str  # ``master``, ``slave`` or ``unknown``
-    findings: tuple[Finding, ...]
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether a node may join."""
-        return not any(each.severity == "error" for each in self.findings)
-
-
-async def check_server(link: Link, role: str) -> ServerFacts:
-    """Check the server and its settings."""
-    info = await _info(link)
-    kind, version = _version_of(info)
-    findings = [*_check_version(kind, version), *_check_info(info)]
-    if role == "unknown":
-        findings.append(
-            Finding(
-                "info_forbidden",
-                "warning",
-                "scripts may not call INFO, so a failover that loses writes is found by "
-                "positions alone; allow the command to the ACL user",
-            )
-        )
-    if role == "slave":
-        findings.append(
-            Finding("replica", "error", "this server is a replica; connect to the master")
-        )
-    findings += _check_settings(await _settings(link), info)
-    return ServerFacts(kind, version, role, tuple(findings))
-
-
-async def _info(link: Link) -> dict[str, str]:
-    try:
-        text = await link.call("INFO")
-    except SequencerUnavailable as error:
-        if error.fields.get("reason") is not Reason.REFUSED:
-            raise
-        return {}
-    lines = text.decode(errors="replace").splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
-
-
-async def _settings(link: Link) -> dict[str, str]:
-    names = ("maxmemory-policy", "appendonly", "save", "min-replicas-to-write")
-    try:
-        flat = await link.call("CONFIG", "GET", *names)
-    except SequencerUnavailable as error:
-        if error.fields.get("reason") is not Reason.REFUSED:
-            raise
-        return {}
-    words = [word.decode(errors="replace") for word in flat]
-    return dict(zip(words[::2], words[1::2], strict=False))
-
-
-def _version_of(info: Mapping[str, str]) -> tuple[str, str]:
-    if "valkey_version" in info:
-        return "valkey", info["valkey_version"]
-    return ("redis", info["redis_version"]) if "redis_version" in info else ("unknown", "")
-
-
-def _check_version(kind: str, version: str) -> list[Finding]:
-    least = {"redis": REDIS_MAJOR_MIN, "valkey": VALKEY_MAJOR_MIN}.get(kind)
-    major = version.partition(".")[0]
-    if least is None or not major.isdecimal():
-        return [
-            Finding("version_unknown", "warning", "INFO does not name the server and its version")
-        ]
-    if int(major) < least:
-        message = f"{kind} {version} is too old: Redis 7 or Valkey 8 is needed"
-        return [Finding("version_too_old", "error", message)]
-    return []
-
-
-def _check_info(info: Mapping[str, str]) -> list[Finding]:
-    if info.get("cluster_enabled") == "1":
-        message = "this is a Redis Cluster; a node keeps to the shard that it was given"
-        return [Finding("cluster_mode", "warning", message)]
-    return []
-
-
-def _check_settings(settings: Mapping[str, str], info: Mapping[str, str]) -> list[Finding]:
-    findings = []
-    policy = settings.get("maxmemory-policy") or info.get("maxmemory_policy")
-    is_append_only = settings.get("appendonly", "") == "yes" or info.get("aof_enabled") == "1"
-    if policy is None:
-        message = "INFO and CONFIG may not be read, so eviction and persistence are unknown"
-        return [Finding("settings_unknown", "warning", message)]
-    if policy != "noeviction" and not policy.startswith("volatile-"):
-        message = f"maxmemory-policy is {policy}: it may evict the log; set noeviction"
-        findings.append(Finding("eviction", "warning", message))
-    if not is_append_only and not settings.get("save"):
-        message = "nothing is kept on disk: a restart loses the log; set appendonly yes"
-        findings.append(Finding("no_persistence", "warning", message))
-    elif not is_append_only:
-        message = "only snapshots are kept on disk: a crash loses minutes; set appendonly yes"
-        findings.append(Finding("snapshots_only", "warning", message))
-    replicas = int(info.get("connected_slaves", "0") or 0)
-    if replicas and settings.get("min-replicas-to-write", "0") == "0":
-        message = "min-replicas-to-write is 0: a cut-off master continues to take writes; set 1"
-        findings.append(Finding("min_replicas", "warning", message))
-    return findings
 
 
 _REPEAT_SECONDS: Final = 0.1

@@ -27,7 +27,7 @@ from synaptoroute.log import Appended
 from synaptoroute.sequencer.append_errors import NotPlaced, Reason, unavailable
 from synaptoroute.sequencer.appender import AppendCounts, Appender, WriteLimits
 from synaptoroute.sequencer.certificates import ContentBoard
-from synaptoroute.sequencer.client import Connector, ServerFacts, Tls, check_server
+from synaptoroute.sequencer.client import Connector, Tls
 from synaptoroute.sequencer.epochs import Epochs
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Lease
@@ -36,6 +36,7 @@ from synaptoroute.sequencer.presence import Audits, NodeCommands, Presence
 from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
 from synaptoroute.sequencer.retention import Retention, RetentionLimits
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Range, Scripts
+from synaptoroute.sequencer.server_checks import ServerFacts, check_server
 from synaptoroute.sequencer.votes import Ballots, VoterPositions
 from synaptoroute.sequencer.wire import SigningKeys
 from synaptoroute.trust.documents import DocumentReader

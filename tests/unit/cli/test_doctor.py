@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from ports import free_port
@@ -30,7 +31,6 @@ from synaptoroute.encoder import HashEncoder
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.storage import SQLiteStorage
-from synaptoroute.web.tls import TlsFiles
 from tls_files import EXPIRED, TestTls
 
 pytestmark = pytest.mark.unit
@@ -122,12 +122,52 @@ def test_cpu_without_vector_instructions_is_a_warning(tmp_path: Path) -> None:
 
 def test_redis_is_checked_with_its_password(start_server: Callable[..., Server]) -> None:
     """The right password, a wrong one, none, and no server."""
-    server = start_server("valkey", requirepass="secret")
+    server = start_server("valkey", requirepass="secret", appendonly="yes")
+    urls = {
+        f"redis://:secret@127.0.0.1:{server.port}/0": set(),
+        f"redis://:wrong@127.0.0.1:{server.port}/0": {"redis_credentials_refused"},
+        server.url: {"redis_credentials_refused"},
+        f"redis://127.0.0.1:{free_port()}/0": {"redis_unreachable"},
+        f"redis+sentinel://127.0.0.1:{free_port()}/routes": {
+            "redis_sentinel_unreachable",
+            "redis_sentinel_no_master",
+            "redis_unreachable",
+        },
+        f"ftp://127.0.0.1:{server.port}/0": {"redis_settings"},
+    }
+    for url, codes in urls.items():
+        results = check_redis(NodeConfig(redis_url=SecretStr(url)))
+        assert codes == {each.code for each in results if each.state != "ok"}, url
 
-    assert check_redis(f"redis://:secret@127.0.0.1:{server.port}/0").state == "ok"
-    assert check_redis(f"redis://:wrong@127.0.0.1:{server.port}/0").state == "fail"
-    assert check_redis(server.url).state == "fail"
-    assert check_redis(f"redis://127.0.0.1:{free_port()}/0").state == "fail"
+
+def test_redis_is_checked_with_the_password_file(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start_server("valkey", requirepass="secret", appendonly="yes")
+    path = tmp_path / "password"
+    path.write_text("secret\n")
+    with_file = NodeConfig(redis_url=SecretStr(server.url), redis_password_file=path)
+    without = NodeConfig(redis_url=SecretStr(server.url), redis_password_file=tmp_path / "absent")
+
+    assert {"ok"} == {each.state for each in check_redis(with_file)}
+    assert ["redis_settings"] == [each.code for each in check_redis(without)]
+
+
+def test_one_redis_is_checked_by_its_url(start_server: Callable[..., Server]) -> None:
+    """The JSON output has the stable codes; the exit code says whether nodes would work."""
+    server = start_server("redis", appendonly="yes", maxmemory_policy="allkeys-lru")
+    sound = CliRunner().invoke(app, ["doctor", "--json", "--redis", server.url])
+    away = CliRunner().invoke(
+        app, ["doctor", "--json", "--redis", f"redis://127.0.0.1:{free_port()}/0"]
+    )
+    found = {each["code"]: each["state"] for each in json.loads(sound.stdout)}
+
+    assert 0 == sound.exit_code
+    assert "warn" == found["redis_eviction"]
+    assert "ok" == found["redis_commands"]
+    assert all(code.startswith("redis_") for code in found)
+    assert 1 == away.exit_code
+    assert "fail" == json.loads(away.stdout)[0]["state"]
 
 
 def test_model_without_numbers_is_to_be_prepared() -> None:
@@ -197,7 +237,10 @@ def test_redis_is_checked_over_tls(start_server: Callable[..., Server], tmp_path
         tls_ca_cert_file=str(files.ca),
         tls_auth_clients="no",
     )
-    trusted = TlsFiles(ca=files.ca)
+    url = SecretStr(f"rediss://127.0.0.1:{port}/0")
 
-    assert "ok" == check_redis(f"rediss://127.0.0.1:{port}/0", trusted).state
-    assert "certificate" in check_redis(f"rediss://127.0.0.1:{port}/0").what
+    trusted = check_redis(NodeConfig(redis_url=url, redis_ca_file=files.ca))
+    stranger = check_redis(NodeConfig(redis_url=url))
+
+    assert "redis_transport" in {each.code for each in trusted if each.state == "ok"}
+    assert ["redis_certificate_refused"] == [each.code for each in stranger]

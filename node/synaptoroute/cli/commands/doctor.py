@@ -5,18 +5,19 @@ Each check is one function, and none changes anything.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shutil
-import socket
-import ssl
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+import typer
 
 from synaptoroute.cli.commands.serve import read_settings
 from synaptoroute.cli.exit_codes import CheckFailed
@@ -26,8 +27,6 @@ from synaptoroute.cli.terminal import note, print_json, print_table, waiting
 from synaptoroute.errors import ConfigError, SynaptoRouteError
 from synaptoroute.private_files import exposed_secrets, exposure_of
 from synaptoroute.web.tls import (
-    TlsFiles,
-    client_context,
     client_tls,
     names_of,
     peer_files,
@@ -43,18 +42,25 @@ PACKAGES: Final = ("onnxruntime", "tokenizers", "numpy", "fastembed", "redis", "
 DISK_BYTES_MIN: Final = 1_000_000_000
 DISK_BYTES_WARN: Final = 5_000_000_000
 TLS_DAYS_WARN: Final = 14
-REDIS_SECONDS_MAX: Final = 3.0
-REDIS_REPLY_BYTES: Final = 256
 _VECTOR_FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "asimd", "asimddp")
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    as_json: AsJson = False,
+    redis_url: Annotated[
+        str | None,
+        typer.Option("--redis", metavar="URL", help="Check this Redis, and nothing else."),
+    ] = None,
+) -> None:
     """Check this machine and the settings that a node would start with.
 
     Changes nothing. Exits with 1 when something would not work.
     """
     with waiting("Checking ..."):
-        results = list(run_checks(read_settings({})))
+        if redis_url is None:
+            results = list(run_checks(read_settings({})))
+        else:
+            results = check_redis(read_settings({"redis_url": redis_url}))
     _show(results, as_json)
     failed = [result.name for result in results if result.state == "fail"]
     if failed:
@@ -83,6 +89,7 @@ class CheckResult:
     state: State
     what: str
     advice: str = ""
+    code: str = ""  # Stable; only of the checks of Redis, see docs/redis.md
 
 
 def run_checks(config: NodeConfig) -> Iterator[CheckResult]:
@@ -98,8 +105,7 @@ def run_checks(config: NodeConfig) -> Iterator[CheckResult]:
     if config.tls_cert is not None or config.tls_key is not None:
         yield check_tls(config)
     if config.redis_url is not None:
-        files = TlsFiles(config.redis_cert_file, config.redis_key_file, config.redis_ca_file)
-        yield check_redis(config.redis_url.get_secret_value(), files)
+        yield from check_redis(config)
     fingerprint, result = check_encoder(config)
     yield result
     yield check_database(config.database, fingerprint)
@@ -223,58 +229,33 @@ def _is_named(host: str, names: Sequence[str]) -> bool:
     return any(name.lower() in (host, wildcard) for name in names)
 
 
-def check_redis(url: str, files: TlsFiles | None = None) -> CheckResult:
-    """Check that Redis answers and accepts the password."""
-    parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or 6379
-    where = f"{host}:{port}"
-    if parts.scheme == "rediss":
-        return _check_redis_tls(host, port, files)
+def check_redis(config: NodeConfig) -> list[CheckResult]:
+    """Check the Redis of these settings with everything that nodes do there."""
+    from synaptoroute.sequencer.client import Connector, Tls
+    from synaptoroute.sequencer.server_checks import Limits, examine
+
+    url = config.redis_url.get_secret_value() if config.redis_url is not None else ""
+    tls = Tls(config.redis_ca_file, config.redis_cert_file, config.redis_key_file)
     try:
-        with socket.create_connection((host, port), timeout=REDIS_SECONDS_MAX) as connection:
-            if parts.password:
-                words = [word for word in (parts.username, parts.password) if word]
-                reply = _call(connection, "AUTH", *map(unquote, words))
-                if not reply.startswith("+OK"):
-                    what = f"{where} refuses the password"
-                    return CheckResult("redis", "fail", what, "check the URL")
-            reply = _call(connection, "PING")
-    except OSError as error:
-        advice = "start Redis, or correct SYNAPTOROUTE_REDIS_URL"
-        return CheckResult("redis", "fail", f"{where} does not answer: {error}", advice)
-    if reply.startswith("+PONG"):
-        return CheckResult("redis", "ok", f"{where} answers")
-    what = f"{where} replied {reply.strip()!r}"
-    return CheckResult("redis", "fail", what, "check the password in the URL")
-
-
-def _check_redis_tls(host: str, port: int, files: TlsFiles | None) -> CheckResult:
-    """Check that the certificate is valid and for this host, as the node does."""
-    where = f"{host}:{port}"
-    try:
-        context = client_context(files or TlsFiles())
-        with (
-            socket.create_connection((host, port), timeout=REDIS_SECONDS_MAX) as connection,
-            context.wrap_socket(connection, server_hostname=host) as secured,
-        ):
-            return CheckResult("redis", "ok", f"{where} speaks {secured.version()}")
-    except ssl.SSLCertVerificationError as error:
-        what = f"the certificate of {where} is refused: {error.verify_message}"
-        return CheckResult("redis", "fail", what, "set SYNAPTOROUTE_REDIS_CA_FILE")
-    except ConfigError as error:
-        return CheckResult("redis", "fail", error.message)
-    except OSError as error:
-        advice = "start Redis, or correct the URL"
-        return CheckResult("redis", "fail", f"{where}: {error}", advice)
-
-
-def _call(connection: socket.socket, *words: str) -> str:
-    parts = [word.encode() for word in words]
-    request = b"*%d\r\n" % len(parts) + b"".join(
-        b"$%d\r\n%s\r\n" % (len(part), part) for part in parts
-    )
-    connection.sendall(request)
-    return connection.recv(REDIS_REPLY_BYTES).decode(errors="replace")
+        if config.redis_password_file is not None:
+            config.redis_password_file.read_bytes()
+        connector = Connector(url, config.redis_password_file, tls)
+        limits = Limits(config.log_bytes_max, config.clock_skew_seconds_max)
+        findings = asyncio.run(examine(connector, config.namespace, limits))
+    except (ConfigError, OSError) as error:
+        what = error.message if isinstance(error, ConfigError) else str(error)
+        return [CheckResult("redis", "fail", what, "correct the settings", "redis_settings")]
+    states: dict[str, State] = {"ok": "ok", "warning": "warn", "error": "fail"}
+    return [
+        CheckResult(
+            f"redis {each.code.replace('_', ' ')}",
+            states[each.severity],
+            each.message,
+            each.advice,
+            f"redis_{each.code}",
+        )
+        for each in findings
+    ]
 
 
 def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, CheckResult]:
