@@ -31,7 +31,7 @@ from synaptoroute_coordinator.app.responses import (
     json_response,
     result_response,
 )
-from synaptoroute_coordinator.app.runtime import Runtime, actor_of, runtime_of
+from synaptoroute_coordinator.app.runtime import Runtime, actor_of, path_at_node, runtime_of
 from synaptoroute_coordinator.events import EventFeed, FeedEvent
 from synaptoroute_coordinator.fleet import NodeView
 from synaptoroute_coordinator.plan import (
@@ -218,7 +218,8 @@ async def show_unmatched(
     request: Request, limit: Annotated[int, Query(ge=1, le=UNMATCHED_MAX)] = 200
 ) -> Response:
     """The newest of all nodes; empty unless the nodes' setting `unmatched_kept` is above 0."""
-    documents = await runtime_of(request).ask_live("/-/unmatched")
+    path = path_at_node(request, "/-/unmatched")
+    documents = await runtime_of(request).ask_live(path)
     found = [
         {"node": node.name, **each}
         for node, document in documents

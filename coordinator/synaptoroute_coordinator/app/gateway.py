@@ -20,6 +20,7 @@ from synaptoroute.errors import NotReady
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute.sequencer.proven_http import Target
 from synaptoroute.trust.operator import WARRANT_CHARACTERS_MAX
+from synaptoroute.web.middleware import context_of
 from synaptoroute_coordinator.actions.executor import ActionResult
 from synaptoroute_coordinator.app.fleet import find_node
 from synaptoroute_coordinator.app.responses import (
@@ -34,7 +35,7 @@ from synaptoroute_coordinator.app.runtime import Runtime, actor_of, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
 
 _REQUEST_HEADERS: Final = ("content-type", "accept", "if-match", "if-none-match",
-                "idempotency-key", "sr-min-version", "sr-min-version-timeout",
+                "idempotency-key", "sr-min-version", "sr-min-version-timeout", "sr-note",
                 "traceparent", "tracestate")  # fmt: skip
 _RESPONSE_HEADERS: Final = ("content-type", "etag", "sr-version", "sr-op-id", "sr-node", "location",
                     "retry-after", "sr-staleness-ms")  # fmt: skip
@@ -99,7 +100,7 @@ async def forward_body(request: Request, node: str, body: bytes) -> Response:
     is_post = asked.endswith("/utterances") or asked in _WRITING_POSTS
     if request.method in _WRITES or is_post:
         outcome = "done" if answer.status_code < 300 else "refused"
-        action = f"{request.method} {request.url.path}"
+        action = f"{request.method} {context_of(request.scope).path}"
         await runtime.reconciler.audit_log.add(
             actor_of(request.scope), action, outcome, f"{answer.status_code} from {chosen.name}"
         )

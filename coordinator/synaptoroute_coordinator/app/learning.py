@@ -22,7 +22,7 @@ from synaptoroute_coordinator.app.responses import (
     RequestModel,
     json_response,
 )
-from synaptoroute_coordinator.app.runtime import runtime_of
+from synaptoroute_coordinator.app.runtime import path_at_node, runtime_of
 
 CLUSTERED_MAX: Final = 1_000
 
@@ -37,7 +37,7 @@ endpoints = APIRouter(tags=["learning"])
 async def show_clusters(request: Request) -> Response:
     """Groups of queries that mean nearly the same, the largest first, with their nearest route."""
     runtime = runtime_of(request)
-    documents = await runtime.ask_live("/-/unmatched")
+    documents = await runtime.ask_live(path_at_node(request, "/-/unmatched"))
     is_on = any(document.get("is_on") for _, document in documents)
     queries = [each for _, document in documents for each in document.get("queries", [])]
     times = Counter(str(each["text"]) for each in queries)
@@ -45,7 +45,8 @@ async def show_clusters(request: Request) -> Response:
     if not texts:
         return json_response({"is_on": is_on, "clusters": []})
     body = json.dumps({"texts": texts}).encode()
-    answer = await ask_node(runtime, choose_node(runtime), "POST", "/v1/clusters", body=body)
+    path = path_at_node(request, "/v1/clusters")
+    answer = await ask_node(runtime, choose_node(runtime), "POST", path, body=body)
     if answer.status_code != 200:
         return answer
     clusters = json.loads(bytes(answer.body))["clusters"]
@@ -63,9 +64,10 @@ async def dismiss_unmatched(request: Request, asked: DismissedTexts) -> Response
     """Every live node forgets the queries with these texts."""
     runtime = runtime_of(request)
     body, count = json.dumps({"texts": asked.texts}).encode(), 0
+    path = path_at_node(request, "/-/unmatched/dismiss")
     for node in runtime.reconciler.view.live:
         if node.url:
-            answer = await ask_node(runtime, node, "POST", "/-/unmatched/dismiss", body=body)
+            answer = await ask_node(runtime, node, "POST", path, body=body)
             if answer.status_code == 200:
                 count += int(json.loads(bytes(answer.body))["dismissed"])
     return json_response({"dismissed": count})

@@ -31,6 +31,7 @@ from synaptoroute.web.middleware import (
     presented_key,
 )
 from synaptoroute.web.problems import Forbidden, Problem, Unauthorized, problem_of
+from synaptoroute.web.set_paths import base_of, split_set_path
 from synaptoroute.web.site_rules import SAFE_METHODS, SiteRules
 from synaptoroute.web.tls import ClientTls, ServerTls
 from synaptoroute_coordinator.app import responses
@@ -118,6 +119,16 @@ class Runtime:
 def runtime_of(request: Request) -> Runtime:
     runtime: Runtime = request.app.state.runtime
     return runtime
+
+
+def path_at_node(request: Request, endpoint: str) -> str:
+    """Path of a node's endpoint for the route set that a request names.
+
+    Args:
+        endpoint: Path of the endpoint for the set ``default``, below ``/v1/`` or ``/-/``.
+    """
+    name = context_of(request.scope).route_set
+    return base_of(name) + endpoint.split("/", 2)[2] if name else endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +254,15 @@ class CoordinatorPolicy(RequestPolicy):
         self._runtime = runtime
         config = runtime.config
         self._sites = SiteRules.of(config, has_keys=runtime.keys is not None, urls=[config.url])
+
+    def locate(self, path: str, context: RequestContext) -> str:
+        found = split_set_path(path)
+        if found is None:
+            return path
+        # ``context.base`` stays: nodes answer with the paths of the set already.
+        context.route_set, endpoint = found
+        # Unmatched queries are below ``/-/`` on a node, and part of the fleet API here.
+        return endpoint.replace("/-/", "/v1/", 1)
 
     def authorize(
         self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext

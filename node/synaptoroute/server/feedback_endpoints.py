@@ -46,9 +46,9 @@ from synaptoroute.server.schemas import (
     RevisionRequest,
     RouteChangeBody,
 )
-from synaptoroute.server.set_paths import set_of
 from synaptoroute.web.middleware import context_of
 from synaptoroute.web.problems import Forbidden
+from synaptoroute.web.set_paths import set_of
 
 endpoints = APIRouter(tags=["learning"])
 

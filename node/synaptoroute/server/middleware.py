@@ -16,15 +16,6 @@ from synaptoroute.sequencer.peers import CERTIFICATE_PATH, HEAD_PATH
 from synaptoroute.sequencer.proven_http import NONCE_PATH
 from synaptoroute.server.proven_requests import SignedAnswers, read_whole, replayed
 from synaptoroute.server.runtime import Runtime
-from synaptoroute.server.set_paths import (
-    ALIASES_PATH,
-    SETS_PATH,
-    base_of,
-    is_of_a_set,
-    set_not_found,
-    set_of,
-    split_set_path,
-)
 from synaptoroute.trust.requests import Proven
 from synaptoroute.web.api_keys import ApiKey, ApiKeys
 from synaptoroute.web.http_parser import Address, Header
@@ -38,6 +29,15 @@ from synaptoroute.web.middleware import (
     presented_key,
 )
 from synaptoroute.web.problems import Forbidden, Unauthorized
+from synaptoroute.web.set_paths import (
+    ALIASES_PATH,
+    SETS_PATH,
+    base_of,
+    is_of_a_set,
+    set_not_found,
+    set_of,
+    split_set_path,
+)
 from synaptoroute.web.site_rules import SAFE_METHODS, SiteRules
 
 PEER_PREFIX: Final = "/peer/"
