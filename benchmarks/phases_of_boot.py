@@ -90,7 +90,7 @@ def boot(path: Path, dim: int) -> tuple[dict[str, float], Stored]:
     marks = [time.perf_counter()]
     stored = storage.open(fingerprint=FINGERPRINT, dim=dim)
     marks.append(time.perf_counter())
-    replica = Replica(stored.snapshot, dim=dim, sums={0: stored.sums})
+    replica = Replica(stored.snapshot, dim=dim, sums=stored.sums)
     marks.append(time.perf_counter())
     tensor = tensor_of(stored, dim)
     tensor.view()
@@ -172,7 +172,7 @@ def installs(donor: Path, folder: Path, dim: int, runs: int) -> dict[str, Any]:
         marks = [time.perf_counter()]
         stored = taker.install(folder / "install-snapshot")
         marks.append(time.perf_counter())
-        Replica(stored.snapshot, dim=dim, sums={0: stored.sums})
+        Replica(stored.snapshot, dim=dim, sums=stored.sums)
         tensor_of(stored, dim).view()
         marks.append(time.perf_counter())
         taker.close()

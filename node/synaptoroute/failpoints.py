@@ -18,6 +18,8 @@ FAILPOINTS: Final = (
     "append.begun",  # a write is about to get its place in the log
     "append.placed",  # it has its place, and its writer is not answered
     "apply.received",  # the replica accepted entries, nothing is durable
+    "fork.some",  # some rows of a new route set are copied, the transaction is open
+    "removal.some",  # some rows of a route set are deleted, the transaction is open
     "commit.begun",  # their rows are written, the transaction is open
     "commit.done",  # they are durable, nothing is visible
     "tensor.begun",  # some of a change is visible

@@ -10,27 +10,32 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from synaptoroute.core.change import (
+    NO_DECISION,
+    AliasChange,
+    AliasRecord,
     EpochRecord,
     FeedbackItem,
     FittedDecision,
     Outcome,
     Remembered,
     RouteRecord,
+    SetRecord,
+    SetState,
     Snapshot,
     StagedImport,
 )
 from synaptoroute.core.codec import decode_proposal, digest_of
 from synaptoroute.core.content import root_of
-from synaptoroute.core.digest import next_chain, row_hash
+from synaptoroute.core.digest import next_chain, stored_row_hash
 from synaptoroute.core.mutation import (
     IDEMPOTENCY_WINDOW_ENTRIES,
     ImportBegin,
@@ -38,8 +43,11 @@ from synaptoroute.core.mutation import (
     OpenEpoch,
     Position,
     Revision,
+    SetLimits,
+    SetTest,
     Settings,
 )
+from synaptoroute.core.rows import local_of, set_number_of, split_key, stored_number
 from synaptoroute.core.validation import CAPACITY_SLOTS_MAX
 from synaptoroute.errors import ProtocolError, StorageCorrupt
 
@@ -64,9 +72,29 @@ DECISION_SCHEMA: Final = (
     " STRICT, WITHOUT ROWID",
 )
 """Tables of version 3 of the schema."""
-SCHEMA_STEPS: Final = (FINALIZED_SCHEMA, DECISION_SCHEMA)
+SETS_SCHEMA: Final = (
+    # Every route set but ``default``; that one has a record only if something changed in it at
+    # level 5, and its settings in ``meta``.
+    "CREATE TABLE route_set (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+    " limits TEXT NOT NULL, created_epoch INTEGER NOT NULL, created_seq INTEGER NOT NULL,"
+    " epoch INTEGER NOT NULL, seq INTEGER NOT NULL, forked_from TEXT NOT NULL,"
+    " settings TEXT NOT NULL) STRICT",
+    # As ``decision``, of the other sets.
+    "CREATE TABLE set_decision (number INTEGER PRIMARY KEY, payload BLOB NOT NULL,"
+    " node TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT",
+    "CREATE TABLE set_test (number INTEGER NOT NULL, text TEXT NOT NULL, route TEXT,"
+    " PRIMARY KEY (number, text)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE alias (name TEXT PRIMARY KEY, target TEXT NOT NULL, shadow TEXT NOT NULL,"
+    " shadow_share REAL NOT NULL, canary TEXT NOT NULL, canary_share REAL NOT NULL,"
+    " epoch INTEGER NOT NULL, seq INTEGER NOT NULL, history TEXT NOT NULL)"
+    " STRICT, WITHOUT ROWID",
+)
+"""Tables of version 5 of the schema; the digest covers all of them."""
+SCHEMA_STEPS: Final = (FINALIZED_SCHEMA, DECISION_SCHEMA, (), SETS_SCHEMA)
 """The tables that versions 2, 3, ... add, in this order."""
 _DECISION_VERSION: Final = 3
+_SETS_VERSION: Final = 5
+_SETS_MAX: Final = 1 << 20  # Far more than a cluster may have, see ``core.sets``
 _MALFORMED: Final = (
     sqlite3.Error,
     ProtocolError,
@@ -103,7 +131,6 @@ def read_content(path: Path) -> FileContent:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")
             version = _check_schema(connection)
-            _check_numbers(connection)
             return _read_content(connection, version)
     except _MALFORMED as error:
         raise StorageCorrupt(
@@ -129,13 +156,19 @@ def _check_schema(connection: sqlite3.Connection) -> int:
         raise ValueError("it has another schema")
 
 
-def _check_numbers(connection: sqlite3.Connection) -> None:
+def _check_numbers(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Refuse numbers beyond the capacity, and rows of sets that do not exist."""
     # The tree of the root is as large as the highest number, so a forged number is refused.
     for table, column in (("slot", "slot"), ("route", "route_id")):
-        lowest, highest = connection.execute(
-            f"SELECT min({column}), max({column}) FROM {table}"
-        ).fetchone()
-        if lowest is not None and not 0 <= lowest <= highest < CAPACITY_SLOTS_MAX:
+        found = 0
+        for number in numbers:
+            low = stored_number(number, 0)
+            (count,) = connection.execute(
+                f"SELECT count(*) FROM {table} WHERE {column} >= ? AND {column} < ?",
+                (low, low + CAPACITY_SLOTS_MAX),
+            ).fetchone()
+            found += count
+        if connection.execute(f"SELECT count(*) FROM {table}").fetchone() != (found,):
             raise ValueError(f"a {column} is out of range")
 
 
@@ -146,24 +179,169 @@ def _read_content(connection: sqlite3.Connection, version: int) -> FileContent:
     ).fetchall()
     position = Position(epoch, seq, chain)
     check_chains(connection, position)
-    rows = connection.execute("SELECT slot, route_id, utterance, vector FROM slot")
+    has_sets = version >= _SETS_VERSION
+    sets = read_sets(connection) if has_sets else {}
+    _check_numbers(connection, {0, *sets})
+    confidence = _confidence(connection) if version >= _DECISION_VERSION else {}
+    parts = SetParts(
+        routes=_routes(connection, confidence),
+        row_hashes=_row_hashes(connection),
+        imports=_imports(connection),
+        feedback=read_feedback(connection) if version >= _DECISION_VERSION else {},
+        decisions=read_decisions(connection) if has_sets else {},
+        tests=read_tests(connection) if has_sets else {},
+    )
+    if version >= _DECISION_VERSION:
+        parts.decisions[0] = _decision(connection)
     snapshot = Snapshot(
         position=position,
         settings=load_settings(settings),
-        routes=tuple(_routes(connection, version)),
-        row_hashes={row[0]: row_hash(*row) for row in rows},
         remembered=tuple(_remembered(connection, seq)),
-        imports=tuple(_imports(connection)),
-        decision=_decision(connection) if version >= _DECISION_VERSION else FittedDecision(),
         epochs=tuple(_epochs(connection)),
-        feedback=tuple(_feedback(connection)) if version > 2 else (),
         level=int(facts.get("level", "1")),
         voter_keys=tuple(sorted(json.loads(facts.get("voter_keys", "{}")).items())),
+        aliases=read_aliases(connection) if has_sets else (),
     )
+    snapshot = with_sets(snapshot, sets, parts)
     voters = snapshot.epochs[-1].opened.voters if snapshot.epochs else ()
     root = root_of(snapshot, fingerprint, dim)
     links = tuple(json.loads(facts.get("voter_links", "[]")))
     return FileContent(position, root, voters, dict(snapshot.voter_keys), links)
+
+
+# --- route sets ---
+
+
+@dataclass(frozen=True, slots=True)
+class SetParts:
+    """Contents of route sets, by the number of the set."""
+
+    routes: dict[int, tuple[RouteRecord, ...]]
+    row_hashes: dict[int, dict[int, bytes]]
+    imports: dict[int, tuple[StagedImport, ...]]
+    feedback: dict[int, tuple[FeedbackItem, ...]]
+    decisions: dict[int, FittedDecision]
+    tests: dict[int, tuple[SetTest, ...]]
+
+
+def with_sets(
+    snapshot: Snapshot, sets: Mapping[int, tuple[SetRecord, str]], parts: SetParts
+) -> Snapshot:
+    """Put the contents of all sets into a snapshot; takes them out of ``parts``.
+
+    Raises:
+        ValueError: Something belongs to a set that does not exist.
+    """
+    own = _contents(parts, 0)
+    record = sets[0][0] if 0 in sets else None
+    states = tuple(
+        SetState(record=found, settings=load_settings(settings), **_contents(parts, number))
+        for number, (found, settings) in sets.items()
+        if number
+    )
+    for field in fields(parts):
+        if left := getattr(parts, field.name):
+            raise ValueError(f"{field.name} belong to route sets that do not exist: {min(left)}")
+    return replace(snapshot, record=record, sets=states, **own)
+
+
+def _contents(parts: SetParts, number: int) -> dict[str, Any]:
+    return {
+        "routes": parts.routes.pop(number, ()),
+        "row_hashes": parts.row_hashes.pop(number, {}),
+        "imports": parts.imports.pop(number, ()),
+        "feedback": parts.feedback.pop(number, ()),
+        "decision": parts.decisions.pop(number, NO_DECISION),
+        "tests": parts.tests.pop(number, ()),
+    }
+
+
+def read_sets(connection: sqlite3.Connection) -> dict[int, tuple[SetRecord, str]]:
+    """Read the record of each set, and its settings as they are stored, by number, ascending."""
+    found = {}
+    for number, name, limits, *places, forked_from, settings in connection.execute(
+        "SELECT number, name, limits, created_epoch, created_seq, epoch, seq, forked_from, settings"
+        " FROM route_set ORDER BY number"
+    ):
+        if not 0 <= number < _SETS_MAX:
+            raise ValueError("the number of a route set is out of range")
+        created, revision = Revision(*places[:2]), Revision(*places[2:])
+        held = SetLimits(**json.loads(limits))
+        found[number] = SetRecord(number, name, held, created, revision, forked_from), settings
+    return found
+
+
+def read_tests(connection: sqlite3.Connection) -> dict[int, tuple[SetTest, ...]]:
+    """Read the tests of each set that has some, in order of text."""
+    tests: dict[int, list[SetTest]] = {}
+    for number, text, route in connection.execute(
+        "SELECT number, text, route FROM set_test ORDER BY number, text"
+    ):
+        tests.setdefault(number, []).append(SetTest(text, route))
+    return {number: tuple(held) for number, held in tests.items()}
+
+
+def read_decisions(connection: sqlite3.Connection) -> dict[int, FittedDecision]:
+    """Read the numbers behind the confidence of the sets other than ``default``."""
+    rows = connection.execute("SELECT number, payload, node, at_ms FROM set_decision")
+    return {number: FittedDecision(*fields) for number, *fields in rows}
+
+
+def read_aliases(connection: sqlite3.Connection) -> tuple[AliasRecord, ...]:
+    """Read the aliases, in order of name."""
+    aliases = []
+    for (
+        name,
+        target,
+        shadow,
+        shadow_share,
+        canary,
+        canary_share,
+        epoch,
+        seq,
+        text,
+    ) in connection.execute(
+        "SELECT name, target, shadow, shadow_share, canary, canary_share, epoch, seq, history"
+        " FROM alias ORDER BY name"
+    ):
+        history = [AliasChange(Revision(*at), *rest) for at, *rest in json.loads(text)]
+        aliases.append(
+            AliasRecord(
+                name,
+                target,
+                shadow,
+                shadow_share,
+                canary,
+                canary_share,
+                Revision(epoch, seq),
+                tuple(history),
+            )
+        )
+    return tuple(aliases)
+
+
+def read_feedback(connection: sqlite3.Connection) -> dict[int, tuple[FeedbackItem, ...]]:
+    """Read the review queue of each set that has one, in order of identity."""
+    items: dict[int, list[FeedbackItem]] = {}
+    for key, *values in connection.execute(
+        "SELECT item_id, text, route, was, at_ms, times, seq FROM feedback ORDER BY item_id"
+    ):
+        number, item_id = split_key(key)
+        items.setdefault(number, []).append(FeedbackItem(item_id, *values))
+    return {number: tuple(held) for number, held in items.items()}
+
+
+def _row_hashes(connection: sqlite3.Connection) -> dict[int, dict[int, bytes]]:
+    hashes: dict[int, dict[int, bytes]] = {}
+    for slot, owner, text, vector in connection.execute(
+        "SELECT slot, route_id, utterance, vector FROM slot"
+    ):
+        number = set_number_of(slot)
+        if set_number_of(owner) != number:
+            raise ValueError("a slot belongs to a route of another route set")
+        hashed = stored_row_hash(slot, owner, text, vector)
+        hashes.setdefault(number, {})[local_of(slot)] = hashed
+    return hashes
 
 
 def load_settings(text: str) -> Settings:
@@ -207,19 +385,27 @@ def _decision(connection: sqlite3.Connection) -> FittedDecision:
     return FittedDecision(*found) if found else FittedDecision()
 
 
-def _routes(connection: sqlite3.Connection, version: int) -> Iterator[RouteRecord]:
-    confidence: dict[int, float] = {}
-    if version >= _DECISION_VERSION:
-        confidence.update(connection.execute("SELECT route_id, confidence_min FROM route_decision"))
+def _confidence(connection: sqlite3.Connection) -> dict[int, float]:
+    return dict(connection.execute("SELECT route_id, confidence_min FROM route_decision"))
+
+
+def _routes(
+    connection: sqlite3.Connection, confidence: dict[int, float]
+) -> dict[int, tuple[RouteRecord, ...]]:
+    routes: dict[int, list[RouteRecord]] = {}
     # Without slots and texts: the root covers them by the rows, which name their owner.
-    for route_id, name, threshold, metadata, payload, epoch, seq in connection.execute(
+    for route_id, key, threshold, metadata, payload, epoch, seq in connection.execute(
         "SELECT route_id, name, threshold, metadata, payload, epoch, seq FROM route"
     ):
-        at = Revision(epoch, seq)
-        own = confidence.pop(route_id, None)
-        yield RouteRecord(route_id, name, (), (), threshold, metadata, payload, at, own)
+        number, name = split_key(key)
+        if set_number_of(route_id) != number:
+            raise ValueError(f"the route {name!r} belongs to two route sets")
+        own, at = confidence.pop(route_id, None), Revision(epoch, seq)
+        route = RouteRecord(local_of(route_id), name, (), (), threshold, metadata, payload, at, own)
+        routes.setdefault(number, []).append(route)
     if confidence:
         raise ValueError("a route that does not exist has a confidence")
+    return {number: tuple(held) for number, held in routes.items()}
 
 
 def _remembered(connection: sqlite3.Connection, seq: int) -> Iterator[Remembered]:
@@ -234,27 +420,32 @@ def _remembered(connection: sqlite3.Connection, seq: int) -> Iterator[Remembered
         yield Remembered(op_id, at_seq, request_hash, outcome)
 
 
-def _imports(connection: sqlite3.Connection) -> Iterator[StagedImport]:
-    chunks: dict[str, list[ImportChunk]] = {}
-    for (frame,) in connection.execute("SELECT frame FROM staging ORDER BY import_id, number"):
-        chunk = decode_proposal(frame).mutation
-        if not isinstance(chunk, ImportChunk):
-            raise ValueError("a staged entry is not a chunk of an import")
-        chunks.setdefault(chunk.import_id, []).append(chunk)
-    for import_id, is_replace, touched_seq in connection.execute(
+def _imports(connection: sqlite3.Connection) -> dict[int, tuple[StagedImport, ...]]:
+    chunks = read_chunks(connection)
+    imports: dict[int, list[StagedImport]] = {}
+    for key, is_replace, touched_seq in connection.execute(
         "SELECT import_id, is_replace, touched_seq FROM import_open"
     ):
+        number, import_id = split_key(key)
         begin = ImportBegin(import_id, bool(is_replace))
-        yield StagedImport(begin, tuple(chunks.pop(import_id, ())), touched_seq)
+        staged = StagedImport(begin, tuple(chunks.pop(key, ())), touched_seq)
+        imports.setdefault(number, []).append(staged)
     if chunks:
         raise ValueError("chunks are staged for an import that is not open")
+    return {number: tuple(held) for number, held in imports.items()}
 
 
-def _feedback(connection: sqlite3.Connection) -> Iterator[FeedbackItem]:
-    for row in connection.execute(
-        "SELECT item_id, text, route, was, at_ms, times, seq FROM feedback ORDER BY item_id"
+def read_chunks(connection: sqlite3.Connection) -> dict[str, list[ImportChunk]]:
+    """Read the staged chunks of each import, by its stored key, in order of number."""
+    chunks: dict[str, list[ImportChunk]] = {}
+    for key, frame in connection.execute(
+        "SELECT import_id, frame FROM staging ORDER BY import_id, number"
     ):
-        yield FeedbackItem(*row)
+        chunk = decode_proposal(frame).mutation
+        if not isinstance(chunk, ImportChunk) or split_key(key)[1] != chunk.import_id:
+            raise ValueError("a staged entry is not a chunk of its import")
+        chunks.setdefault(key, []).append(chunk)
+    return chunks
 
 
 def _epochs(connection: sqlite3.Connection) -> Iterator[EpochRecord]:

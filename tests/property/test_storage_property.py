@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histories import DIM, FINGERPRINT, History, assert_holds, put, vector
+from histories import DIM, FINGERPRINT, History, assert_holds, follow, held_vectors, put, vector
+from replicas import log_of
+from set_logs import set_logs
+from strategies import DIM as SMALL_DIM
+from synaptoroute.core.change import Commit
+from synaptoroute.core.content import root_of
 from synaptoroute.core.mutation import (
     AddUtterances,
     Aggregation,
     DeleteRoute,
+    Entry,
     ImportAbort,
     ImportBegin,
     ImportChunk,
     ImportCommit,
     Mutation,
     PatchRoute,
+    Proposal,
     PutSettings,
     RemoveUtterances,
     Settings,
 )
-from synaptoroute.storage import SQLiteStorage
+from synaptoroute.core.replica import Replica
+from synaptoroute.snapshot_file import read_content
+from synaptoroute.storage import SQLiteStorage, Stored
 
 pytestmark = pytest.mark.property
 
@@ -109,3 +119,68 @@ def test_reopened_storage_equals_memory(
     assert_holds(stored, history)
     assert min(oplog_max, history.replica.position.seq) == len(log)
     assert history.replica.position.chain == log[-1].chain
+
+
+@settings(max_examples=60, deadline=None)
+@given(log=set_logs(), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20), data=st.data())
+def test_reopened_storage_of_many_sets_equals_memory(
+    log: list[Proposal], sizes: list[int], data: st.DataObject
+) -> None:
+    """Whatever happens to sets, in whatever groups, file, memory and snapshot are the same."""
+    replica, vectors = Replica(dim=SMALL_DIM), dict[int, bytes]()
+    entries = log_of(log)
+    with tempfile.TemporaryDirectory() as folder:
+        storage = SQLiteStorage(Path(folder) / "node.sqlite", synchronous="off")
+        storage.open(fingerprint=FINGERPRINT, dim=SMALL_DIM)
+        try:
+            for size in sizes:
+                group, entries = entries[:size], entries[size:]
+                _commit(storage, replica, group, vectors)
+                if data.draw(st.booleans()):
+                    if data.draw(st.booleans()):
+                        storage.checkpoint()
+                    _assert_same(_reopened(storage), replica, vectors)
+            copy, other = Path(folder) / "snapshot", SQLiteStorage(Path(folder) / "other.sqlite")
+            position = storage.snapshot_to(copy)
+            root = root_of(replica.snapshot(), *storage.encoder)
+            assert (position, root) == (replica.position, read_content(copy).root)
+            encoders = {storage.encoder[0]: storage.encoder[1]}
+            other.open(fingerprint=FINGERPRINT, dim=SMALL_DIM, standby_encoders=encoders)
+            _assert_same(other.install(copy, root=root), replica, vectors)
+            other.replace_all(_reopened(storage))
+            _assert_same(_reopened(other), replica, vectors)
+            other.close()
+        finally:
+            storage.close()
+
+
+def _commit(
+    storage: SQLiteStorage, replica: Replica, entries: list[Entry], vectors: dict[int, bytes]
+) -> None:
+    commits: list[Commit] = []
+    for entry in entries:
+        for commit in replica.receive(entry).commits:
+            commits.append(commit)
+            follow(commit.change, vectors)
+            if commit.change.encoder is not None:
+                storage.commit(commits)
+                commits = []
+    storage.commit(commits)
+    replica.advance()
+
+
+def _reopened(storage: SQLiteStorage) -> Stored:
+    storage.close()
+    return storage.open_stored()
+
+
+def _assert_same(stored: Stored, replica: Replica, vectors: dict[int, bytes]) -> None:
+    expected = replica.snapshot()
+    # A database keeps the level of the log, not which epoch raised it.
+    kept = [replace(each, opened=replace(each.opened, level=1)) for each in expected.epochs]
+    assert stored.snapshot == replace(expected, epochs=tuple(kept))
+    assert stored.digest == replica.digest
+    assert held_vectors(stored) == vectors
+    assert {number: each.hex() for number, each in stored.sums.items()} == {
+        number: table.digest.hex() for number, table in replica.sets.tables.items()
+    }

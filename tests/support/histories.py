@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from synaptoroute.core.change import Commit, Snapshot
+from synaptoroute.core.change import Change, Commit, Snapshot
 from synaptoroute.core.codec import LEVEL, encode_proposal
 from synaptoroute.core.mutation import (
     CalibrateDecision,
@@ -26,6 +26,7 @@ from synaptoroute.core.mutation import (
     PutRoute,
 )
 from synaptoroute.core.replica import Replica, Source, make_entry
+from synaptoroute.core.rows import local_of, set_number_of, stored_number
 from synaptoroute.storage import SQLiteStorage, Stored
 
 DIM = 8
@@ -54,20 +55,38 @@ class History:
         self.replica = Replica(snapshot, dim=dim)
         self.vectors: dict[int, bytes] = {}
 
-    def write(self, *mutations: Mutation, op_id: bytes | None = None) -> list[Commit]:
+    def write(
+        self, *mutations: Mutation, op_id: bytes | None = None, route_set: str = ""
+    ) -> list[Commit]:
         """Apply mutations and return their commits."""
         commits: list[Commit] = []
         for mutation in mutations:
-            proposal = Proposal(op_id or uuid.uuid4().bytes, mutation, request_hash=b"r" * 16)
+            op_id_of_this = op_id or uuid.uuid4().bytes
+            proposal = Proposal(op_id_of_this, mutation, b"r" * 16, route_set=route_set)
             frame = encode_proposal(proposal)
             entry = make_entry(self.replica.position, frame, proposal, 1_700_000_000_000_000)
             commits += self.replica.receive(entry, Source.LOG).commits
         for commit in commits:
-            for slot in commit.change.freed:
-                self.vectors.pop(slot, None)
-            self.vectors.update((each.slot, each.vector) for each in commit.change.writes)
+            follow(commit.change, self.vectors)
         self.replica.advance()
         return commits
+
+
+def follow(change: Change, vectors: dict[int, bytes]) -> None:
+    """Carry out a change in the vectors of all route sets, by stored slot."""
+    for part in change.parts():
+        number = part.set_number
+        own = {slot: each for slot, each in vectors.items() if set_number_of(slot) == number}
+        if part.is_set_removed:
+            for slot in own:
+                del vectors[slot]
+        if part.forked_from is not None:
+            for slot, each in list(vectors.items()):
+                if set_number_of(slot) == part.forked_from:
+                    vectors[stored_number(number, local_of(slot))] = each
+        for slot in part.freed:
+            vectors.pop(stored_number(number, slot), None)
+        vectors.update((stored_number(number, each.slot), each.vector) for each in part.writes)
 
 
 def held_vectors(stored: Stored) -> dict[int, bytes]:

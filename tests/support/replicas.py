@@ -46,9 +46,9 @@ def op_id_of(index: int) -> bytes:
     return b"\xff" * 8 + index.to_bytes(8, "big")
 
 
-def opening(base_seq: int = 0) -> Proposal:
-    """The proposal that opens an epoch after ``base_seq``."""
-    level = 1 if base_seq else LEVEL
+def opening(base_seq: int = 0, founded: int = LEVEL) -> Proposal:
+    """The proposal that opens an epoch after ``base_seq``; the first one founds the log."""
+    level = 1 if base_seq else founded
     opened = OpenEpoch(f"e{base_seq}", base_seq, ("n1",), dim=DIM, level=level)
     return Proposal(op_id_of(base_seq), opened)
 
@@ -58,11 +58,13 @@ def proposal(mutation: Mutation, index: int, **conditions: Any) -> Proposal:
     return Proposal(op_id_of(1_000_000 + index), mutation, **conditions)
 
 
-def log_of(proposals: Iterable[Proposal], after: Position | None = None) -> list[Entry]:
+def log_of(
+    proposals: Iterable[Proposal], after: Position | None = None, founded: int = LEVEL
+) -> list[Entry]:
     """Number proposals after a position, or from the start, where an epoch is opened first."""
     entries: list[Entry] = []
     position = after or Position()
-    for each in proposals if after else (opening(), *proposals):
+    for each in proposals if after else (opening(founded=founded), *proposals):
         entries.append(make_entry(position, encode_proposal(each), each, time_us=0))
         position = entries[-1].position
     return entries

@@ -134,7 +134,7 @@ def install(file: Path, manifest: dict[str, Any], database: Path, root: str = ""
         return {
             "database": str(database),
             "version": str(snapshot.position.revision),
-            "digest": stored.sums.hex(),
+            "digest": stored.digest,
             "routes": len(snapshot.routes),
         }
     finally:

@@ -31,7 +31,7 @@ from synaptoroute.core.mutation import OP_ID_BYTES, Entry, Mutation, Proposal
 from synaptoroute.core.mutation_fields import KIND_BY_TYPE, READERS, TYPE_BY_KIND, WRITERS
 from synaptoroute.errors import CodecError, TooLarge, UnknownMutation
 
-LEVEL: Final = 4  # Highest feature level that this release reads
+LEVEL: Final = 5  # Highest feature level that this release reads
 
 
 _MAGIC: Final = b"SR"

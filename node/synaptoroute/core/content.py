@@ -2,7 +2,8 @@
 
 The digest of ``core.digest`` is a sum that finds accidental differences.  The root resists
 forgery: it is a hash tree over the row hashes by slot, the routes, the remembered outcomes, the
-staged imports, the epochs, the settings and the encoder, with the position.  Nodes at the same
+staged imports, the epochs, the settings and the encoder, with the position.  Each route set has
+trees of its own, folded in by its number; those of ``default`` come first.  Nodes at the same
 position have the same root, and a state that differs in anything has another one.
 
 ``ContentRoot`` is updated entry by entry: only the leaves that an entry touches are hashed again.
@@ -21,82 +22,36 @@ from synaptoroute.core.change import (
     FittedDecision,
     Outcome,
     Remembered,
+    SetRecord,
+    SetState,
     Snapshot,
 )
+from synaptoroute.core.content_trees import ITEM_BYTES, SparseTree, Tree
 from synaptoroute.core.digest import (
+    alias_hash,
     chunk_hash,
     decision_hash,
     feedback_hash,
     hash_fields,
     import_hash,
     route_hash,
+    set_hash,
     settings_hash,
+    test_hash,
 )
 from synaptoroute.core.mutation import (
     IDEMPOTENCY_WINDOW_ENTRIES,
     ImportBegin,
     ImportChunk,
     OpenEpoch,
+    Settings,
 )
 
-LEAVES: Final = 1_024
 OUTCOME_LEAVES: Final = 1_024
 OUTCOMES_PER_LEAF: Final = 128
 assert OUTCOME_LEAVES * OUTCOMES_PER_LEAF > IDEMPOTENCY_WINDOW_ENTRIES + OUTCOMES_PER_LEAF
-_ITEM_BYTES: Final = 16
-_NO_ITEM: Final = bytes(_ITEM_BYTES)
-_GROUP: Final = 32  # Leaves under one inner node
+_DIGEST_BYTES: Final = 32
 _DOMAIN: Final = "synaptoroute content 1"
-
-
-class _Tree:
-    """A hash tree of three levels over numbered items of 16 bytes; a missing item is zero.
-
-    Equal items give equal roots, whatever was there before.
-    """
-
-    __slots__ = ("_changed", "_groups", "_hashes", "_leaves", "_root")
-
-    def __init__(self, leaves: int) -> None:
-        self._leaves = [bytearray() for _ in range(leaves)]
-        empty = sha256(b"").digest()
-        self._hashes = [empty] * leaves
-        self._groups = [b""] * (leaves // _GROUP)
-        self._changed = set(range(leaves))
-        self._root = b""
-
-    def put(self, leaf: int, place: int, item: bytes) -> None:
-        held, at = self._leaves[leaf], place * _ITEM_BYTES
-        if len(held) < at:
-            held.extend(bytes(at - len(held)))
-        held[at : at + _ITEM_BYTES] = item
-        self._changed.add(leaf)
-
-    def drop(self, leaf: int, place: int) -> None:
-        held, at = self._leaves[leaf], place * _ITEM_BYTES
-        if at >= len(held):
-            return
-        held[at : at + _ITEM_BYTES] = _NO_ITEM
-        # Without zeros at the end, a leaf is a function of its items alone.
-        while held.endswith(_NO_ITEM):
-            del held[-_ITEM_BYTES:]
-        self._changed.add(leaf)
-
-    def root(self) -> bytes:
-        """Return the root; hashes the leaves that changed since the last call."""
-        if not self._changed:
-            return self._root
-        hashes, leaves = self._hashes, self._leaves
-        groups = set()
-        for leaf in self._changed:
-            hashes[leaf] = sha256(leaves[leaf]).digest()
-            groups.add(leaf // _GROUP)
-        self._changed.clear()
-        for group in groups:
-            first = group * _GROUP
-            self._groups[group] = sha256(b"".join(hashes[first : first + _GROUP])).digest()
-        self._root = sha256(b"".join(self._groups)).digest()
-        return self._root
 
 
 class _Import:
@@ -127,6 +82,141 @@ class _Import:
         return self._running.digest() + self.touched_seq.to_bytes(8, "big")
 
 
+class _SetContent:
+    """What the root covers of one route set."""
+
+    __slots__ = (
+        "_decision",
+        "_feedback",
+        "_imports",
+        "_imports_hash",
+        "_routes",
+        "_rows",
+        "_settings",
+        "_tests",
+        "_tests_hash",
+        "record",
+    )
+
+    def __init__(self, settings: Settings, rows: Tree | SparseTree, routes: Tree | SparseTree):
+        self.record: SetRecord | None = None
+        self._settings = settings_hash(settings)
+        self._decision = b""
+        self._rows, self._routes = rows, routes
+        self._imports: dict[str, _Import] = {}
+        self._imports_hash = sha256(b"").digest()
+        self._feedback: dict[str, bytes] = {}
+        self._tests: dict[str, bytes] = {}
+        self._tests_hash = b""
+
+    def load(
+        self, state: Snapshot | SetState, hash_of_chunk: Callable[[ImportChunk], bytes]
+    ) -> None:
+        """Take in the content of a set, at the start."""
+        self.record = state.record
+        self._decision = _decision_part(state.decision)
+        for slot, hashed in state.row_hashes.items():
+            self._rows.put(slot, hashed)
+        for route in state.routes:
+            self._routes.put(route.route_id, route_hash(route))
+        for staged in state.imports:
+            held = self._imports[staged.begin.import_id] = _Import(staged.begin, 0)
+            for chunk in staged.chunks:
+                held.add(chunk.number, hash_of_chunk(chunk), 0)
+            held.touched_seq = staged.touched_seq
+        self._imports_hash = self._hash_imports()
+        self._feedback = {item.item_id: feedback_hash(item) for item in state.feedback}
+        self._tests = {test.text: test_hash(test) for test in state.tests}
+        self._tests_hash = self._hash_tests()
+
+    def fork(self) -> _SetContent:
+        """Copy what a fork copies."""
+        copy = _SetContent(Settings(), self._rows.sparse(), self._routes.sparse())
+        copy._settings, copy._decision = self._settings, self._decision
+        copy._tests, copy._tests_hash = self._tests.copy(), self._tests_hash
+        return copy
+
+    def apply(
+        self, change: Change, seq: int, hash_of_chunk: Callable[[ImportChunk], bytes]
+    ) -> None:
+        """Take in the next change of this set."""
+        rows, routes = self._rows, self._routes
+        for slot in change.freed:
+            rows.drop(slot)
+        for write in change.writes:
+            rows.put(write.slot, write.row_hash)
+        for route in change.deleted:
+            routes.drop(route.route_id)
+        for route in change.put:
+            routes.put(route.route_id, route_hash(route))
+        if change.settings is not None:
+            self._settings = settings_hash(change.settings)
+        if change.decision is not None:
+            self._decision = _decision_part(change.decision)
+        if change.opened or change.staged or change.closed:
+            self._change_imports(change, seq, hash_of_chunk)
+        for item in change.feedback_before:
+            del self._feedback[item.item_id]
+        for item in change.feedback:
+            self._feedback[item.item_id] = feedback_hash(item)
+        if change.tests or change.tests_before:
+            for test in change.tests_before:
+                del self._tests[test.text]
+            self._tests.update({test.text: test_hash(test) for test in change.tests})
+            self._tests_hash = self._hash_tests()
+        if change.set_record is not None:
+            self.record = change.set_record
+
+    def _change_imports(
+        self, change: Change, seq: int, hash_of_chunk: Callable[[ImportChunk], bytes]
+    ) -> None:
+        if change.opened is not None:
+            self._imports[change.opened.import_id] = _Import(change.opened, seq)
+        if change.staged is not None:
+            chunk = change.staged
+            self._imports[chunk.import_id].add(chunk.number, hash_of_chunk(chunk), seq)
+        if change.closed is not None:
+            del self._imports[change.closed.begin.import_id]
+        self._imports_hash = self._hash_imports()
+
+    def _hash_imports(self) -> bytes:
+        parts = [held.digest() for _, held in sorted(self._imports.items())]
+        return sha256(b"".join(parts)).digest()
+
+    def _hash_tests(self) -> bytes:
+        if not self._tests:
+            return b""
+        return sha256(b"".join([hashed for _, hashed in sorted(self._tests.items())])).digest()
+
+    def decided(self) -> bytes:
+        if not self._decision:
+            return self._settings
+        return hash_fields(b"decided", self._settings.hex(), self._decision.hex())
+
+    def trees(self) -> tuple[bytes, bytes]:
+        """Roots of the rows and of the routes."""
+        return self._rows.root(), self._routes.root()
+
+    def imports(self) -> bytes:
+        return self._imports_hash
+
+    def feedback(self) -> list[bytes]:
+        return [hashed for _, hashed in sorted(self._feedback.items())]
+
+    def facts(self) -> bytes:
+        """What level 5 adds to a set: its record and its tests; nothing if there is neither."""
+        if self.record is None and not self._tests:
+            return b""
+        record = b"" if self.record is None else set_hash(self.record)
+        return sha256(b"facts|" + record.hex().encode() + b"|" + self._tests_hash).digest()
+
+    def digest(self) -> bytes:
+        """SHA-256 over all of the set."""
+        feedback = sha256(b"".join(self.feedback())).digest()
+        parts = (self.decided(), *self.trees(), self._imports_hash, feedback, self.facts())
+        return sha256(b"".join(parts)).digest()
+
+
 class ContentRoot:
     """The content root of a state, kept up to date with its commits.
 
@@ -142,24 +232,19 @@ class ContentRoot:
     ) -> None:
         self.position = snapshot.position
         self._encoder = fingerprint, dim
-        self._settings = settings_hash(snapshot.settings)
-        self._decision = _decision_part(snapshot.decision)
         self.hash_of_chunk = hash_of_chunk
-        self._rows, self._routes = _Tree(LEAVES), _Tree(LEAVES)
-        self._outcomes = _Tree(OUTCOME_LEAVES)
-        self._imports: dict[str, _Import] = {}
-        for slot, hashed in snapshot.row_hashes.items():
-            self._rows.put(slot % LEAVES, slot // LEAVES, hashed)
-        for route in snapshot.routes:
-            self._routes.put(route.route_id % LEAVES, route.route_id // LEAVES, route_hash(route))
+        self._default = _SetContent(snapshot.settings, Tree(), Tree())
+        self._default.load(snapshot, hash_of_chunk)
+        self._sets: dict[int, _SetContent] = {}  # The others, by number
+        self._set_digests = SparseTree(_DIGEST_BYTES)
+        for state in snapshot.sets:
+            held = _SetContent(state.settings, SparseTree(), SparseTree())
+            held.load(state, hash_of_chunk)
+            self._sets[state.record.number] = held
+            self._set_digests.put(state.record.number, held.digest())
+        self._aliases = {alias.name: alias_hash(alias) for alias in snapshot.aliases}
+        self._outcomes = Tree(OUTCOME_LEAVES)
         self._remember(snapshot.remembered)
-        for staged in snapshot.imports:
-            held = self._imports[staged.begin.import_id] = _Import(staged.begin, 0)
-            for chunk in staged.chunks:
-                held.add(chunk.number, hash_of_chunk(chunk), 0)
-            held.touched_seq = staged.touched_seq
-        self._imports_hash = self._hash_imports()
-        self._feedback = {item.item_id: feedback_hash(item) for item in snapshot.feedback}
         self._epochs = [_epoch_hash(each) for each in snapshot.epochs]
         # The voters of now alone: those of a past epoch decide nothing, and a restored backup
         # names other ones there than the log.
@@ -171,40 +256,31 @@ class ContentRoot:
         for each in remembered:
             if each.seq >= floor:
                 hashed = _outcome_hash(each.op_id, each.request_hash, each.outcome)
-                self._outcomes.put(*_outcome_place(each.seq), hashed)
+                self._outcomes.put_at(*_outcome_place(each.seq), hashed)
 
     def apply(self, commit: Commit) -> None:
         """Take in the next commit."""
         entry, change = commit.entry, commit.change
         self.position = entry.position
-        rows, routes, outcomes = self._rows, self._routes, self._outcomes
-        for slot in change.freed:
-            rows.drop(slot % LEAVES, slot // LEAVES)
-        for write in change.writes:
-            rows.put(write.slot % LEAVES, write.slot // LEAVES, write.row_hash)
-        for route in change.deleted:
-            routes.drop(route.route_id % LEAVES, route.route_id // LEAVES)
-        for route in change.put:
-            routes.put(route.route_id % LEAVES, route.route_id // LEAVES, route_hash(route))
+        outcomes = self._outcomes
         if not commit.is_duplicate:
             proposal = entry.proposal
             hashed = _outcome_hash(proposal.op_id, proposal.request_hash, change.outcome)
-            outcomes.put(*_outcome_place(entry.seq), hashed)
+            outcomes.put_at(*_outcome_place(entry.seq), hashed)
         forgotten = entry.seq - IDEMPOTENCY_WINDOW_ENTRIES - 1
         if forgotten > 0:
-            outcomes.drop(*_outcome_place(forgotten))
-        if change.settings is not None:
-            self._settings = settings_hash(change.settings)
-        if change.decision is not None:
-            self._decision = _decision_part(change.decision)
+            outcomes.drop_at(*_outcome_place(forgotten))
+        for part in change.parts():
+            if part.set_number:
+                self._apply_to_set(part, entry.seq)
+            else:
+                self._default.apply(part, entry.seq, self.hash_of_chunk)
+        if change.alias is not None:
+            self._aliases[change.alias.name] = alias_hash(change.alias)
+        elif change.alias_before is not None:
+            del self._aliases[change.alias_before.name]
         if change.encoder is not None:
             self._encoder = change.encoder.fingerprint, change.encoder.dim
-        if change.opened or change.staged or change.closed:
-            self._change_imports(change, entry.seq)
-        for item in change.feedback_before:
-            del self._feedback[item.item_id]
-        for item in change.feedback:
-            self._feedback[item.item_id] = feedback_hash(item)
         if change.epoch is not None:
             self._epochs.append(_epoch_hash(EpochRecord(entry.epoch, change.epoch)))
             self._voters = change.epoch.voters
@@ -213,24 +289,32 @@ class ContentRoot:
         if (finalized := change.finalized) is not None:
             self._level = _level_hash(finalized.level, finalized.voter_keys)
 
-    def _change_imports(self, change: Change, seq: int) -> None:
-        if change.opened is not None:
-            self._imports[change.opened.import_id] = _Import(change.opened, seq)
-        if change.staged is not None:
-            chunk = change.staged
-            self._imports[chunk.import_id].add(chunk.number, self.hash_of_chunk(chunk), seq)
-        if change.closed is not None:
-            del self._imports[change.closed.begin.import_id]
-        self._imports_hash = self._hash_imports()
+    def _apply_to_set(self, change: Change, seq: int) -> None:
+        """Take in the change of a set that is not ``default``."""
+        number = change.set_number
+        if change.is_set_removed:
+            del self._sets[number]
+            self._set_digests.drop(number)
+            return
+        held = self._sets.get(number)
+        if held is None:
+            source = change.forked_from
+            if source is None:
+                held = _SetContent(Settings(), SparseTree(), SparseTree())
+            else:
+                held = (self._sets[source] if source else self._default).fork()
+            self._sets[number] = held
+        held.apply(change, seq, self.hash_of_chunk)
+        self._set_digests.put(number, held.digest())
 
-    def _hash_imports(self) -> bytes:
-        parts = [held.digest() for _, held in sorted(self._imports.items())]
-        return sha256(b"".join(parts)).digest()
-
-    def _decided(self) -> bytes:
-        if not self._decision:
-            return self._settings
-        return hash_fields(b"decided", self._settings.hex(), self._decision.hex())
+    def _route_sets(self) -> tuple[bytes, ...]:
+        """What level 5 adds; nothing for a cluster that does not use it."""
+        facts = self._default.facts()
+        if not (facts or self._sets or self._aliases):
+            return ()
+        aliases = b"".join([hashed for _, hashed in sorted(self._aliases.items())])
+        parts = (b"sets|", self._set_digests.root(), sha256(aliases).digest(), facts)
+        return (sha256(b"".join(parts)).digest(),)
 
     def hex(self) -> str:
         """The root, 64 hexadecimal digits."""
@@ -238,16 +322,16 @@ class ContentRoot:
         head = f"{_DOMAIN}|{at.epoch}.{at.seq}.{at.chain}|{fingerprint}|{dim}|{len(self._epochs)}|"
         parts = (
             head.encode(),
-            self._decided(),
+            self._default.decided(),
             self._level,
             hash_fields(b"voters", *self._voters),
-            self._rows.root(),
-            self._routes.root(),
+            *self._default.trees(),
             self._outcomes.root(),
-            self._imports_hash,
+            self._default.imports(),
             *self._epochs,
             # Nothing at all for an empty queue, as in the roots of older releases.
-            *(hashed for _, hashed in sorted(self._feedback.items())),
+            *self._default.feedback(),
+            *self._route_sets(),
         )
         return sha256(b"".join(parts)).hexdigest()
 
@@ -271,7 +355,7 @@ def _outcome_hash(op_id: bytes, request_hash: bytes, outcome: Outcome) -> bytes:
         f"outcome|{op_id.hex()}|{request_hash.hex()}|{outcome.at}|{outcome.status}|{revision}"
         f"|{outcome.code}|{outcome.count}|{message}"
     )
-    return sha256(text.encode()).digest()[:_ITEM_BYTES]
+    return sha256(text.encode()).digest()[:ITEM_BYTES]
 
 
 def _epoch_hash(record: EpochRecord) -> bytes:

@@ -40,6 +40,7 @@ from synaptoroute.core.mutation import (
     SetTest,
     Settings,
 )
+from synaptoroute.core.rows import local_of
 
 BUCKET_COUNT: Final = 256
 _MODULUS_MASK: Final = (1 << 128) - 1
@@ -54,6 +55,12 @@ def row_hash(slot: int, owner: int, utterance: str, vector: bytes) -> bytes:
     text = utterance.encode()
     head = _ROW.pack(slot, owner, len(text))
     return sha256(b"".join((head, text, vector))).digest()[:_HASH_BYTES]
+
+
+def stored_row_hash(slot: int, owner: int, utterance: str, vector: bytes) -> bytes:
+    """Hash a row whose slot and owner are as the database stores them."""
+    # Only the numbers inside the set count, so that a copy of a set has the same row hashes.
+    return row_hash(local_of(slot), local_of(owner), utterance, vector)
 
 
 def route_hash(route: RouteRecord) -> bytes:

@@ -117,7 +117,7 @@ class Engine:
         fingerprint, dim = storage.encoder
         self._moved_aside = str(stored.moved_aside) if stored.moved_aside else None
         tensor = tensor_of(stored, dim)
-        replica = Replica(stored.snapshot, dim=dim, check=check_vectors, sums={0: stored.sums})
+        replica = Replica(stored.snapshot, dim=dim, check=check_vectors, sums=stored.sums)
         replica.promise(stored_promise(storage))
         encoder = self.encoders.find(fingerprint)
         preparation = TextPreparation(tensor, encoder)
@@ -462,7 +462,7 @@ class Engine:
             stored.snapshot,
             dim=dim,
             check=check_vectors,
-            sums={0: stored.sums},
+            sums=stored.sums,
         )
         if old.requires_seals:
             replica.require_seals(old.check_votes)

@@ -53,7 +53,7 @@ from synaptoroute.storage.loader import (
     read_meta,
 )
 from synaptoroute.storage.maintenance import ChangeCounter
-from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, state_digest
+from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, state_sums
 from synaptoroute.storage.writer import LogWindow, write_fact, write_group, write_meta
 
 APPLICATION_ID: Final = 0x53526F75
@@ -221,8 +221,9 @@ class Database:
         written = freed = 0
         for commit in commits:
             sizes.append((commit.entry.seq, len(commit.entry.frame)))
-            written += len(commit.change.writes)
-            freed += len(commit.change.freed)
+            for part in commit.change.parts():
+                written += len(part.writes)
+                freed += len(part.freed)
         log = self._log
         # Rows, log, outcomes and position in one transaction: a crash leaves all or none.
         with transaction(self.writable(), "commit entries") as writer:
@@ -230,11 +231,19 @@ class Database:
                 log.load(writer.execute("SELECT seq, length(frame) FROM oplog ORDER BY seq"))
             floor = log.floor_after(sizes)
             is_re_embedding = NEXT_FINGERPRINT in self.facts
-            write_group(writer, commits, meta, floor, is_re_embedding=is_re_embedding)
+            copied, removed = write_group(
+                writer,
+                commits,
+                meta,
+                floor,
+                settings=self.meta.settings,
+                is_re_embedding=is_re_embedding,
+            )
             failpoint("commit.begun")
         # Only now: a failed commit leaves the mirror, and the group can be repeated.
         log.extend(sizes, floor)
         self.meta = meta
+        written, freed = written + copied, freed + removed
         self.changes.add(written - freed, len(commits) + written + freed)
 
     def trim_log(self, floor: int) -> None:
@@ -412,8 +421,8 @@ def _create(
     path: Path, synchronous: Synchronous, log: LogWindow, fingerprint: str, dim: int
 ) -> tuple[Database, Stored]:
     snapshot = Snapshot()
-    sums = state_digest(snapshot)
-    meta = Meta(snapshot.position, sums.hex(), fingerprint, dim, snapshot.settings)
+    sums, digest = state_sums(snapshot)
+    meta = Meta(snapshot.position, digest, fingerprint, dim, snapshot.settings)
     facts = {NODE_ID: uuid.uuid4().hex}
     doing = translated(f"make the database {path.name}")
     with doing, closing(connect_writer(path, synchronous)) as writer:

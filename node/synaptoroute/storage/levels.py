@@ -1,9 +1,9 @@
-"""Versions 2 to 4 of the schema: what a database holds once its log is at level 2 or above.
+"""Versions 2 to 5 of the schema: what a database holds once its log is at level 2 or above.
 
 The tables of a version are created in the transaction that applies the entry which raises the
 level, not at the start of a release: until the cluster is finalized, the release before must be
 able to open the file.  Version 4 adds no table: it says that routes may have names which the
-release before refuses.
+release before refuses.  ``sets`` reads and writes the tables of version 5.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 from synaptoroute.core.change import Commit, FeedbackItem, FittedDecision
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.replica import CHAINS_KEPT
+from synaptoroute.core.rows import stored_key
 from synaptoroute.snapshot_file import SCHEMA_STEPS
 from synaptoroute.storage.corruption import CorruptFile
 from synaptoroute.storage.records import checksum
@@ -23,9 +24,11 @@ from synaptoroute.storage.records import checksum
 FINALIZED_VERSION: Final = 2
 DECISION_VERSION: Final = 3
 NAMES_VERSION: Final = 4
-NEWEST_VERSION: Final = NAMES_VERSION
+SETS_VERSION: Final = 5
+NEWEST_VERSION: Final = SETS_VERSION
 _FINALIZED_TABLES: Final = ("cluster", "seal")
 _DECISION_TABLES: Final = ("route_decision", "decision", "feedback")
+_SET_TABLES: Final = ("route_set", "set_decision", "set_test", "alias")
 _LEVEL: Final = "level"
 _VOTER_KEYS: Final = "voter_keys"
 _VOTER_LINKS: Final = "voter_links"
@@ -48,15 +51,28 @@ def has_decision_tables(connection: sqlite3.Connection, schema: str = "main") ->
     return bool(found[0] == 2)
 
 
+def has_set_tables(connection: sqlite3.Connection, schema: str = "main") -> bool:
+    """Whether a file has the tables of version 5."""
+    found = connection.execute(
+        f"SELECT count(*) FROM {schema}.sqlite_schema WHERE type = 'table' AND name IN"
+        " ('route_set', 'set_decision', 'set_test', 'alias')"
+    ).fetchone()
+    return bool(found[0] == len(_SET_TABLES))
+
+
+def tables_version(connection: sqlite3.Connection, schema: str = "main") -> int:
+    """The newest version whose tables a file has; version 4 has none of its own."""
+    if has_set_tables(connection, schema):
+        return SETS_VERSION
+    return 1 + is_finalized(connection, schema) + has_decision_tables(connection, schema)
+
+
 def create_level_tables(connection: sqlite3.Connection, level: int) -> None:
     """Create the tables of a level, inside the caller's transaction, if they are not there."""
-    known = 1 + is_finalized(connection) + has_decision_tables(connection)
-    for version in range(known + 1, min(level, DECISION_VERSION) + 1):
+    for version in range(tables_version(connection) + 1, min(level, NEWEST_VERSION) + 1):
         for statement in SCHEMA_STEPS[version - FINALIZED_VERSION]:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {version}")
-    if level >= NAMES_VERSION:
-        connection.execute(f"PRAGMA user_version = {NAMES_VERSION}")
 
 
 def write_level(
@@ -172,33 +188,28 @@ def trim_seals(connection: sqlite3.Connection, floor: int, newest: int) -> None:
         connection.execute("DELETE FROM seal WHERE seq < ?", (seal_floor(floor, newest),))
 
 
-def read_feedback(connection: sqlite3.Connection) -> tuple[FeedbackItem, ...]:
-    """Read the review queue, in order of identity."""
-    if not has_decision_tables(connection):
-        return ()
-    rows = connection.execute(
-        "SELECT item_id, text, route, was, at_ms, times, seq FROM feedback ORDER BY item_id"
-    )
-    return tuple(FeedbackItem(*row) for row in rows)
-
-
 def write_feedback(
     connection: sqlite3.Connection,
     items: Iterable[FeedbackItem],
     gone: Iterable[FeedbackItem] = (),
+    number: int = 0,
 ) -> None:
-    """Delete and insert items of the review queue, inside the caller's transaction."""
+    """Delete and insert items of a set's review queue, inside the caller's transaction."""
     create_level_tables(connection, DECISION_VERSION)
     connection.executemany(
-        "DELETE FROM feedback WHERE item_id = ?", [(each.item_id,) for each in gone]
+        "DELETE FROM feedback WHERE item_id = ?",
+        [(stored_key(number, each.item_id),) for each in gone],
     )
-    connection.executemany("INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?)", list(items))
+    connection.executemany(
+        "INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(stored_key(number, each.item_id), *each[1:]) for each in items],
+    )
 
 
 def copy_level_tables(
     connection: sqlite3.Connection, source: str, target: str, floor: int = 0
 ) -> None:
-    """Copy what versions 2 to 4 add from one attached file to another, if it is there.
+    """Copy what versions 2 to 5 add from one attached file to another, if it is there.
 
     Args:
         connection: Inside the caller's transaction.
@@ -220,13 +231,18 @@ def copy_level_tables(
     (version,) = connection.execute(f"PRAGMA {source}.user_version").fetchone()
     if version >= NAMES_VERSION:
         create_level_tables(connection, version)
+    if has_set_tables(connection, source):
+        for table in _SET_TABLES:
+            connection.execute(f"INSERT INTO {target}.{table} SELECT * FROM {source}.{table}")
 
 
 def empty_level_tables(connection: sqlite3.Connection, schema: str = "main") -> None:
-    """Delete the rows of the tables of versions 2 and 3, inside the caller's transaction."""
+    """Delete the rows of the tables of versions 2 to 5, inside the caller's transaction."""
     tables: tuple[str, ...] = _FINALIZED_TABLES if is_finalized(connection, schema) else ()
     if has_decision_tables(connection, schema):
         tables += _DECISION_TABLES
+    if has_set_tables(connection, schema):
+        tables += _SET_TABLES
     for table in tables:
         connection.execute(f"DELETE FROM {schema}.{table}")
 
@@ -234,10 +250,9 @@ def empty_level_tables(connection: sqlite3.Connection, schema: str = "main") -> 
 def schema_rows(connection: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
     """Read the schema without the tables of later versions, if those are as they must be."""
     rows = set(connection.execute("SELECT type, name, sql FROM sqlite_schema").fetchall())
-    version = DECISION_VERSION if has_decision_tables(connection) else FINALIZED_VERSION
     if is_finalized(connection):
         with sqlite3.connect(":memory:") as blank:
-            create_level_tables(blank, version)
+            create_level_tables(blank, tables_version(connection))
             rows -= set(blank.execute("SELECT type, name, sql FROM sqlite_schema").fetchall())
         blank.close()
     return rows

@@ -14,40 +14,62 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from synaptoroute.core.change import (
     EpochRecord,
-    FittedDecision,
     Remembered,
     RouteRecord,
+    SetRecord,
+    SetState,
     Snapshot,
     StagedImport,
 )
-from synaptoroute.core.codec import decode_proposal
 from synaptoroute.core.imports import row_count_of
 from synaptoroute.core.levels import DECISION_LEVEL
 from synaptoroute.core.mutation import (
     CHAIN_START,
     IDEMPOTENCY_WINDOW_ENTRIES,
     ImportBegin,
-    ImportChunk,
     Position,
     Revision,
 )
-from synaptoroute.core.rows import RowKind, owner_of, route_id_of
+from synaptoroute.core.rows import (
+    RowKind,
+    local_of,
+    owner_of,
+    route_id_of,
+    set_number_of,
+    split_key,
+    stored_number,
+)
 from synaptoroute.errors import EncoderMismatch
-from synaptoroute.snapshot_file import load_settings
+from synaptoroute.snapshot_file import (
+    SetParts,
+    load_settings,
+    read_aliases,
+    read_chunks,
+    read_decisions,
+    read_feedback,
+    read_sets,
+    read_tests,
+    with_sets,
+)
 from synaptoroute.storage.checkpoint import Checkpoint, CheckpointReader
 from synaptoroute.storage.connection import connect_reader
 from synaptoroute.storage.corruption import CorruptFile, corruption_detected
 from synaptoroute.storage.levels import (
+    has_decision_tables,
+    has_set_tables,
     read_chains,
     read_confidence,
     read_decision,
-    read_feedback,
     read_level,
     read_seals,
 )
@@ -60,7 +82,7 @@ from synaptoroute.storage.records import (
     load_epoch,
     read_rows,
     remembered_sum,
-    state_digest,
+    state_sums,
     update_rows,
 )
 
@@ -257,7 +279,11 @@ def _remembered_since(
 def _load_state(connection: sqlite3.Connection) -> Stored:
     meta = read_meta(connection)
     with corruption_detected(meta.position):
-        rows = read_rows(connection, meta.dim, meta.settings.capacity_slots)
+        capacities = {0: meta.settings.capacity_slots}
+        for number, (_, settings) in _read_sets(connection).items():
+            if number:
+                capacities[number] = load_settings(settings).capacity_slots
+        rows = read_rows(connection, meta.dim, capacities)
         remembered = read_remembered(connection, meta.position.seq)
         stored = _assemble(connection, meta, rows, remembered)
         check_op_log(connection)
@@ -268,65 +294,102 @@ def _load_state(connection: sqlite3.Connection) -> Stored:
     return stored
 
 
+def _read_sets(connection: sqlite3.Connection) -> dict[int, tuple[SetRecord, str]]:
+    return read_sets(connection) if has_set_tables(connection) else {}
+
+
 def _assemble(
     connection: sqlite3.Connection, meta: Meta, rows: Rows, remembered: list[Remembered]
 ) -> Stored:
     level, voter_keys = read_level(connection)
+    rows.check_sets()
+    slots, row_hashes = _split_rows(rows)
+    has_sets = has_set_tables(connection)
+    parts = SetParts(
+        routes=_read_routes(connection, rows.by_owner(), level),
+        row_hashes=row_hashes,
+        imports=_read_imports(connection),
+        feedback=read_feedback(connection) if has_decision_tables(connection) else {},
+        decisions=read_decisions(connection) if has_sets else {},
+        tests=read_tests(connection) if has_sets else {},
+    )
+    if level >= DECISION_LEVEL:
+        parts.decisions[0] = read_decision(connection)
     snapshot = Snapshot(
         position=meta.position,
         settings=meta.settings,
-        routes=_read_routes(connection, rows.by_owner(), level),
-        row_hashes=dict(zip(rows.slots.tolist(), rows.row_hashes, strict=True)),
         remembered=tuple(remembered),
-        imports=_read_imports(connection),
-        decision=read_decision(connection) if level >= DECISION_LEVEL else FittedDecision(),
         epochs=_read_epochs(connection),
-        feedback=read_feedback(connection),
         level=level,
         voter_keys=voter_keys,
+        aliases=read_aliases(connection) if has_sets else (),
         chains=read_chains(connection, meta.position) if level > 1 else (),
         seals=read_seals(connection, meta.position) if level > 1 else (),
     )
+    snapshot = with_sets(snapshot, _read_sets(connection), parts)
     _check_position(connection, snapshot)
     _check_slots(snapshot)
-    sums = state_digest(snapshot, rows.slots)
-    return Stored(snapshot, sums.hex(), rows.slots, rows.vectors, sums)
+    sums, digest = state_sums(snapshot, slots)
+    return Stored(snapshot, digest, rows.slots, rows.vectors, sums)
+
+
+def _split_rows(rows: Rows) -> tuple[NDArray[np.int64], dict[int, dict[int, bytes]]]:
+    """Slots of ``default``, int64[n], and the row hashes of each set by slot."""
+    own = np.empty(0, np.int64)
+    hashes: dict[int, dict[int, bytes]] = {}
+    for number, at in rows.parts():
+        slots = rows.slots[at] - stored_number(number, 0)
+        hashes[number] = dict(zip(slots.tolist(), rows.row_hashes[at], strict=True))
+        if number == 0:
+            own = slots
+    return own, hashes
 
 
 def _read_routes(
     connection: sqlite3.Connection,
-    owned: dict[int, tuple[tuple[int, ...], tuple[str, ...]]],  # Slots and texts by owner
+    owned: dict[int, tuple[tuple[int, ...], tuple[str, ...]]],  # Slots and texts by stored owner
     level: int,
-) -> tuple[RouteRecord, ...]:
+) -> dict[int, tuple[RouteRecord, ...]]:
     cursor = connection.execute(
         "SELECT route_id, name, threshold, metadata, payload, epoch, seq FROM route"
+        " ORDER BY route_id"
     )
-    routes = [
-        RouteRecord(
-            route_id,
-            name,
-            *owned.pop(route_id),
-            threshold,
-            metadata,
-            payload,
-            Revision(epoch, seq),
-        )
-        for route_id, name, threshold, metadata, payload, epoch, seq in cursor.fetchall()
-    ]
-    if level >= DECISION_LEVEL:
-        confidence = read_confidence(connection)
-        if owned or confidence:
-            routes = [_with_decision(route, owned, confidence) for route in routes]
-        if confidence:
-            raise CorruptFile("a route that does not exist has a confidence")
+    routes: dict[int, list[RouteRecord]] = {}
+    confidence = read_confidence(connection) if level >= DECISION_LEVEL else {}
+    for number, rows in groupby(cursor.fetchall(), lambda row: set_number_of(row[0])):
+        own = [
+            RouteRecord(
+                route_id,
+                name,
+                *owned.pop(route_id),
+                threshold,
+                metadata,
+                payload,
+                Revision(epoch, seq),
+            )
+            for route_id, name, threshold, metadata, payload, epoch, seq in rows
+        ]
+        if level >= DECISION_LEVEL and (owned or confidence):
+            own = [_with_decision(route, owned, confidence) for route in own]
+        routes[number] = own if number == 0 else [_inside(route, number) for route in own]
+    if confidence:
+        raise CorruptFile("a route that does not exist has a confidence")
     if owned:
         missing = sorted(map(route_id_of, owned))
         raise CorruptFile(f"slots belong to routes that do not exist: {missing[:3]}")
-    return tuple(sorted(routes, key=attrgetter("name")))
+    return {number: tuple(sorted(own, key=attrgetter("name"))) for number, own in routes.items()}
+
+
+def _inside(route: RouteRecord, number: int) -> RouteRecord:
+    """A route with its number and its name inside its set."""
+    held, name = split_key(route.name)
+    if held != number:
+        raise CorruptFile(f"the route {name!r} belongs to two route sets")
+    return route._replace(route_id=local_of(route.route_id), name=name)
 
 
 def _with_decision(
-    route: RouteRecord,
+    route: RouteRecord,  # With its stored number
     owned: dict[int, tuple[tuple[int, ...], tuple[str, ...]]],
     confidence: dict[int, float],
 ) -> RouteRecord:
@@ -364,29 +427,26 @@ def read_remembered(
     return as_remembered(op_ids, seqs, request_hashes, texts)
 
 
-def _read_imports(connection: sqlite3.Connection) -> tuple[StagedImport, ...]:
-    chunks: dict[str, list[ImportChunk]] = {}
-    cursor = connection.execute("SELECT frame FROM staging ORDER BY import_id, number")
-    for (frame,) in cursor:
-        chunk = decode_proposal(frame).mutation
-        if not isinstance(chunk, ImportChunk):
-            raise CorruptFile("a staged entry is not a chunk of an import")
-        chunks.setdefault(chunk.import_id, []).append(chunk)
-    imports = []
+def _read_imports(connection: sqlite3.Connection) -> dict[int, tuple[StagedImport, ...]]:
+    chunks = read_chunks(connection)
+    imports: dict[int, list[StagedImport]] = {}
     cursor = connection.execute(
         "SELECT import_id, is_replace, touched_seq, sum FROM import_open ORDER BY import_id"
     )
-    for import_id, is_replace, touched_seq, total in cursor:
-        if checksum(import_id, is_replace, touched_seq) != total:
-            raise CorruptFile(f"the import {import_id!r} does not match its checksum")
-        held = tuple(chunks.pop(import_id, ()))
+    for key, is_replace, touched_seq, total in cursor:
+        if checksum(key, is_replace, touched_seq) != total:
+            raise CorruptFile(f"the import {key!r} does not match its checksum")
+        held = tuple(chunks.pop(key, ()))
         rows = sum(row_count_of(chunk) for chunk in held)
-        imports.append(
-            StagedImport(ImportBegin(import_id, bool(is_replace)), held, touched_seq, rows)
-        )
+        number, import_id = split_key(key)
+        begin = ImportBegin(import_id, bool(is_replace))
+        imports.setdefault(number, []).append(StagedImport(begin, held, touched_seq, rows))
     if chunks:
         raise CorruptFile("chunks are staged for an import that is not open")
-    return tuple(sorted(imports, key=lambda staged: staged.begin.import_id))
+    return {
+        number: tuple(sorted(held, key=lambda staged: staged.begin.import_id))
+        for number, held in imports.items()
+    }
 
 
 def _read_epochs(connection: sqlite3.Connection) -> tuple[EpochRecord, ...]:
@@ -421,6 +481,8 @@ def check_op_log(connection: sqlite3.Connection) -> None:
 
 
 def _check_slots(snapshot: Snapshot) -> None:
-    highest = max(snapshot.row_hashes, default=-1)
-    if highest >= snapshot.settings.capacity_slots:
-        raise CorruptFile(f"slot {highest} is beyond the capacity")
+    states: tuple[Snapshot | SetState, ...] = (snapshot, *snapshot.sets)
+    for state in states:
+        highest = max(state.row_hashes, default=-1)
+        if highest >= state.settings.capacity_slots:
+            raise CorruptFile(f"slot {highest} is beyond the capacity")

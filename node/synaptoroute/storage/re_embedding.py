@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from synaptoroute.core.change import Snapshot
-from synaptoroute.core.digest import row_hash
+from synaptoroute.core.digest import stored_row_hash
+from synaptoroute.core.rows import local_of, set_number_of
 from synaptoroute.errors import ConfigError, InvalidVector, StorageUnavailable
 from synaptoroute.storage.connection import transaction, translated
 from synaptoroute.storage.corruption import CorruptFile
@@ -144,7 +145,7 @@ def _write_next(connection: sqlite3.Connection, slot: int, vector: bytes) -> Non
     owner, utterance = row
     connection.execute(
         "INSERT OR REPLACE INTO slot_next VALUES (?, ?, ?)",
-        (slot, vector, row_hash(slot, owner, utterance, vector)),
+        (slot, vector, stored_row_hash(slot, owner, utterance, vector)),
     )
 
 
@@ -153,7 +154,9 @@ def _swap(connection: sqlite3.Connection, snapshot: Snapshot, pending: ReEmbeddi
         raise ConfigError(
             f"{pending.total_slots - pending.done_slots} utterances are not re-encoded yet"
         )
-    row_hashes = dict(_verified_hashes(connection))
+    row_hashes: dict[int, dict[int, bytes]] = {}
+    for slot, hashed in _verified_hashes(connection):
+        row_hashes.setdefault(set_number_of(slot), {})[local_of(slot)] = hashed
     connection.execute(
         "UPDATE slot SET vector = n.vector, row_hash = n.row_hash"
         " FROM slot_next AS n WHERE n.slot = slot.slot"
@@ -163,8 +166,12 @@ def _swap(connection: sqlite3.Connection, snapshot: Snapshot, pending: ReEmbeddi
     for table in ("slot_next", "oplog", "staging", "import_open"):
         connection.execute(f"DELETE FROM {table}")
     connection.execute("DELETE FROM node WHERE key IN (?, ?)", (NEXT_FINGERPRINT, NEXT_DIM))
-    swapped = replace(snapshot, row_hashes=row_hashes, imports=())
-    digest = state_digest(swapped).hex()
+    sets = tuple(
+        replace(state, row_hashes=row_hashes.get(state.record.number, {}), imports=())
+        for state in snapshot.sets
+    )
+    swapped = replace(snapshot, row_hashes=row_hashes.get(0, {}), imports=(), sets=sets)
+    digest = state_digest(swapped)
     meta = Meta(swapped.position, digest, pending.fingerprint, pending.dim, swapped.settings)
     connection.execute(INSERT_META, meta_row(meta))
     return meta
@@ -177,6 +184,6 @@ def _verified_hashes(connection: sqlite3.Connection) -> Iterator[tuple[int, byte
     )
     while rows := cursor.fetchmany(ROWS_AT_ONCE):
         for slot, owner, utterance, vector, stored in rows:
-            if row_hash(slot, owner, utterance, vector) != stored:
+            if stored_row_hash(slot, owner, utterance, vector) != stored:
                 raise CorruptFile(f"the new vector of slot {slot} does not match its hash")
             yield slot, stored

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, repeat, starmap
@@ -21,9 +21,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import EpochRecord, Outcome, Remembered, RouteRecord, Snapshot
-from synaptoroute.core.digest import BUCKET_COUNT, Digest, add_rest, row_hash
+from synaptoroute.core.change import (
+    EpochRecord,
+    Outcome,
+    Remembered,
+    RouteRecord,
+    SetState,
+    Snapshot,
+)
+from synaptoroute.core.digest import (
+    BUCKET_COUNT,
+    Digest,
+    add_rest,
+    row_hash,
+    state_total,
+    total_hex,
+)
 from synaptoroute.core.mutation import OpenEpoch, Position, Revision, Settings
+from synaptoroute.core.rows import SET_BITS, stored_key, stored_number
 from synaptoroute.storage.corruption import CorruptFile
 
 VECTOR_DTYPE: Final = np.dtype("<f4")
@@ -41,17 +56,26 @@ class Stored:
 
     snapshot: Snapshot
     digest: str  # Digest of that state, recomputed from its bytes, 32 hexadecimal digits
-    slots: NDArray[np.int64]  # int64[n], the slots that have an owner, ascending
+    # int64[n], the slots that have an owner, ascending; of all route sets, as ``core.rows`` stores
+    # them
+    slots: NDArray[np.int64]
     # float32[n, dim]; row i belongs to ``slots[i]``.  Zeroed memory follows the last row, so that
     # a tensor can use the array without a copy.
     vectors: NDArray[np.float32]
-    sums: Digest  # The digest with its buckets; a replica may reuse it
+    # The sum of each route set by number, with its buckets; a replica may reuse them
+    sums: dict[int, Digest]
     is_new: bool = False  # The file was made by this call
     # Where a corrupt database of this name was moved, if there was one
     moved_aside: Path | None = None
     is_from_checkpoint: bool = False  # The database pages that hold rows were not read
     # Bytes a node derived from exactly these rows, if the checkpoint has them
     derived: NDArray[np.uint8] | None = None
+
+    def rows_of(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Slots inside a route set, int64[n], and their vectors, float32[n, dim], not copied."""
+        low, high = stored_number(number, 0), stored_number(number + 1, 0)
+        start, stop = np.searchsorted(self.slots, (low, high)).tolist()
+        return self.slots[start:stop] - low, self.vectors[start:stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +96,8 @@ class LogRow:
 
 @dataclass(frozen=True, slots=True)
 class SlotRow:
-    slot: int
-    owner: int  # The route and the kind of the row, see ``core.rows``
+    slot: int  # As stored, see ``core.rows``
+    owner: int  # The route and the kind of the row, as stored
     utterance: str
     vector: bytes
     row_hash: bytes
@@ -130,6 +154,12 @@ _NEW_SETTINGS: Final[dict[str, object]] = {
 @lru_cache(maxsize=1)
 def _settings_columns(settings: Settings) -> tuple[str, bytes]:
     """Settings as a JSON array, and the bytes that ``checksum`` reads of them."""
+    text = settings_text(settings)
+    return text, f"{text!r})".encode()
+
+
+def settings_text(settings: Settings) -> str:
+    """Settings as a JSON array, as ``snapshot_file.load_settings`` reads them."""
     fields: list[object] = [
         settings.aggregation,
         settings.topk,
@@ -142,15 +172,17 @@ def _settings_columns(settings: Settings) -> tuple[str, bytes]:
     changed = {name: each for name, each in new.items() if each != _NEW_SETTINGS[name]}
     if changed:
         fields.append(changed)
-    text = json.dumps(fields, separators=(",", ":"))
-    return text, f"{text!r})".encode()
+    return json.dumps(fields, separators=(",", ":"))
 
 
-def route_row(route: RouteRecord) -> tuple[object, ...]:
-    at = route.revision
+def route_row(route: RouteRecord, number: int = 0) -> tuple[object, ...]:
+    """Columns of ``route``, of a route of the set with this number."""
+    at, route_id, name = route.revision, route.route_id, route.name
+    if number:
+        route_id, name = stored_number(number, route_id), stored_key(number, name)
     return (
-        route.route_id,
-        route.name,
+        route_id,
+        name,
         route.threshold,
         route.metadata,
         route.payload,
@@ -280,24 +312,49 @@ def load_outcome(text: str) -> Outcome:
 
 # --- digests ---
 
+_FEW_ROWS: Final = 2_048
+"""Fewer rows are added one by one: sums of 256 buckets cost as much as so many rows."""
 
-def state_digest(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> Digest:
-    """Compute the digest of a state from the state alone.
 
-    ``slots`` are the keys of its row hashes, int64[n], if the caller has them.
+def state_sums(
+    snapshot: Snapshot, slots: NDArray[np.int64] | None = None
+) -> tuple[dict[int, Digest], str]:
+    """Compute the sum of each route set, and the digest of the state, from the state alone.
+
+    ``slots`` are the keys of the row hashes of ``default``, int64[n], if the caller has them.
     """
+    sums = {0: _set_sum(snapshot, slots)}
+    for state in snapshot.sets:
+        sums[state.record.number] = _set_sum(state, None)
+    records = [state.record for state in snapshot.sets]
+    if snapshot.record is not None:
+        records.append(snapshot.record)
+    return sums, total_hex(state_total(sums, records, snapshot.aliases))
+
+
+def state_digest(snapshot: Snapshot) -> str:
+    """Compute the digest of a state from the state alone, 32 hexadecimal digits."""
+    return state_sums(snapshot)[1]
+
+
+def _set_sum(state: Snapshot | SetState, slots: NDArray[np.int64] | None) -> Digest:
     digest = Digest()
-    hashes = snapshot.row_hashes
-    if slots is None:
-        slots = np.fromiter(hashes, np.int64, len(hashes))
-    digest.add_row_sums(_bucket_sums(slots, b"".join(hashes.values())))
+    hashes = state.row_hashes
+    if len(hashes) < _FEW_ROWS:
+        for slot, hashed in hashes.items():
+            digest.add_row(slot, hashed)
+    else:
+        if slots is None:
+            slots = np.fromiter(hashes, np.int64, len(hashes))
+        digest.add_row_sums(_bucket_sums(slots, b"".join(hashes.values())))
     add_rest(
         digest,
-        snapshot.settings,
-        snapshot.routes,
-        snapshot.imports,
-        snapshot.feedback,
-        snapshot.decision,
+        state.settings,
+        state.routes,
+        state.imports,
+        state.feedback,
+        state.decision,
+        state.tests,
     )
     return digest
 
@@ -320,6 +377,7 @@ def _bucket_sums(slots: NDArray[np.int64], row_hashes: bytes) -> list[int]:
 
 
 ROWS_AT_ONCE: Final = 512
+_LOCAL_MASK: Final = (1 << SET_BITS) - 1
 SPARE_SLOTS: Final = 65_536
 """Arrays of vectors are allocated in multiples of this: see ``Tensor.load``."""
 _COLUMNS: Final = "slot, route_id, utterance, vector, row_hash"
@@ -329,14 +387,14 @@ _COLUMNS: Final = "slot, route_id, utterance, vector, row_hash"
 class Rows:
     """Rows that have an owner, as columns of equal length."""
 
-    slots: NDArray[np.int64]  # int64[n], ascending
-    owners: NDArray[np.int64]  # int64[n], route and kind of each row, see ``core.rows``
+    slots: NDArray[np.int64]  # int64[n], ascending, as ``core.rows`` stores them
+    owners: NDArray[np.int64]  # int64[n], route and kind of each row, likewise
     utterances: list[str]
     row_hashes: list[bytes]
     vectors: NDArray[np.float32]  # float32[n, dim], with zeroed memory behind them
 
     def by_owner(self) -> dict[int, tuple[tuple[int, ...], tuple[str, ...]]]:
-        """Slots and texts of each owner, by slot."""
+        """Slots inside their set and texts of each stored owner, by slot."""
         if len(self.slots) == 0:
             return {}
         owners, slots, texts = self.owners, self.slots, tuple(self.utterances)
@@ -348,9 +406,22 @@ class Rows:
             texts = itemgetter(*order.tolist())(texts)
         firsts = np.flatnonzero(np.diff(owners, prepend=-1))
         bounds = [*firsts.tolist(), len(slots)]
-        numbers = tuple(slots.tolist())
+        numbers = tuple((slots & _LOCAL_MASK).tolist())
         parts = [(numbers[start:stop], texts[start:stop]) for start, stop in pairwise(bounds)]
         return dict(zip(owners[firsts].tolist(), parts, strict=True))
+
+    def check_sets(self) -> None:
+        """Check that slot and owner of every row are of one set; the row hash covers neither's."""
+        if bool((self.slots >> SET_BITS != self.owners >> SET_BITS).any()):
+            raise CorruptFile("a slot belongs to a route of another route set")
+
+    def parts(self) -> Iterator[tuple[int, slice]]:
+        """The number of each set that has rows, ascending, and its rows."""
+        numbers = self.slots >> SET_BITS
+        firsts = np.flatnonzero(np.diff(numbers)) + 1
+        for start, stop in pairwise([0, *firsts.tolist(), len(numbers)]):
+            if start < stop:
+                yield int(numbers[start]), slice(start, stop)
 
 
 def allocate_vectors(rows: int, dim: int) -> NDArray[np.float32]:
@@ -360,18 +431,23 @@ def allocate_vectors(rows: int, dim: int) -> NDArray[np.float32]:
     return np.zeros((allocated, dim), VECTOR_DTYPE)[:rows]
 
 
-def read_rows(connection: sqlite3.Connection, dim: int, slots_max: int) -> Rows:
-    """Read the whole table ``slot``, a few hundred rows at a time."""
-    (highest,) = connection.execute("SELECT max(slot) FROM slot").fetchone()
-    if highest is not None and not 0 <= highest < slots_max:
-        raise CorruptFile(f"slot {highest} is beyond the capacity")
-    vectors = allocate_vectors(0 if highest is None else highest + 1, dim)
+def read_rows(connection: sqlite3.Connection, dim: int, capacities: Mapping[int, int]) -> Rows:
+    """Read the whole table ``slot``, a few hundred rows at a time.
+
+    ``capacities`` are the slots of each route set, by number.
+    """
+    rows_max = sum(
+        _used_slots(connection, number, capacity) for number, capacity in capacities.items()
+    )
+    vectors = allocate_vectors(rows_max, dim)
     slots: list[int] = []
     owners: list[int] = []
     utterances: list[str] = []
     row_hashes: list[bytes] = []
     cursor = connection.execute(f"SELECT {_COLUMNS} FROM slot ORDER BY slot")
     while part := cursor.fetchmany(ROWS_AT_ONCE):
+        if len(slots) + len(part) > rows_max:
+            raise CorruptFile("a slot belongs to no route set")
         vectors[len(slots) : len(slots) + len(part)] = verify_rows(part, dim)
         slots += [row[0] for row in part]
         owners += [row[1] for row in part]
@@ -384,6 +460,19 @@ def read_rows(connection: sqlite3.Connection, dim: int, slots_max: int) -> Rows:
         row_hashes,
         vectors[: len(slots)],
     )
+
+
+def _used_slots(connection: sqlite3.Connection, number: int, capacity: int) -> int:
+    """Slots of a set up to its highest one with an owner."""
+    low, high = stored_number(number, 0), stored_number(number + 1, 0)
+    (highest,) = connection.execute(
+        "SELECT max(slot) FROM slot WHERE slot >= ? AND slot < ?", (low, high)
+    ).fetchone()
+    if highest is None:
+        return 0
+    if highest - low >= capacity:
+        raise CorruptFile(f"slot {highest - low} is beyond the capacity")
+    return int(highest) - low + 1
 
 
 def update_rows(connection: sqlite3.Connection, known: Rows, dim: int) -> Rows | None:
@@ -454,7 +543,13 @@ def _read_one(connection: sqlite3.Connection, slot: int) -> Any:
 
 def verify_rows(part: list[Any], dim: int) -> NDArray[np.float32]:
     """Check rows against their hashes and join their vectors: float32[n, dim]."""
-    computed = list(starmap(row_hash, (row[:4] for row in part)))
+    if part and part[-1][0] > _LOCAL_MASK:
+        if any(row[0] >> SET_BITS != row[1] >> SET_BITS for row in part):
+            raise CorruptFile("a slot belongs to a route of another route set")
+        local = [(row[0] & _LOCAL_MASK, row[1] & _LOCAL_MASK, *row[2:4]) for row in part]
+    else:
+        local = [row[:4] for row in part]
+    computed = list(starmap(row_hash, local))
     if computed != [row[4] for row in part]:
         wrong = next(row[0] for row, each in zip(part, computed, strict=True) if each != row[4])
         raise CorruptFile(f"slot {wrong} does not match its hash")

@@ -11,16 +11,17 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.core.change import EpochRecord, Snapshot
+from synaptoroute.core.change import EpochRecord, SetState, Snapshot, StagedImport
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.content import root_of
 from synaptoroute.core.mutation import OP_ID_BYTES, Position, Proposal
+from synaptoroute.core.rows import stored_key, stored_number
 from synaptoroute.errors import StorageCorrupt
 from synaptoroute.failpoints import failpoint
 from synaptoroute.private_files import make_private_file
@@ -50,7 +51,6 @@ from synaptoroute.storage.levels import (
     schema_rows,
     seal_floor,
     write_confidence,
-    write_decision,
     write_feedback,
     write_level,
 )
@@ -70,6 +70,12 @@ from synaptoroute.storage.records import (
     remembered_row,
     route_row,
     state_digest,
+)
+from synaptoroute.storage.sets import (
+    create_set,
+    write_aliases,
+    write_set_decision,
+    write_tests,
 )
 from synaptoroute.storage.writer import (
     INSERT_EPOCH,
@@ -291,7 +297,7 @@ def replace_state(
     meta = replace(
         database.meta,
         position=snapshot.position,
-        digest=state_digest(snapshot).hex(),
+        digest=state_digest(snapshot),
         settings=snapshot.settings,
     )
     row_count = len(stored.slots)
@@ -323,16 +329,6 @@ def _replacing_state(
 def _write_state(connection: sqlite3.Connection, stored: Stored) -> None:
     snapshot = stored.snapshot
     connection.executemany(INSERT_SLOT, _slot_rows(stored))
-    connection.executemany(INSERT_ROUTE, [route_row(route) for route in snapshot.routes])
-    confidence = {
-        route.route_id: route.confidence_min
-        for route in snapshot.routes
-        if route.confidence_min is not None
-    }
-    if confidence:
-        write_confidence(connection, confidence)
-    if snapshot.decision.payload:
-        write_decision(connection, snapshot.decision)
     connection.executemany(INSERT_EPOCH, [epoch_row(epoch) for epoch in snapshot.epochs])
     connection.executemany(
         INSERT_REMEMBERED,
@@ -341,30 +337,60 @@ def _write_state(connection: sqlite3.Connection, stored: Stored) -> None:
             for each in snapshot.remembered
         ],
     )
-    _write_imports(connection, snapshot)
-    if snapshot.feedback:
-        write_feedback(connection, snapshot.feedback)
+    _write_set(connection, snapshot, 0)
+    for state in snapshot.sets:
+        create_set(connection, state.record, state.settings)
+        _write_set(connection, state, state.record.number)
+    if snapshot.record is not None:
+        create_set(connection, snapshot.record)
+    write_aliases(connection, snapshot.aliases)
+
+
+def _write_set(connection: sqlite3.Connection, state: Snapshot | SetState, number: int) -> None:
+    """Write the content of a set, except its rows."""
+    connection.executemany(INSERT_ROUTE, [route_row(route, number) for route in state.routes])
+    confidence = {
+        stored_number(number, route.route_id): route.confidence_min
+        for route in state.routes
+        if route.confidence_min is not None
+    }
+    if confidence:
+        write_confidence(connection, confidence)
+    if state.decision.payload:
+        write_set_decision(connection, number, state.decision)
+    _write_imports(connection, state.imports, number)
+    if state.feedback:
+        write_feedback(connection, state.feedback, number=number)
+    write_tests(connection, number, state.tests)
 
 
 def _slot_rows(stored: Stored) -> Iterator[tuple[int, int, str, bytes, bytes]]:
     snapshot = stored.snapshot
-    owners = {
-        slot: (owner, text) for route in snapshot.routes for slot, owner, text in route.rows()
-    }
-    for slot, vector in zip(stored.slots.tolist(), stored.vectors, strict=True):
-        yield (slot, *owners[slot], vector.tobytes(), snapshot.row_hashes[slot])
+    states: list[tuple[int, Snapshot | SetState]] = [(0, snapshot)]
+    states += [(state.record.number, state) for state in snapshot.sets]
+    for number, state in states:
+        owners = {
+            slot: (stored_number(number, owner), text)
+            for route in state.routes
+            for slot, owner, text in route.rows()
+        }
+        slots, vectors = stored.rows_of(number)
+        for slot, vector in zip(slots.tolist(), vectors, strict=True):
+            hashed = state.row_hashes[slot]
+            yield (stored_number(number, slot), *owners[slot], vector.tobytes(), hashed)
 
 
-def _write_imports(connection: sqlite3.Connection, snapshot: Snapshot) -> None:
-    for staged in snapshot.imports:
+def _write_imports(
+    connection: sqlite3.Connection, imports: Iterable[StagedImport], number: int
+) -> None:
+    for staged in imports:
         begin = staged.begin
-        connection.execute(
-            INSERT_IMPORT, import_row(begin.import_id, begin.replace, staged.touched_seq)
-        )
+        key = stored_key(number, begin.import_id)
+        connection.execute(INSERT_IMPORT, import_row(key, begin.replace, staged.touched_seq))
         connection.executemany(
             INSERT_STAGING,
             [
-                (begin.import_id, chunk.number, encode_proposal(Proposal(_NO_OP_ID, chunk)))
+                (key, chunk.number, encode_proposal(Proposal(_NO_OP_ID, chunk)))
                 for chunk in staged.chunks
             ],
         )

@@ -1,7 +1,8 @@
 """Writes entries: a group of commits becomes one transaction.
 
 The changes of a group are merged first, so that a row that changes twice is written
-once.  The op log and the outcomes keep every entry.
+once.  The op log and the outcomes keep every entry.  An entry that copies or removes a route set
+stands between two such merges.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import replace
 from itertools import chain
 from typing import Final
 
-from synaptoroute.core.change import Commit, EpochRecord, RouteRecord, SlotWrite
-from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Position
+from synaptoroute.core.change import Change, Commit, EpochRecord
+from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Entry, Position, Settings
+from synaptoroute.core.rows import stored_key, stored_number
 from synaptoroute.storage.levels import (
     add_voter_link,
     trim_seals,
@@ -35,6 +37,7 @@ from synaptoroute.storage.records import (
     remembered_row,
     route_row,
 )
+from synaptoroute.storage.sets import fork_into, has_set_facts, remove_set, write_set_facts
 
 TRIM_SLACK_SHIFT: Final = 5
 """Old entries are deleted in batches: once the limit is exceeded by a thirty-second part."""
@@ -117,7 +120,7 @@ def meta_after(meta: Meta, commits: Sequence[Commit]) -> Meta:
             f"entry {entry.seq} does not follow {seq}: this is a bug"
         )
         seq, chain = entry.seq, entry.chain
-        if change.settings is not None:
+        if change.settings is not None and not change.set_number:
             settings = change.settings
         if change.encoder:
             fingerprint, dim = change.encoder.fingerprint, change.encoder.dim
@@ -132,21 +135,35 @@ def write_group(
     meta: Meta,  # The row of ``meta`` afterwards
     floor: int | None,  # Delete entries of the op log before this seq
     *,
+    settings: Settings,  # Of ``default``, before
     is_re_embedding: bool,  # New vectors for some rows may wait in ``slot_next``
-) -> None:
-    """Write a group of entries, inside the caller's transaction."""
+) -> tuple[int, int]:
+    """Write a group of entries, inside the caller's transaction.
+
+    Returns:
+        How many rows it copied for new sets, and how many it removed with a set.
+    """
     for commit in commits:
         # First: rows that only this level knows may follow in the same group.
         if (finalized := commit.change.finalized) is not None:
             write_level(connection, finalized.level, finalized.voter_keys)
-    slots = _write_rows(connection, commits)
-    if is_re_embedding:
-        # A new vector of the old text must never be swapped in.
-        connection.executemany("DELETE FROM slot_next WHERE slot = ?", [(each,) for each in slots])
+    copied = removed = start = 0
+    for place, commit in enumerate(commits):
+        change = commit.change
+        # A copy holds what the entries before it wrote, and not what those after it write.
+        if change.forked_from is None and not change.is_set_removed:
+            if change.settings is not None and not change.set_number:
+                settings = change.settings
+            continue
+        _write_contents(connection, commits[start:place], is_re_embedding)
+        start = place + 1
+        if change.is_set_removed:
+            removed += remove_set(connection, change.set_number)
+        else:
+            copied += fork_into(connection, change, settings)
+    _write_contents(connection, commits[start:] if start else commits, is_re_embedding)
     for commit in commits:
         change = commit.change
-        if change.opened or change.staged or change.closed:
-            _write_import(connection, commit)
         if change.epoch is not None:
             row = epoch_row(EpochRecord(commit.entry.epoch, change.epoch))
             connection.execute(INSERT_EPOCH, row)
@@ -154,10 +171,6 @@ def write_group(
             _write_voters(connection, commit.entry.epoch, change.voters)
         if change.voter_link:
             add_voter_link(connection, change.voter_link)
-        if change.feedback or change.feedback_before:
-            write_feedback(connection, change.feedback, change.feedback_before)
-        if change.decision is not None:
-            write_decision(connection, change.decision)
     _write_log(connection, commits)
     if floor is not None:
         connection.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
@@ -167,14 +180,40 @@ def write_group(
         oldest = last - IDEMPOTENCY_WINDOW_ENTRIES
         connection.execute("DELETE FROM remembered WHERE seq < ?", (oldest,))
     write_meta(connection, meta)
+    return copied, removed
 
 
-def _write_rows(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[int]:
-    slots: dict[int, SlotWrite | None] = {}
-    routes: dict[int, RouteRecord | None] = {}
-    confidence: dict[int, float | None] = {}
+def _write_contents(
+    connection: sqlite3.Connection, commits: Sequence[Commit], is_re_embedding: bool
+) -> None:
+    """Write what entries change in the content of sets, none of which copies or removes a set."""
+    changes = [part for commit in commits for part in commit.change.parts()]
+    slots = _write_rows(connection, changes)
+    if is_re_embedding:
+        # A new vector of the old text must never be swapped in.
+        connection.executemany("DELETE FROM slot_next WHERE slot = ?", [(each,) for each in slots])
     for commit in commits:
-        change = commit.change
+        for change in commit.change.parts():
+            if change.opened or change.staged or change.closed:
+                _write_import(connection, change, commit.entry)
+    for change in changes:
+        number = change.set_number
+        if change.feedback or change.feedback_before:
+            write_feedback(connection, change.feedback, change.feedback_before, number)
+        if change.decision is not None and not number:
+            write_decision(connection, change.decision)
+    if any(map(has_set_facts, changes)):
+        write_set_facts(connection, changes)
+
+
+def _write_rows(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[int]:
+    slots: dict[int, Sequence[object] | None] = {}
+    routes: dict[int, tuple[object, ...] | None] = {}
+    confidence: dict[int, float | None] = {}
+    for change in changes:
+        if change.set_number:
+            _collect_stored(change, slots, routes, confidence)
+            continue
         for route in chain(change.before, change.deleted):
             if route.confidence_min is not None:
                 confidence[route.route_id] = None
@@ -188,16 +227,11 @@ def _write_rows(connection: sqlite3.Connection, commits: Sequence[Commit]) -> li
         for route in change.deleted:
             routes[route.route_id] = None
         for route in change.put:
-            routes[route.route_id] = route
-    old_rows, new_rows = [], []
-    for route_id, record in routes.items():
-        old_rows.append((route_id,))
-        if record is not None:
-            new_rows.append(route_row(record))
+            routes[route.route_id] = route_row(route)
     # All old routes are deleted first: a name may have moved from one number to another,
     # and names are unique.
-    connection.executemany("DELETE FROM route WHERE route_id = ?", old_rows)
-    connection.executemany(INSERT_ROUTE, new_rows)
+    connection.executemany("DELETE FROM route WHERE route_id = ?", [(each,) for each in routes])
+    connection.executemany(INSERT_ROUTE, [each for each in routes.values() if each is not None])
     if confidence:
         write_confidence(connection, confidence)
     # Generators, not lists: sqlite3 then returns to Python between two rows, where other
@@ -212,24 +246,49 @@ def _write_rows(connection: sqlite3.Connection, commits: Sequence[Commit]) -> li
     return changed
 
 
-def _write_import(connection: sqlite3.Connection, commit: Commit) -> None:
-    change, seq = commit.change, commit.entry.seq
+def _collect_stored(
+    change: Change,
+    slots: dict[int, Sequence[object] | None],
+    routes: dict[int, tuple[object, ...] | None],
+    confidence: dict[int, float | None],
+) -> None:
+    """Collect the rows of a set that is not ``default``, under stored numbers."""
+    number = change.set_number
+    for slot in change.freed:
+        slots[stored_number(number, slot)] = None
+    for slot, owner, *fields in change.writes:
+        slot = stored_number(number, slot)
+        slots[slot] = (slot, stored_number(number, owner), *fields)
+    for route in chain(change.before, change.deleted):
+        if route.confidence_min is not None:
+            confidence[stored_number(number, route.route_id)] = None
+    for route in change.deleted:
+        routes[stored_number(number, route.route_id)] = None
+    for route in change.put:
+        route_id = stored_number(number, route.route_id)
+        routes[route_id] = route_row(route, number)
+        if route.confidence_min is not None:
+            confidence[route_id] = route.confidence_min
+
+
+def _write_import(connection: sqlite3.Connection, change: Change, entry: Entry) -> None:
+    number, seq = change.set_number, entry.seq
     if change.opened is not None:
-        connection.execute(
-            INSERT_IMPORT, import_row(change.opened.import_id, change.opened.replace, seq)
-        )
+        import_id = stored_key(number, change.opened.import_id)
+        connection.execute(INSERT_IMPORT, import_row(import_id, change.opened.replace, seq))
     if change.staged is not None:
         staged = change.staged
-        connection.execute(INSERT_STAGING, (staged.import_id, staged.number, commit.entry.frame))
+        import_id = stored_key(number, staged.import_id)
+        connection.execute(INSERT_STAGING, (import_id, staged.number, entry.frame))
         (is_replace,) = connection.execute(
-            "SELECT is_replace FROM import_open WHERE import_id = ?", (staged.import_id,)
+            "SELECT is_replace FROM import_open WHERE import_id = ?", (import_id,)
         ).fetchone()
         connection.execute(
             "INSERT OR REPLACE INTO import_open VALUES (?, ?, ?, ?)",
-            import_row(staged.import_id, bool(is_replace), seq),
+            import_row(import_id, bool(is_replace), seq),
         )
     if change.closed is not None:
-        import_id = change.closed.begin.import_id
+        import_id = stored_key(number, change.closed.begin.import_id)
         connection.execute("DELETE FROM staging WHERE import_id = ?", (import_id,))
         connection.execute("DELETE FROM import_open WHERE import_id = ?", (import_id,))
 

@@ -46,9 +46,7 @@ class Log:
 
     def __init__(self, level: int = SETS_LEVEL) -> None:
         self.replica: Replica = fresh()
-        replay(self.replica, log_of([]))
-        if level > 4:
-            self.do(Finalize(level))
+        replay(self.replica, log_of([], founded=level))
 
     def do(self, mutation: Mutation, **fields: Any) -> Change:
         each = proposal(mutation, self.replica.position.seq, **fields)

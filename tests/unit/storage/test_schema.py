@@ -144,7 +144,7 @@ def test_database_of_the_previous_release_opens_unchanged(path: Path) -> None:
     assert history.replica.snapshot() == again.snapshot
 
 
-@pytest.mark.parametrize("level", [2, 3, 4])
+@pytest.mark.parametrize("level", [2, 3, 4, 5])
 def test_level_of_the_log_decides_the_schema_version(path: Path, level: int) -> None:
     """Until an entry raises the level, and the version with it, an older release opens the file."""
     storage, history = opened(path), History()
@@ -162,7 +162,8 @@ def test_level_of_the_log_decides_the_schema_version(path: Path, level: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(1, 3), (2, 3), (3, 1), (3, 2), (1, 4), (3, 4), (4, 3)]
+    ("before", "after"),
+    [(1, 3), (2, 3), (3, 1), (3, 2), (1, 4), (3, 4), (4, 3), (1, 5), (4, 5), (5, 1), (5, 4)],
 )
 def test_snapshot_of_another_level_is_installed(path: Path, before: int, after: int) -> None:
     """A node that joins a log at a higher level, or goes back to a state before it."""
