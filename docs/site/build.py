@@ -45,7 +45,7 @@ PARTS = {
         "redis",
         "security",
     ],
-    "Tune": ["accuracy", "ci", "cascade"],
+    "Tune": ["accuracy", "routes-as-files", "ci", "cascade"],
     "Migrate": ["migrate/*"],
     "Integrate": ["decisions-api", "clients", "integrations/*"],
     "Reference": [

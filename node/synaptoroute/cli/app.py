@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from synaptoroute.cli.commands import (
+    apply,
     bench,
     calibrate,
     changes,
@@ -114,6 +115,7 @@ _routes.command("rm")(routes.rm)
 _routes.command("import")(imports.import_)
 _routes.command("convert")(imports.convert)
 _routes.command("lint")(routes.lint)
+_routes.command("schema")(routes.schema)
 
 _imports = _group("imports", "Open imports: neither committed nor aborted.")
 _imports.command("list")(imports.list_imports)
@@ -129,6 +131,9 @@ _unmatched = _group("unmatched", "Queries that no route took.")
 _unmatched.command("list")(feedback.list_unmatched)
 _unmatched.command("add")(feedback.add_unmatched)
 _unmatched.command("dismiss")(feedback.dismiss_unmatched)
+
+app.command("plan")(apply.plan)
+app.command("export")(apply.export)
 
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)

@@ -162,11 +162,25 @@ def open_file_backend(
             for route in routes:
                 router.add_route(route)
                 step(1)
+        if given := _settings_of_folder(routes_file):
+            settings = asyncio.run(router.aget_settings())
+            router.put_settings(settings.model_validate({**settings.model_dump(), **given}))
         # A node fits in the background; without a fit the answers would be those of its first
         # seconds.
         with suppress(RouteError):  # it is too small to be fitted
             asyncio.run(router.fits.fit_now())
         yield FileBackend(router, [route.model_dump() for route in routes])
+
+
+def _settings_of_folder(routes_file: Path) -> dict[str, Any]:
+    """The settings that a route folder names; none for other route files."""
+    if not routes_file.is_dir():
+        return {}
+    from synaptoroute.cli.route_files import read_source
+    from synaptoroute.importers.folder import is_route_folder, read_route_folder
+
+    source = read_source(routes_file)
+    return (read_route_folder(source).settings or {}) if is_route_folder(source) else {}
 
 
 def judge_own(backend: QueryBackend, limit: int) -> list[tuple[Answer, dict[str, Any]]]:
@@ -242,6 +256,14 @@ def read_labelled(path: Path) -> list[LabelledQuery]:
     except FileRefused as error:
         raise rejected(path, error) from error
     return [LabelledQuery(each.text, each.route) for each in found]
+
+
+def tests_of_folder(routes_file: Path | None) -> Path | None:
+    """The file of tests in a route folder; None for other route files, and without tests."""
+    if routes_file is None or not routes_file.is_dir():
+        return None
+    found = (routes_file / f"tests{suffix}" for suffix in (".yaml", ".yml"))
+    return next((each for each in found if each.is_file()), None)
 
 
 def check_known(queries: Sequence[LabelledQuery], names: frozenset[str], path: Path) -> None:

@@ -25,6 +25,7 @@ from synaptoroute.importers import (
     parse,
     read_routes,
 )
+from synaptoroute.importers.folder import is_route_folder, read_route_folder
 from synaptoroute.importers.formats import OWN
 from synaptoroute.importers.sources import FILES_BYTES_MAX, FILES_MAX
 from synaptoroute.models import Route
@@ -54,6 +55,9 @@ def inspect_route_file(path: Path, file_format: str | None = None) -> tuple[list
             document = parse(source.name, source.body)
             if file_format == OWN or detect(document) == OWN:
                 return own_routes(document)
+        if source.is_folder and file_format in (None, OWN) and is_route_folder(source):
+            folder = read_route_folder(source)
+            return folder.routes, [fault.message for fault in folder.faults]
         return list(read_routes(source, file_format).routes), []
 
     return _read(path, inspect)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from synaptoroute.importers import dialogflow, lex, litellm, openapi, rasa, redisvl, tools
 from synaptoroute.importers import semantic_router as semantic
 from synaptoroute.importers.drafts import Draft, Imported, finish
+from synaptoroute.importers.folder import is_route_folder, read_route_folder
 from synaptoroute.importers.own import read_own, require_routes
 from synaptoroute.importers.refusal import FileRefused
 from synaptoroute.importers.sources import Document, Source, opened, parse
@@ -133,6 +134,11 @@ def _is_list_of_routes(name: str, value: Any) -> bool:
 
 
 def _read_folder(source: Source, file_format: str | None) -> Imported:
+    if file_format in (None, OWN) and is_route_folder(source):
+        found = read_route_folder(source).checked()
+        if not found.routes:
+            raise FileRefused("file_empty", "the folder has no routes")
+        return Imported(OWN, tuple(found.routes))
     for name, (is_format, read) in _FOLDERS.items():
         if file_format in (None, name) and is_format(source):
             return read(source)

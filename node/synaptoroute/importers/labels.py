@@ -1,9 +1,10 @@
-"""Files of labelled queries: TSV, CSV or JSON lines."""
+"""Files of labelled queries: TSV, CSV, JSON lines, or the tests of a route folder."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from synaptoroute.importers.folder import read_tests
 from synaptoroute.importers.json_reader import parse_json
 from synaptoroute.importers.own import read_lines
 from synaptoroute.importers.refusal import FileRefused
@@ -15,11 +16,13 @@ from synaptoroute.importers.tables import (
     read_labelled_lines,
 )
 from synaptoroute.importers.text import decode
+from synaptoroute.importers.yaml_reader import parse_yaml
 from synaptoroute.models import normal_name
 
 
 def read_labels(name: str, body: bytes) -> list[LabelledText]:
-    """Read labelled queries: ``text<TAB>route``, CSV with a header, or JSON lines.
+    """Read labelled queries: ``text<TAB>route``, CSV with a header, JSON lines, or the
+    YAML of a route folder's tests.
 
     Lines that begin with ``#`` are comments in TSV.  ``-`` stands for no route.
 
@@ -36,6 +39,11 @@ def read_labels(name: str, body: bytes) -> list[LabelledText]:
         if not isinstance(document, list):
             raise FileRefused("unknown_format", "labelled queries in JSON are a list of objects")
         found = read_labelled_lines(enumerate(document, start=1))
+    elif kind == "yaml":
+        tests = read_tests(parse_yaml(text), name, text)
+        found = [
+            LabelledText(line, query, route) for line, (query, route) in enumerate(tests.items(), 1)
+        ]
     elif kind == "ndjson" or (kind is None and text.lstrip().startswith("{")):
         found = read_labelled_lines(read_lines(text))
     elif kind == "csv":

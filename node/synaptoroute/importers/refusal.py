@@ -15,6 +15,11 @@ CODES: Final = {
     "duplicate_key": "An object has a key twice.",
     "duplicate_route": "Two routes of the file have one name, or get one name.",
     "invalid_route": "A route of the file is malformed.",
+    "invalid_settings": "A setting of a route folder is unknown or malformed.",
+    "invalid_test": "A test of a route folder is malformed.",
+    "duplicate_test": "A route folder has a test twice.",
+    "unknown_route": "A test names a route that is not there.",
+    "invalid_set": "The name, the limits or an alias of a set is malformed.",
     "unknown_format": "The file is of no known format, or not of the one that was asked for.",
 }
 """Codes of refused files, and their meaning."""

@@ -94,7 +94,24 @@ def _refusal(error: Exception) -> FileRefused:
 
 def scalar_at(text: str, path: Sequence[str | int]) -> tuple[int, int, str | None] | None:
     """Line, column and, for an unquoted scalar, what was written at a path of a document."""
-    node = yaml.compose(text, Loader=_Loader)
+    return Places(text).scalar_at(path)
+
+
+class Places:
+    """Where the values of a document are written; the text is parsed once, when it is needed."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._root: Any = None
+
+    def scalar_at(self, path: Sequence[str | int]) -> tuple[int, int, str | None] | None:
+        """As the function of this name."""
+        if self._root is None:
+            self._root = yaml.compose(self._text, Loader=_Loader)
+        return _scalar_in(self._root, path)
+
+
+def _scalar_in(node: Any, path: Sequence[str | int]) -> tuple[int, int, str | None] | None:
     for part in path:
         found = _child(node, part)
         if found is None:

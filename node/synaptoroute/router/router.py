@@ -500,6 +500,11 @@ class AdaptiveRouter:
         self._check_local()
         return self._writer().write_now(DeleteRoute(checked_name(name)), _DEFAULTS)
 
+    def put_settings(self, settings: RouteSetSettings) -> WriteResult:
+        """Replace the settings of the route set on the caller's thread."""
+        self._check_local()
+        return self._writer().write_now(PutSettings(stored_settings(settings)), _DEFAULTS)
+
     def _check_local(self) -> None:
         # A shared log lives on the event loop; a synchronous caller cannot wait for it.
         if not self._log.is_local:

@@ -32,6 +32,7 @@ from synaptoroute.cli.query_backend import (
     judge_own,
     open_backend,
     read_labelled,
+    tests_of_folder,
 )
 from synaptoroute.cli.studies import read_objective, show_study, study, write_svg
 from synaptoroute.cli.terminal import (
@@ -81,10 +82,12 @@ def evaluate(
 ) -> None:
     """Route labelled queries; show the wrong answers, and what other limits would give.
 
-    Asks a node, or with --routes a router in this process. Without a file the routes' own
-    utterances are judged, each left out of its route; none of them is out of scope.
+    Asks a node, or with --routes a router in this process. Without a file the tests of a route
+    folder are asked; where there are none, the routes' own utterances are judged, each left out
+    of its route; none of them is out of scope.
     """
     wanted = read_objective(objective)
+    file = file or tests_of_folder(routes)
     queries = None if file is None else read_labelled(file)
     with open_backend(url, api_key, routes, model, precision) as backend:
         names = frozenset(route["name"] for route in backend.routes())

@@ -341,6 +341,24 @@ def _json_option(key: str, text: str) -> Any:
         raise BadUsage(f"--{key} is not JSON: {error}") from error
 
 
+# --- schemas ---------------------------------------------------------------------------
+
+
+def schema(
+    kind: Annotated[
+        str, typer.Argument(help="One of route, settings, tests, set, aliases.")
+    ] = "route",
+    as_json: AsJson = False,
+) -> None:
+    """Print the JSON Schema of a file of a route folder, for editors."""
+    from synaptoroute.importers.folder_schemas import SCHEMAS, schema_of
+
+    if kind not in SCHEMAS:
+        raise BadUsage(f"the kind must be one of {', '.join(SCHEMAS)}, got {kind!r}")
+    del as_json  # a schema is JSON
+    print_json(schema_of(kind))
+
+
 # --- linting ---------------------------------------------------------------------------
 
 
