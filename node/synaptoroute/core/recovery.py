@@ -34,6 +34,7 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 from synaptoroute.core.mutation import Ballot, OpenEpoch, Position
+from synaptoroute.core.replica import VOTERS_MAX
 
 REFILL_ENTRIES_MIN: Final = 1_000
 """Entries before the base that are refilled at least, for nodes that are away now."""
@@ -149,6 +150,12 @@ class Decision:
         """A description of what the decision may lose; empty if a majority held none of it."""
         if self.is_majority:
             return ""
+        if not self.base.epoch:
+            return (
+                "no node that answered holds a route, and the log on the server lacks its first "
+                "entries: all routes are lost for this cluster; before it is forced, start a node "
+                "that has them, or restore a backup"
+            )
         names = ", ".join(self.absent) or "the voters"
         return (
             f"writes after {self.base.revision} that only {names} hold are lost for this "
@@ -241,10 +248,43 @@ def decide(
         base=after.position,
         is_kept=is_kept,
         holders=tuple(sorted(r.node_id for r in counted if r.position == after.position)),
-        voters=_voters_after(mode, after.voters, names, best.node_id),
+        voters=_voters_after(mode, after.voters, names),
         absent=absent,
         is_majority=enough and certain is not None,
         refill_after_seq=_refill_after(after.position, counted),
+    )
+
+
+def decide_without_holders(
+    ballot: Ballot, reports: Iterable[Report], kept: ServerHistory | None
+) -> Decision | None:
+    """Choose the beginning of an epoch where no node that answered holds an entry.
+
+    The server's history is kept if empty nodes can follow it from its first entry.  Otherwise
+    there is nothing to keep, and the log begins again.  Those who answered become the voters.
+    Only for a node that an operator has asked: nothing here shows that the voters are gone.
+
+    Args:
+        ballot: The current ballot; reports to another one do not count.
+        reports: One report of each node that answered.
+        kept: The history on the server, if it is complete.
+
+    Returns:
+        None if a node holds an entry, so that ``decide`` has a history to choose.
+    """
+    counted = [report for report in reports if report.ballot == ballot]
+    if not counted or any(report.position.epoch for report in counted):
+        return None
+    present = tuple(sorted(report.node_id for report in counted))
+    is_kept = kept is not None and bool(kept.followers.intersection(present))
+    return Decision(
+        base=kept.position if kept is not None and is_kept else Position(),
+        is_kept=is_kept,
+        holders=() if is_kept else present,
+        voters=present[:VOTERS_MAX],
+        absent=tuple(name for name in kept.voters if name not in present) if kept else (),
+        is_majority=False,
+        refill_after_seq=0,
     )
 
 
@@ -354,12 +394,12 @@ def _reaches(head: Position, best: Position) -> bool:
     return head == best or head.revision > best.revision
 
 
-def _voters_after(
-    mode: Mode, voters: tuple[str, ...], present: set[str], best: str
-) -> tuple[str, ...]:
+def _voters_after(mode: Mode, voters: tuple[str, ...], present: set[str]) -> tuple[str, ...]:
     if mode is not Mode.FORCED:
         return voters
-    return tuple(voter for voter in voters if voter in present) or (best,)
+    # Where no voter is left, those who answered take over, as founders do.
+    left = tuple(voter for voter in voters if voter in present)
+    return left or tuple(sorted(present))[:VOTERS_MAX]
 
 
 def _refill_after(base: Position, reports: Iterable[Report]) -> int:

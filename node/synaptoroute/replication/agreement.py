@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
+from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.levels import VOTES_LEVEL
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, VoterAdd, VoterRemove
 from synaptoroute.core.recovery import Report
@@ -77,7 +78,11 @@ class Agreement:
             OperatorSignatureNeeded: The operator has not signed it.
         """
         session = self._session
-        if session.operator is None or level < VOTES_LEVEL or not session.log.is_strict:
+        # An empty node does not know the level yet.
+        is_new = session.position.epoch == 0 and bool(session.log.signing_keys.secret)
+        if session.operator is None or level < VOTES_LEVEL:
+            return
+        if not session.log.is_strict and not is_new:
             return
         try:
             session.operator.check_force(warrant, session.cluster_id, base)
@@ -129,6 +134,8 @@ class Agreement:
             SequencerUnavailable: No answer.
         """
         session = self._session
+        if not base.epoch:
+            return min(head.level, LEVEL)  # The log begins again
         level, after = session.level, session.position
         while level != head.level and after.seq < base.seq:
             found = await session.log.read(after)

@@ -23,6 +23,7 @@ from synaptoroute.core.recovery import (
     Report,
     ServerHistory,
     decide,
+    decide_without_holders,
 )
 from synaptoroute.core.replica import voters_after
 from synaptoroute.errors import OperatorSignatureNeeded
@@ -60,7 +61,14 @@ class Chooser:
         self._forks = forks
 
     async def choose(
-        self, head: Head, ballot: Ballot, check: LogCheck, own: Position, waited_seconds: float
+        self,
+        head: Head,
+        ballot: Ballot,
+        check: LogCheck,
+        own: Position,
+        waited_seconds: float,
+        *,
+        is_asked: bool = False,
     ) -> Choice:
         """Decide upon the reports to a ballot.
 
@@ -70,6 +78,8 @@ class Chooser:
             check: The reports and the server's history, as Redis has them.
             own: Position that this node reported.
             waited_seconds: How long the ballot has waited.
+            is_asked: Whether an operator asked this node to force it.  The cause in Redis is
+                anybody's word: alone it lets no node go on without one that holds an entry.
         """
         reports: Sequence[Report] = [each for each in check.reports if each.ballot == ballot]
         kept = None if head.cause == Cause.DAMAGED.value else check.kept
@@ -77,17 +87,18 @@ class Chooser:
         if own.epoch < (refused := self._session.refused_epoch):
             # What follows an opening that nobody agreed to is no history of this cluster.
             reports = [each for each in reports if each.position.epoch < refused]
-        if not self._session.log.is_strict:
-            found = decide(ballot, reports, kept, mode)
-            # An empty node does not know the level of the log: what it opened at a higher one,
-            # without votes, nobody would follow.
-            is_new = own.epoch == 0 and bool(self._session.log.signing_keys.keys)
+        # An empty node does not know the level of the log: what it opened at a higher one, without
+        # votes, nobody would follow.
+        is_new = own.epoch == 0 and bool(self._session.log.signing_keys.keys)
+        is_asked = is_asked and mode is Mode.FORCED
+        if not self._session.log.is_strict and not (is_new and is_asked):
+            found = _decide(ballot, reports, kept, mode, is_asked=is_asked)
             is_able = not is_new or all(each.position.epoch == 0 for each in reports)
             return Choice(found, may_act=is_able or mode is Mode.FORCED, level=head.level)
         reports = await self._proved(reports)
         kept = kept and await self._verified(kept, reports)
         common = await self._forks.find(reports, waited_seconds)
-        return await self._agreed(head, ballot, reports, kept, mode, common)
+        return await self._agreed(head, ballot, reports, kept, mode, common, is_asked)
 
     def _mode(self, head: Head, waited_seconds: float) -> Mode:
         if head.cause == Cause.FORCED.value:
@@ -103,10 +114,11 @@ class Chooser:
         kept: ServerHistory | None,
         mode: Mode,
         common: Common | None,
+        is_asked: bool,
     ) -> Choice:
         """Decide upon what is proved; from level 3 on, upon what can be proved to others."""
         votes, warrant, is_vote_lost = dict[str, str](), "", False
-        found = decide(ballot, reports, kept, mode, common)
+        found = _decide(ballot, reports, kept, mode, common, is_asked=is_asked)
         if isinstance(found, MissingReports):
             return Choice(found, common is not None, head.level)
         level = await self._agreement.level_at(found.base, head)
@@ -114,7 +126,7 @@ class Chooser:
             votes = await self._agreement.votes(reports)
             is_vote_lost = self._session.node_id not in votes
             reports = [report for report in reports if report.node_id in votes]
-            found = decide(ballot, reports, kept, mode, common)
+            found = _decide(ballot, reports, kept, mode, common, is_asked=is_asked)
         if mode is Mode.FORCED and isinstance(found, Decision):
             warrant = await self._agreement.warrant()
             try:
@@ -169,3 +181,18 @@ class Chooser:
                     return None
                 voters, after = voters_after(voters, entry.proposal.mutation), entry.position
         return voters if after == end else None
+
+
+def _decide(
+    ballot: Ballot,
+    reports: Sequence[Report],
+    kept: ServerHistory | None,
+    mode: Mode,
+    common: Common | None = None,
+    *,
+    is_asked: bool,
+) -> Decision | MissingReports:
+    found = decide(ballot, reports, kept, mode, common)
+    if is_asked and isinstance(found, MissingReports):
+        return decide_without_holders(ballot, reports, kept) or found
+    return found

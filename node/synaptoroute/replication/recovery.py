@@ -16,6 +16,7 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,8 +27,11 @@ from synaptoroute.core.recovery import (
     Decision,
     MissingReports,
     Mode,
+    Report,
+    ServerHistory,
     assess_log,
     decide,
+    decide_without_holders,
     is_majority,
 )
 from synaptoroute.errors import ClusterError, SynaptoRouteError
@@ -47,6 +51,7 @@ from synaptoroute.sequencer.epochs import (
     RefillEntry,
 )
 from synaptoroute.sequencer.lease import Held, Lease
+from synaptoroute.sequencer.node_rows import NodeReport
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.sequencer.votes import vote_of
 from synaptoroute.trust.operator import OPERATOR
@@ -128,6 +133,7 @@ class Recovery:
         self._ballots_seen = 0
         self._checked_at = -CHECK_INTERVAL_SECONDS
         self._proven = ""
+        self._asked: Ballot | None = None  # The ballot that an operator asked this node for
         self._ballot_begun = False  # Whether the last accusation of the log began a ballot
 
     def start(self) -> None:
@@ -202,10 +208,10 @@ class Recovery:
         assessment = assess_log(view, state.position, state.promised, state.epoch_id)
         if assessment.action is Action.JOIN_BALLOT and _is_beyond_reach(head, state):
             # A promise is durable: with the last number promised, no epoch could follow.
-            return await self._begin(Cause.DAMAGED, head, state)
+            return await self._begin(Cause.DAMAGED, head, state) is not None
         if assessment.action is Action.START_BALLOT:
             assert assessment.cause is not None
-            return await self._begin(assessment.cause, head, state)
+            return await self._begin(assessment.cause, head, state) is not None
         if assessment.action is not Action.JOIN_BALLOT or isinstance(head, NoLog):
             if self._ballot is not None:
                 # The checks of a log say nothing about the one after it.
@@ -221,13 +227,13 @@ class Recovery:
 
     async def _begin(
         self, cause: Cause, head: Head | NoLog, state: VoterState, *, is_header_wrong: bool = False
-    ) -> bool:
+    ) -> Ballot | None:
         # No number of a damaged header may become that of a ballot.
         is_header_wrong = is_header_wrong or _is_beyond_reach(head, state)
         known = NoLog(head.time_us, head.role) if is_header_wrong else head
         identity = await self._identity(known, state)
         if identity is None:
-            return False
+            return None
         seen = ""
         if isinstance(head, Head):
             seen = str(head.ballot) if head.ballot else head.epoch_id
@@ -242,10 +248,10 @@ class Recovery:
             is_header_wrong=is_header_wrong,
         )
         if isinstance(begun, RecoveryResult):
-            return False
+            return None
         failpoint("ballot.begun")
         _log.warning("the log is closed by ballot %s: %s", begun, cause.value)
-        return True
+        return begun
 
     async def _identity(self, head: Head | NoLog, state: VoterState) -> ClusterIdentity | None:
         """Values for a lost header; None if this node never was in a cluster."""
@@ -290,7 +296,9 @@ class Recovery:
             # Signed with every row from now on.  It is made here alone, from a state that does
             # not change any more: a voter never signs two positions for one ballot.
             self._session.vote = vote_of(ballot, state.position, state.voters)
-            if self._session.log.is_strict:
+            # An empty node does not know the level yet.
+            is_new = not state.position.epoch and bool(self._session.log.signing_keys.secret)
+            if self._session.log.is_strict or is_new:
                 # Before the report, so that who sees the report sees the vote.
                 await self._agreement.vote(ballot, state.position, state.voters)
         # The position was read after the promise on the applier's thread, so no entry of an
@@ -310,7 +318,9 @@ class Recovery:
     async def _conclude(self, head: Head, ballot: Ballot, check: LogCheck) -> None:
         waited_seconds = time.monotonic() - self._ballot_since
         own, _ = self._said
-        choice = await self._chooser.choose(head, ballot, check, own, waited_seconds)
+        choice = await self._chooser.choose(
+            head, ballot, check, own, waited_seconds, is_asked=ballot == self._asked
+        )
         if choice.is_vote_lost:
             self._answered = None  # lost or replaced: vote again
         found = choice.found
@@ -322,7 +332,9 @@ class Recovery:
         # holds: with its report they are kept, without it they are left behind.
         is_sure = head.cause != Cause.FORCED.value
         patience_seconds = PATIENCE_SECONDS if is_sure else FORCED_PATIENCE_SECONDS
-        if waited_seconds < patience_seconds and (check.silent or found.absent):
+        is_early = waited_seconds < patience_seconds and (check.silent or found.absent)
+        # Before everything is given up, every node that lives has to say that it holds nothing.
+        if is_early or (check.silent and not found.base.epoch):
             self._wait(f"waiting for nodes: {', '.join((*check.silent, *found.absent))}")
             return
         if choice.may_act and (found.is_kept or self._session.node_id in found.holders):
@@ -383,11 +395,15 @@ class Recovery:
     ) -> RecoveryResult:
         base = decision.base
         floor, floor_chain = base.seq + 1, base.chain
-        encoder = (head.fingerprint, head.dim)
-        if not decision.is_kept:
+        encoder, voter_keys = (head.fingerprint, head.dim), dict[str, str]()
+        if not base.epoch:
+            own = self._session.engine.encoder
+            encoder, voter_keys = (own.fingerprint, own.dim), await self._keys_of(decision.voters)
+        elif not decision.is_kept:
             # This node's database is at the base, so it has the encoder of the vectors.
             # The header may be older or newer than the base, or made up after a loss.
             encoder = self._session.engine.database.encoder
+        if not decision.is_kept:
             entries = await asyncio.to_thread(self._read_log, decision.refill_after_seq, base)
             if entries:
                 floor, floor_chain = entries[0].seq, entries[0].prev_chain
@@ -403,11 +419,17 @@ class Recovery:
             floor=floor,
             floor_chain=floor_chain,
             level=choice.level,
+            voter_keys=voter_keys,
             votes=choice.chosen_votes(decision),
             warrant=choice.warrant,
         )
         failpoint("reopen.done")
         return result
+
+    async def _keys_of(self, names: Collection[str]) -> dict[str, str]:
+        seen = {each.report.node_id: each for each in await self._session.log.presence.nodes()}
+        found = {name: seen[name].public_key for name in names if name in seen}
+        return {name: key for name, key in found.items() if key}
 
     def _read_log(self, after_seq: int, base: Position) -> list[RefillEntry]:
         """Read this node's op log up to the base, as far back as wanted and available.
@@ -528,7 +550,7 @@ class Recovery:
             return False
         if self._session.node_id in state.voters:
             _log.error("the log is forged after %s: it is recovered", position.revision)
-            self._ballot_begun = await self._begin(Cause.DAMAGED, head, state)
+            self._ballot_begun = await self._begin(Cause.DAMAGED, head, state) is not None
         return True
 
     async def _around(self, position: Position) -> tuple[set[str], set[str]]:
@@ -584,19 +606,34 @@ class Recovery:
         return bool(found.entries) and found.entries[0].position == position
 
     async def outlook(self) -> Decision | MissingReports | None:
-        """Show what forcing the recovery would keep and risk; None if the log is open."""
+        """Show what forcing the recovery would keep and risk; None if a majority can go on."""
         head = await self._session.log.head()
-        if isinstance(head, NoLog) or head.ballot is None:
+        if isinstance(head, NoLog):
             return None
-        check = await self._epochs.check_log(head.epoch, head.ballot)
-        if isinstance(check, RecoveryResult):
+        ballot, reports, kept = head.ballot, list[Report](), None
+        if ballot is not None:
+            check = await self._epochs.check_log(head.epoch, ballot)
+            if isinstance(check, RecoveryResult):
+                return None
+            reports, kept = list(check.reports), check.kept
+        elif not head.is_open or await self._has_majority(head):
             return None
-        return decide(head.ballot, check.reports, check.kept, Mode.FORCED)
+        else:
+            # Nobody has voted yet: a vote would say what the rows of the nodes say.
+            ballot, rows = Ballot(), await self._live_rows()
+            reports = [Report(each.node_id, ballot, each.position, head.voters) for each in rows]
+            starts = {each.node_id for each in reports if each.position.seq >= head.floor - 1}
+            kept = ServerHistory(head.position, head.voters, frozenset(starts))
+        found = decide(ballot, reports, kept, Mode.FORCED)
+        if isinstance(found, MissingReports):
+            return decide_without_holders(ballot, reports, kept) or found
+        return found
 
     async def force(self, warrant: str = "") -> None:
         """Let the nodes that are present decide; absent voters lose their vote.
 
-        Call it only after an operator has seen what may be lost.
+        Call it only after an operator has seen what may be lost.  An open log is closed for it if
+        a majority of its voters is away: nodes that lost their disks can then become voters.
 
         Args:
             warrant: What the operator signed; see ``trust.operator``.
@@ -605,19 +642,28 @@ class Recovery:
             OperatorSignatureNeeded: The operator's key is known, and it is not its signature.
         """
         head = await self._session.log.head()
-        cause = Cause.FORCED
-        if isinstance(head, Head) and head.is_open:
-            if self._session.log_state is not LogState.DAMAGED:
-                return
+        cause, is_open = Cause.FORCED, isinstance(head, Head) and head.is_open
+        if is_open and self._session.log_state is LogState.DAMAGED:
             cause = Cause.DAMAGED
+        elif is_open and isinstance(head, Head) and await self._has_majority(head):
+            return
         else:
             found = await self.outlook()
             base = found.base if isinstance(found, Decision) else self._session.position
-            self._agreement.check_warrant(warrant, base, self._session.level)
+            level = max(self._session.level, head.level if isinstance(head, Head) else 0)
+            self._agreement.check_warrant(warrant, base, level)
             if warrant:
                 await self._session.log.ballots.vote(OPERATOR, warrant)
-        await self._begin(cause, head, await self._voter_state())
+        self._asked = await self._begin(cause, head, await self._voter_state())
         self.start()
+
+    async def _live_rows(self) -> list[NodeReport]:
+        nodes = await self._session.log.presence.nodes()
+        return [seen.report for seen in nodes if seen.is_live]
+
+    async def _has_majority(self, head: Head) -> bool:
+        """Whether a majority of the voters that the header names is alive."""
+        return is_majority([each.node_id for each in await self._live_rows()], head.voters)
 
 
 def _is_beyond_reach(head: Head | NoLog, state: VoterState) -> bool:

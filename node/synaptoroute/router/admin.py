@@ -67,7 +67,8 @@ class RecoveryOutlook(BaseModel):
     Attributes:
         log_state: State of the log.
         detail: What the recovery waits for; empty if nothing.
-        is_needed: Whether the log is closed.
+        is_needed: Whether the log is closed, or open without a majority of its voters, which
+            this node needs to become ready.
         base: ``epoch.seq`` of the last entry that would be kept; empty if unknown.
         missing: Voters that have not answered.
         risk: What a forced recovery may lose; empty if nothing that a majority held.
@@ -126,7 +127,9 @@ class ClusterAdmin:
         outlook = RecoveryOutlook(
             log_state=status.log_state.value,
             detail=status.detail,
-            is_needed=found is not None,
+            # Where the log is open without its voters, nodes that know a state go on.
+            is_needed=found is not None
+            and (status.log_state is not LogState.OPEN or session.is_uncertified),
             namespace=session.log.signing_keys.namespace,
             cluster_id=session.cluster_id,
             operator_key=status.operator_key,

@@ -328,6 +328,7 @@ class Epochs:
         floor: int,  # Place of the oldest entry of the refilled stream
         floor_chain: str,  # Hash chain before it
         level: int = 0,  # Level of the log at the base; 0 for that of the header
+        voter_keys: Mapping[str, str] | None = None,  # Of the voters of a log that begins again
         votes: Sequence[str] = (),  # The signed reports that the decision follows from
         warrant: str = "",  # What the operator signed, if there is no majority
     ) -> RecoveryResult:
@@ -337,6 +338,9 @@ class Epochs:
         level = level or head.level
         opened = decision.opening(ballot, *encoder)
         opened = replace(opened, votes=tuple(votes), warrant=warrant)
+        if not base.epoch:  # As a founding says it
+            keys_of_voters = tuple(sorted((voter_keys or {}).items()))
+            opened = replace(opened, level=level, voter_keys=keys_of_voters)
         frame = encode_proposal(Proposal(epoch_op_id(opened), opened))
         kept = decision.is_kept
         answer = await self._scripts.run(

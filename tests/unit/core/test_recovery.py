@@ -23,6 +23,7 @@ from synaptoroute.core.recovery import (
     assess_log,
     common_seq,
     decide,
+    decide_without_holders,
     is_majority,
     may_promise,
 )
@@ -350,6 +351,44 @@ def test_present_nodes_decide_in_available_and_forced_mode() -> None:
     assert "1.4" in available.risk
     assert "b, c" in forced.risk
     assert MissingReports((), 0) == decide(BALLOT, [report("a", Position(), ())], None, Mode.FORCED)
+
+
+def test_empty_nodes_take_over_the_servers_history() -> None:
+    """If they can follow it from its first entry; then all who answered vote."""
+    empty = [report("y", Position(), ()), report("x", Position(), ())]
+    followed = server_at(at(9), followers=frozenset({"x"}))
+    found = decide_without_holders(BALLOT, empty, followed)
+
+    assert found is not None
+    assert (at(9), True, ("x", "y"), VOTERS) == (
+        found.base,
+        found.is_kept,
+        found.voters,
+        found.absent,
+    )
+    assert "writes after 1.9" in found.risk
+    assert isinstance(decide(BALLOT, empty, followed, Mode.FORCED), MissingReports)
+
+
+@pytest.mark.parametrize("kept", [None, server_at(at(9), followers=frozenset())])
+def test_log_begins_again_if_nothing_of_it_can_be_followed(kept: ServerHistory | None) -> None:
+    found = decide_without_holders(BALLOT, [report("x", Position(), ())], kept)
+
+    assert found is not None
+    assert (Position(), False, ("x",), ("x",)) == (
+        found.base,
+        found.is_kept,
+        found.voters,
+        found.holders,
+    )
+    assert "all routes are lost" in found.risk
+
+
+def test_nodes_with_entries_are_not_passed_over() -> None:
+    reports = [report("x", Position(), ()), report("a", at(3))]
+
+    assert None is decide_without_holders(BALLOT, reports, server_at(at(9)))
+    assert None is decide_without_holders(BALLOT, [], server_at(at(9)))
 
 
 def test_observer_decides_if_no_voter_is_left() -> None:

@@ -23,6 +23,7 @@ from synaptoroute.cli.terminal import (
     waiting,
 )
 
+_FORCED_POLL_SECONDS: Final = 0.2
 CLUSTER_COLUMNS: Final = (
     "node", "state", "role", "version", "behind", "digest", "queue", "q/s", "release",
 )  # fmt: skip
@@ -162,6 +163,9 @@ def recover(
         typer.Option("--force", help="Open the log with the nodes present, at the risk shown."),
     ] = False,
     operator_key: OperatorKey = None,
+    wait_seconds: Annotated[
+        float, typer.Option(min=0.0, max=3600.0, help="How long --force waits for the open log.")
+    ] = 60.0,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -170,23 +174,36 @@ def recover(
 
     Where the nodes know an operator's key, forcing needs that key: it signs the cluster, the
     epoch and the last entry that is kept, as they are shown.  Exits with 1 while the log is
-    closed and nothing was forced.
+    closed and nothing was forced, or if it is not open in time.
     """
     with NodeClient(url, api_key) as client:
         body: dict[str, Any] = {"force": force}
         if force and operator_key is not None:
             body["warrant"] = _sign_force(operator_key, client.post("/v1/cluster/recover", {}))
         outlook = client.post("/v1/cluster/recover", body)
-    if as_json:
-        print_json(outlook)
-    else:
-        print_table(("recovery", ""), recovery_rows(outlook))
-    if force:
-        if outlook["is_needed"] and not as_json:
-            note("Forced: the log opens with the nodes that are present.")
-        return
-    if outlook["is_needed"]:
-        raise CheckFailed("the log is closed; --force opens it at the risk shown")
+        if as_json:
+            print_json(outlook)
+        else:
+            print_table(("recovery", ""), recovery_rows(outlook))
+        if force and outlook["base"]:
+            _wait_forced(client, wait_seconds)
+            note("Forced: the log is open with the nodes that are present.")
+        elif force:
+            note("Nothing was forced: a majority of the voters is there.")
+        elif outlook["is_needed"]:
+            raise CheckFailed("the log is closed; --force opens it at the risk shown")
+
+
+def _wait_forced(client: NodeClient, seconds_max: float) -> None:
+    """Wait until the log is open again after it was forced."""
+    give_up_at = time.monotonic() + seconds_max
+    while (outlook := client.post("/v1/cluster/recover", {}))["base"]:
+        if time.monotonic() >= give_up_at:
+            raise CheckFailed(
+                f"the log is {outlook['log_state']} {seconds_max:g} s after it was forced: "
+                f"{outlook['detail'] or 'no reason is known'}"
+            )
+        time.sleep(_FORCED_POLL_SECONDS)
 
 
 def _sign_force(operator_key: Path, outlook: dict[str, Any]) -> str:
