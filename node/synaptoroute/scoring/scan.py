@@ -164,7 +164,7 @@ def scan_vectors(
     similarities = np.empty((first_id + len(last), len(queries)), np.float32)
     if len(spans) == 1 and len(queries) == 1:
         # A lone query pays for every row of zeros behind the last route.
-        rows = -(-route_count // _CENTROIDS_ALIGNED) * _CENTROIDS_ALIGNED
+        rows = min(-(-route_count // _CENTROIDS_ALIGNED) * _CENTROIDS_ALIGNED, len(last))
         _multiply(last[:rows], columns, similarities[:rows], _CENTROIDS_ALIGNED)
     else:
         for first_id, vectors in spans:
@@ -203,6 +203,8 @@ def _multiply(left: Float32s, columns: Float32s, out: Float32s, height: int = RO
     # Results differ in their last bits with the height of the stack.  That is harmless:
     # they only select candidates, within an error that holds for every order of addition.
     most = _PRODUCT_MAX if columns.shape[1] > 1 else _VECTOR_PRODUCT_MAX
+    # A small route set has fewer rows than the stack would be high.
+    height = min(height, len(left) & -len(left))
     while height > 1 and height * columns.size > most:
         height //= 2
     stack = left.reshape(-1, height, left.shape[1])

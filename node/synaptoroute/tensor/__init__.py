@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from synaptoroute.tensor.tensor import NegativeRows, Tensor, TensorView
+from synaptoroute.tensor.tensor import Tensor
+from synaptoroute.tensor.view import NegativeRows, TensorView
 
 __all__ = ["NegativeRows", "Tensor", "TensorView"]

@@ -39,7 +39,8 @@ class Block:
     Attributes:
         base_slot: First slot.
         rows: View of the tensor, float32[n, dim], n a multiple of ``ROWS_ALIGNED``;
-            free slots among them hold finite numbers that no fold reads.
+            free slots among them hold finite numbers that no fold reads.  Fewer, a power of two,
+            if the tensor has no more.
         order: Owned indexes of ``rows`` by route, then by slot.
         starts: Where each route of ``route_ids`` starts in ``order``.
         route_ids: Routes of the block, ascending.
@@ -152,6 +153,26 @@ class BlockIndex:
         self.stale.update((slots // BLOCK_SLOTS).tolist())
         self._present = None
 
+    def mark_all_stale(self) -> None:
+        """Build all blocks again before the next query: the rows have moved."""
+        self.stale.update(number for number, each in enumerate(self._blocks) if each is not None)
+        self._present = None
+
+    def copy(self, rows: ChunkedArray[np.float32]) -> BlockIndex:
+        """Copy the blocks for a copy of their rows; none may be stale."""
+        copied = BlockIndex()
+        copied._present = None
+        for block in self._blocks:
+            if block is None:
+                copied._blocks.append(None)
+                continue
+            base = block.base_slot
+            span = rows.span(base, base + min(len(block.rows), rows.chunk_rows))
+            kept = Block(base, span, block.order, block.starts, block.route_ids, block.slot_stop)
+            kept._folds = block._folds
+            copied._blocks.append(kept)
+        return copied
+
     def build_one(
         self, owners: NDArray[np.int32], rows: ChunkedArray[np.float32], route_id_max: int
     ) -> None:
@@ -183,7 +204,7 @@ def build_block(
         return None
     # Free slots behind the last owned one need not be sorted or scanned.
     stop = int(owned[-1]) + 1
-    aligned = -(-stop // ROWS_ALIGNED) * ROWS_ALIGNED
+    aligned = min(-(-stop // ROWS_ALIGNED) * ROWS_ALIGNED, rows.chunk_rows)
     order, starts, route_ids = group_by_route(own[:stop], route_id_max)
     return Block(base, rows.span(base, base + aligned), order, starts, route_ids, base + stop)
 

@@ -46,15 +46,24 @@ class Centroids:
         terms: Of the adaptive score; None without a fit for it.
     """
 
-    def __init__(self, rows: ChunkedArray[np.float32], slots_of: Mapping[int, Slots]) -> None:
-        self.units: ChunkedArray[np.float32] = ChunkedArray(rows.dim, _CHUNK_ROUTES, np.float32)
+    def __init__(
+        self,
+        rows: ChunkedArray[np.float32],
+        slots_of: Mapping[int, Slots],
+        routes_at_first: int = 0,
+    ) -> None:
+        self.units: ChunkedArray[np.float32] = ChunkedArray(
+            rows.dim, _CHUNK_ROUTES, np.float32, routes_at_first
+        )
         self.mean_norms = np.zeros(0)
         self.has_deferred = False
         self.has_deferred_sums = False
         self.terms: ScoreTerms | None = None
         self._rows = rows
         self._slots_of = slots_of
-        self._sums: ChunkedArray[np.float64] = ChunkedArray(rows.dim, _CHUNK_ROUTES, np.float64)
+        self._sums: ChunkedArray[np.float64] = ChunkedArray(
+            rows.dim, _CHUNK_ROUTES, np.float64, routes_at_first
+        )
         self._is_sum_deferred = np.zeros(0, np.bool_)
         self._deferred: set[int] = set()
 
@@ -69,6 +78,16 @@ class Centroids:
         self.mean_norms = np.concatenate([self.mean_norms, np.zeros(missing)])
         more = np.zeros(missing, np.bool_)
         self._is_sum_deferred = np.concatenate([self._is_sum_deferred, more])
+
+    def copy_from(self, other: Centroids, routes: int) -> None:
+        """Copy the sums and centroids of routes below ``routes``; none may be deferred there."""
+        self.reserve(routes)
+        self.units.copy_from(other.units, routes)
+        self._sums.copy_from(other._sums, routes)
+        self.mean_norms[:routes] = other.mean_norms[:routes]
+        self.terms = None if other.terms is None else other.terms.copy(routes)
+        if self.terms is not None:
+            self.terms.reserve(self.units.capacity_rows)
 
     def add_rows(self, route_ids: Slots, slots: Slots, sign: float = 1.0) -> None:
         """Add the rows at ``slots`` to the sums of their routes; subtract with ``sign`` -1.

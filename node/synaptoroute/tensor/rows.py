@@ -1,9 +1,10 @@
-"""Rows of numbers that grow without being moved, and the same rows rounded to bytes.
+"""Rows of numbers that grow in chunks, and the same rows rounded to bytes.
 
 ``ChunkedArray`` cuts a [rows, dim] array into chunks.  A new chunk is zeroed memory that
 the system maps page by page as rows are written, so growth copies nothing and stalls no
-query.  ``QuantizedRows`` holds a byte a component for the first pass of a scan: a quarter
-of the memory, and products of whole numbers; see ``synaptoroute.exact``.
+query.  The array of a small route set begins with a few rows; while it has less than one chunk,
+growth copies what is there.  ``QuantizedRows`` holds a byte a component for the first pass of a
+scan: a quarter of the memory, and products of whole numbers; see ``synaptoroute.exact``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ CACHED_ROWS: Final = 256
 """Rows converted in one step; their float64 copies stay in the CPU cache."""
 ADVANCE_ROWS: Final = 2_048
 """Rows of deferred work done between two batches; some milliseconds."""
+COPIED_ROWS: Final = 2_048
 
+SMALL_ROWS: Final = 16
+"""Rows with which the arrays of a small route set begin."""
+DORMANT_ROWS: Final = 4_096
+"""A small route set is not rounded below so many rows: no scan would read the bytes."""
 _DEFERRED_WRITES_MAX: Final = 64
 """Writes whose rows may wait to be rounded."""
 
@@ -32,28 +38,65 @@ _Part: TypeAlias = tuple[int, "Slots | slice", "Slots | slice"]
 class ChunkedArray(Generic[Scalar]):
     """A growing [rows, dim] array in chunks of ``chunk_rows`` rows.
 
-    Invariants: a row never moves; a row that was never written is zero.
+    Invariants: a row of a whole chunk never moves; a row that was never written is zero.
+
+    Args:
+        chunk_rows: Rows of a whole chunk.
+        rows_at_first: Rows of the first chunk to begin with; 0 for a whole one.  Both are powers
+            of two.
 
     Attributes:
         capacity_rows: Rows that have memory.
+        chunk_rows: Rows of a chunk; fewer than those of a whole one at first.
     """
 
-    def __init__(self, dim: int, chunk_rows: int, dtype: type[Scalar]) -> None:
+    def __init__(
+        self, dim: int, chunk_rows: int, dtype: type[Scalar], rows_at_first: int = 0
+    ) -> None:
         assert chunk_rows & (chunk_rows - 1) == 0, "a chunk holds a power of two of rows"
         self.dim = dim
-        self.chunk_rows = chunk_rows
+        self.whole_rows = chunk_rows
+        self.chunk_rows = min(rows_at_first, chunk_rows) or chunk_rows
         self.capacity_rows = 0
-        self._shift = chunk_rows.bit_length() - 1
+        self._shift = self.chunk_rows.bit_length() - 1
         self._dtype = dtype
         self._chunks: list[NDArray[Scalar]] = []
 
-    def reserve(self, rows: int) -> None:
-        """Allocate memory for at least ``rows`` rows."""
+    def reserve(self, rows: int) -> bool:
+        """Allocate memory for at least ``rows`` rows.
+
+        Returns:
+            Whether rows moved; earlier views keep their memory, and show no later write.
+        """
+        has_moved = False
+        if rows > self.chunk_rows and self.chunk_rows < self.whole_rows:
+            has_moved = self._enlarge(min(rows, self.whole_rows))
         while self.capacity_rows < rows:
             # Not ``np.full`` or ``np.empty``: zeroed memory costs nothing until it is written,
             # and rows that were never written must hold finite numbers.
             self._chunks.append(np.zeros((self.chunk_rows, self.dim), self._dtype))
             self.capacity_rows += self.chunk_rows
+        return has_moved
+
+    def _enlarge(self, rows: int) -> bool:
+        """Replace the only chunk, which is not a whole one, by a larger one."""
+        former, self._chunks = self._chunks, []
+        self._shift = (rows - 1).bit_length()
+        self.chunk_rows = 1 << self._shift
+        self.capacity_rows = 0
+        if not former:
+            return False
+        self.reserve(rows)
+        self._chunks[0][: len(former[0])] = former[0]
+        return True
+
+    def copy_from(self, other: ChunkedArray[Scalar], rows: int) -> None:
+        """Copy rows 0 to ``rows - 1`` of another array, a few thousand at a time."""
+        self.reserve(rows)
+        step = min(COPIED_ROWS, self.chunk_rows, other.chunk_rows)
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            self.span(start, stop)[:] = other.span(start, stop)
 
     def adopt(self, rows: NDArray[Scalar]) -> bool:
         """Use the memory of ``rows`` without copying it, if it is laid out as chunks are.
@@ -67,6 +110,7 @@ class ChunkedArray(Generic[Scalar]):
         room = rows.base
         if (
             self._chunks
+            or self.chunk_rows < self.whole_rows
             or not isinstance(room, np.ndarray)
             or room.dtype != self._dtype
             or room.shape[1:] != (self.dim,)
@@ -155,6 +199,7 @@ class QuantizedRows:
 
     Large writes are rounded when they are made, small ones right after.  Rows of a boot
     are rounded a few thousand at a time between batches, because a boot must not wait.
+    The rows of a small route set are not rounded before there are ``DORMANT_ROWS``.
     Invariants: no row lost more than ``lost_max``; ``lost_max`` never falls.
 
     Attributes:
@@ -168,7 +213,11 @@ class QuantizedRows:
         self.has_deferred = False
         self.is_ready = True
         self._rows = rows
-        self._bytes: ChunkedArray[np.uint8] = ChunkedArray(rows.dim, rows.chunk_rows, np.uint8)
+        self._is_dormant = rows.chunk_rows < rows.whole_rows
+        at_first = DORMANT_ROWS if self._is_dormant else 0
+        self._bytes: ChunkedArray[np.uint8] = ChunkedArray(
+            rows.dim, rows.whole_rows, np.uint8, at_first
+        )
         self._pending_start = 0
         self._pending_stop = 0
         self._deferred: list[Slots] = []
@@ -189,8 +238,25 @@ class QuantizedRows:
         self._pending_start = stop
         self.is_ready = stop == self._pending_stop
 
+    def wake(self) -> None:
+        """Round all rows from now on, if there are enough; those that are there by ``advance``."""
+        if self._is_dormant and self._rows.capacity_rows >= DORMANT_ROWS:
+            self._is_dormant = False
+            self.defer_all(self._rows.capacity_rows)
+
+    def copy_from(self, other: QuantizedRows, rows: int) -> None:
+        """Copy the bytes of rows 0 to ``rows - 1``; nothing may be deferred there."""
+        self._is_dormant = self._rows.capacity_rows < DORMANT_ROWS
+        self._pending_start = self._pending_stop = 0
+        self.is_ready = True
+        if not self._is_dormant:
+            self.lost_max = other.lost_max
+            self._bytes.copy_from(other._bytes, min(rows, other._bytes.capacity_rows))
+
     def defer(self, slots: Slots) -> None:
         """Round a few rows that were written later, by ``flush``."""
+        if self._is_dormant:
+            return
         self._deferred.append(slots)
         self.has_deferred = True
         if len(self._deferred) >= _DEFERRED_WRITES_MAX:
@@ -207,6 +273,8 @@ class QuantizedRows:
 
     def write(self, slots: Slots, vectors: NDArray[np.float32]) -> None:
         """Round float32[n, dim] now; very many rows are left to ``advance``."""
+        if self._is_dormant:
+            return
         if len(slots) > ADVANCE_ROWS:
             self.defer_all(int(slots.max()) + 1)
             return
@@ -219,7 +287,7 @@ class QuantizedRows:
 
     def spans(self, stop: int) -> list[tuple[int, NDArray[np.uint8]]] | None:
         """View rows 0 to ``stop - 1`` with the first slot of each view; None if not ready."""
-        if not self.is_ready:
+        if self._is_dormant or not self.is_ready:
             return None
         if self.has_deferred:
             self.flush()

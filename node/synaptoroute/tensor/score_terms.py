@@ -22,6 +22,8 @@ from synaptoroute.decision import (
 )
 from synaptoroute.tensor.rows import ChunkedArray, Slots
 
+SMALL_ROUTES: Final = 4
+"""Routes with which the arrays of a small route set begin."""
 _CHUNK_ROUTES: Final = 4_096
 
 
@@ -51,11 +53,15 @@ class ScoreTerms:
         is_complete: Whether they are those of all routes; false for a fit that is new.
     """
 
-    def __init__(self, dim: int, weights: ScoreWeights, metric: Metric | None) -> None:
+    def __init__(
+        self, dim: int, weights: ScoreWeights, metric: Metric | None, routes_at_first: int = 0
+    ) -> None:
         self.is_complete = False
         self._weights = weights
         self._metric = metric
-        self._vectors: ChunkedArray[np.float32] = ChunkedArray(dim, _CHUNK_ROUTES, np.float32)
+        self._vectors: ChunkedArray[np.float32] = ChunkedArray(
+            dim, _CHUNK_ROUTES, np.float32, routes_at_first
+        )
         self._offsets = np.zeros(0)
         self._length_max = 0.0
 
@@ -65,6 +71,16 @@ class ScoreTerms:
         self._vectors.reserve(routes)
         missing = self._vectors.capacity_rows - len(self._offsets)
         self._offsets = np.concatenate([self._offsets, np.zeros(missing)])
+
+    def copy(self, routes: int) -> ScoreTerms:
+        """Copy the terms of routes below ``routes``; small if there are few."""
+        copied = ScoreTerms(self._vectors.dim, self._weights, self._metric, SMALL_ROUTES)
+        copied.reserve(routes)
+        known = min(routes, len(self._offsets))
+        copied._vectors.copy_from(self._vectors, known)
+        copied._offsets[:known] = self._offsets[:known]
+        copied._length_max, copied.is_complete = self._length_max, self.is_complete
+        return copied
 
     def write(
         self, route_ids: Slots, sums: NDArray[np.float64], counts: NDArray[np.float64]
@@ -94,11 +110,13 @@ class ScoreTerms:
         )
 
 
-def terms_of(calibration: DecisionCalibration | None, dim: int) -> ScoreTerms | None:
+def terms_of(
+    calibration: DecisionCalibration | None, dim: int, routes_at_first: int = 0
+) -> ScoreTerms | None:
     """Make empty terms for a fit; None if it has none for the adaptive score of such rows."""
     if calibration is None or calibration.weights is None:
         return None
     metric = read_metric(calibration.metric) if calibration.metric else None
     if metric is not None and metric.dim != dim:
         return None
-    return ScoreTerms(dim, calibration.weights, metric)
+    return ScoreTerms(dim, calibration.weights, metric, routes_at_first)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
 from typing import Final
@@ -33,16 +33,22 @@ from synaptoroute.decision import (
 from synaptoroute.tensor.blocks import (
     FREE,
     ROWS_ALIGNED,
-    Block,
     BlockIndex,
     checksum,
     routes_of,
     tensor_owners,
 )
 from synaptoroute.tensor.centroids import Centroids, StagedRows
-from synaptoroute.tensor.rows import ADVANCE_ROWS, ChunkedArray, QuantizedRows, Slots
-from synaptoroute.tensor.score_terms import AdaptiveTerms, ScoreTerms, terms_of
+from synaptoroute.tensor.rows import (
+    ADVANCE_ROWS,
+    SMALL_ROWS,
+    ChunkedArray,
+    QuantizedRows,
+    Slots,
+)
+from synaptoroute.tensor.score_terms import SMALL_ROUTES, ScoreTerms, terms_of
 from synaptoroute.tensor.text_index import TextIndex, text_keys
+from synaptoroute.tensor.view import NegativeRows, TensorView
 
 CHUNK_SLOTS: Final = 65_536
 DEFERRED_ROWS_MAX: Final = 256
@@ -51,69 +57,14 @@ _DEFERRED_BLOCKS_MAX: Final = 8
 """So many blocks are built in one step between two batches; about a millisecond."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NegativeRows:
-    """The negatives of all routes, by route, then by slot.
-
-    Attributes:
-        route_ids: Routes that have some, ascending.
-        starts: Where the rows of each start.
-        rows: float32[n, dim].
-    """
-
-    route_ids: Slots
-    starts: Slots
-    rows: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TensorView:
-    """A tensor as scoring reads it; valid until its next change.
-
-    Attributes:
-        is_live: Whether a route id is in use, bool[routes].
-        thresholds: Effective threshold by route id, float64[routes]; minus infinity for none.
-        confidence_mins: Effective least confidence by route id, float64[routes]; 0 for none.
-        mean_norms: Length of the mean of each route's rows, float64[routes].
-        slots_of: Slots of the examples of each live route, its utterances and its description:
-            int64[n], ascending.
-        negatives: Those of all routes; None if there are none.
-        calibration: The numbers behind the confidence: those of the fit, else those that ship
-            for the encoder; None for an encoder without any.
-        adaptive: Terms of the adaptive score; None for other aggregations, and without a fit.
-        blocks: Blocks that hold at least one owned row, in slot order.
-        slot_stop: Where the rows of the last block end.
-        rows: All rows, float32[slots, dim].
-        centroids: Unit centroids by route id, float32[routes, dim].
-        centroid_spans: The same as views, with the first route id of each; they hold a
-            multiple of ``ROWS_ALIGNED`` rows, and those beyond the last route are zero.
-        quantized: All rows rounded to bytes.
-    """
-
-    dim: int
-    settings: Settings
-    is_live: NDArray[np.bool_]
-    live_count: int
-    thresholds: NDArray[np.float64]
-    confidence_mins: NDArray[np.float64]
-    mean_norms: NDArray[np.float64]
-    slots_of: Mapping[int, Slots]
-    blocks: Sequence[Block]
-    slot_stop: int
-    rows: ChunkedArray[np.float32]
-    centroids: ChunkedArray[np.float32]
-    centroid_spans: Sequence[tuple[int, NDArray[np.float32]]]
-    quantized: QuantizedRows
-    negatives: NegativeRows | None
-    calibration: DecisionCalibration | None = None
-    adaptive: AdaptiveTerms | None = None
-
-
 class Tensor:
     """Rows, the routes that own them, and the routes as queries see them.
 
     Invariants: a slot has one owner or none; the owners are those that the records name;
     every route's centroid is that of its rows once ``view`` was called.
+
+    Args:
+        is_small: Begin with little memory and grow by copying, for one of many route sets.
 
     Attributes:
         routes: Routes by name, read-only.
@@ -124,10 +75,20 @@ class Tensor:
         fingerprint: Of the encoder that made the rows; numbers of another one do not apply.
     """
 
-    def __init__(self, dim: int, settings: Settings | None = None, fingerprint: str = "") -> None:
+    def __init__(
+        self,
+        dim: int,
+        settings: Settings | None = None,
+        fingerprint: str = "",
+        *,
+        is_small: bool = False,
+    ) -> None:
         self.dim = dim
         self.fingerprint = fingerprint
-        self._rows: ChunkedArray[np.float32] = ChunkedArray(dim, CHUNK_SLOTS, np.float32)
+        self._routes_at_first = SMALL_ROUTES if is_small else 0
+        self._rows: ChunkedArray[np.float32] = ChunkedArray(
+            dim, CHUNK_SLOTS, np.float32, SMALL_ROWS if is_small else 0
+        )
         self._quantized = QuantizedRows(self._rows)
         self._reset(settings or Settings(), Revision(1, 0))
 
@@ -148,7 +109,7 @@ class Tensor:
         self._negative_slots_of: dict[int, Slots] = {}
         self.decision = b""
         self._fit: DecisionCalibration | None = None
-        self._centroids = Centroids(self._rows, self._slots_of)
+        self._centroids = Centroids(self._rows, self._slots_of, self._routes_at_first)
         self._staged = StagedRows(self._centroids, self._rows.capacity_rows)
         self._blocks = BlockIndex()
         self.texts = TextIndex()
@@ -171,6 +132,7 @@ class Tensor:
             if settings.aggregation == "adaptive" and terms is None:
                 settings = replace(settings, aggregation="blend")
             aligned = -(-count // ROWS_ALIGNED) * ROWS_ALIGNED
+            aligned = min(aligned, self._centroids.units.capacity_rows)
             self._view = TensorView(
                 self.dim,
                 settings,
@@ -227,7 +189,7 @@ class Tensor:
             found = None
         self._fit = found
         if terms is None:
-            terms = terms_of(found, self.dim)
+            terms = terms_of(found, self.dim, self._routes_at_first)
         else:
             terms.reserve(self._centroids.units.capacity_rows)
         self._centroids.terms = terms
@@ -241,7 +203,7 @@ class Tensor:
         found = read_decision_calibration(payload)
         if found is None or found.fingerprint != self.fingerprint:
             return None
-        terms = terms_of(found, self.dim)
+        terms = terms_of(found, self.dim, self._routes_at_first)
         return None if terms is None else (terms, np.flatnonzero(self._is_live))
 
     def sums_of(self, route_ids: Slots) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -328,6 +290,34 @@ class Tensor:
         """Return centroids that a boot may take over; nothing if they are as large as the rows."""
         ids = np.flatnonzero(self._is_live)
         return self._centroids.pack(ids) if 2 * len(ids) <= self.slots_used else b""
+
+    def copy(self) -> Tensor:
+        """Copy rows, routes and what is derived from them; nothing may be deferred here.
+
+        Nothing may change this tensor meanwhile.  Queries may go on.
+        """
+        assert not self.is_behind, "deferred work cannot be copied: this is a bug"
+        copied = Tensor(self.dim, self.settings, self.fingerprint, is_small=True)
+        slots, routes = self.high_water_slots, self._route_count
+        copied._reserve_slots(slots)
+        copied._owners[:slots] = self._owners[:slots]
+        copied._rows.copy_from(self._rows, slots)
+        copied._quantized.copy_from(self._quantized, slots)
+        copied._reserve_routes(routes)
+        copied._is_live[:routes] = self._is_live[:routes]
+        copied._thresholds[:routes] = self._thresholds[:routes]
+        copied._confidence_mins[:routes] = self._confidence_mins[:routes]
+        copied._routes.update(self._routes)
+        copied._records.update(self._records)
+        copied._slots_of.update(self._slots_of)
+        copied._negative_slots_of.update(self._negative_slots_of)
+        copied._centroids.copy_from(self._centroids, routes)
+        copied._blocks = self._blocks.copy(copied._rows)
+        copied.texts = self.texts.copy()
+        copied.decision, copied._fit = self.decision, self._fit
+        copied.slots_used, copied.revision = self.slots_used, self.revision
+        copied.view()
+        return copied
 
     # --- deferred work ---
 
@@ -523,7 +513,9 @@ class Tensor:
         """Give memory and owners to slots below ``count``."""
         if count <= len(self._owners):
             return
-        self._rows.reserve(count)
+        if self._rows.reserve(count):
+            self._blocks.mark_all_stale()
+        self._quantized.wake()
         missing = self._rows.capacity_rows - len(self._owners)
         self._owners = np.concatenate([self._owners, np.full(missing, FREE, np.int32)])
         self._staged.reserve(self._rows.capacity_rows)

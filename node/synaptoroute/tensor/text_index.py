@@ -36,6 +36,15 @@ class TextIndex:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def copy(self) -> TextIndex:
+        copied = TextIndex()
+        copied._slots = {
+            key: set(slots) if isinstance(slots, set) else slots
+            for key, slots in self._slots.copy().items()
+        }
+        copied._keys = self._keys.copy()
+        return copied
+
     def put(self, slots: Iterable[int], keys: Iterable[int]) -> None:
         """Set the texts of slots, by their ``text_keys``, in place of what they had."""
         for slot, key in zip(slots, keys, strict=True):
