@@ -384,6 +384,7 @@ class Match(BaseModel):
         guard_margin: Margin that the static stage needs to answer.
         decision_id: Names this answer in feedback, on the node that gave it; only while the
             review queue is on.
+        route_set: The route set that answered; only for a query that names a set or an alias.
     """
 
     route: str | None
@@ -411,6 +412,7 @@ class Match(BaseModel):
     static_margin: float | None = None
     guard_margin: float | None = None
     decision_id: str | None = None
+    route_set: str | None = None
 
     @property
     def name(self) -> str | None:

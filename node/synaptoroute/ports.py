@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import EpochRecord, Outcome, StagedImport
+from synaptoroute.core.change import AliasRecord, EpochRecord, Outcome, StagedImport
 from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal, Settings
 from synaptoroute.core.replica import Replica, Source, State, Step
 from synaptoroute.encoder import TextEncoder
@@ -240,7 +240,27 @@ class EnginePort(Protocol):
         ...
 
     @property
-    def published(self) -> Published: ...
+    def published(self) -> Published:
+        """The state of the default set."""
+        ...
+
+    def published_of(self, route_set: str) -> Published:
+        """Return the state of a set or of the set that an alias names; empty for the default.
+
+        Raises:
+            SetNotFound: There is none of that name.
+        """
+        ...
+
+    @property
+    def set_names(self) -> Mapping[str, int]:
+        """Numbers of the route sets that queries see, by name."""
+        ...
+
+    @property
+    def aliases(self) -> Mapping[str, AliasRecord]:
+        """Aliases that queries see, by name."""
+        ...
 
     @property
     def replica_status(self) -> ReplicaStatus: ...
@@ -307,12 +327,20 @@ class EnginePort(Protocol):
 
     # --- reads ---
 
-    def read(self, task: Callable[[Tensor], ResultT]) -> Future[ResultT]:
-        """Run a function on the tensor between two batches, at one position."""
+    def read(self, task: Callable[[Tensor], ResultT], route_set: str = "") -> Future[ResultT]:
+        """Run a function on the tensor of a set between two batches, at one position.
+
+        Raises:
+            SetNotFound: By the future: no set and no alias has the name.
+        """
         ...
 
-    def known_texts(self, texts: Sequence[str]) -> list[str]:
-        """Keep the texts that an utterance may equal; any thread, perhaps a write behind."""
+    def known_texts(self, texts: Sequence[str], route_set: str = "") -> list[str]:
+        """Keep the texts that an utterance of a set may equal; any thread, perhaps a write behind.
+
+        Raises:
+            SetNotFound: There is none of that name.
+        """
         ...
 
     def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:

@@ -147,7 +147,7 @@ class Cascade:
 
         A batch costs less than its queries alone, and gives the same answers.
         """
-        asked = [query for query in queries if query.is_plain]
+        asked = [query for query in queries if query.is_plain and not query.route_set]
         found = self._evaluate(asked, node)
         left = sum(
             query.first_stage is not None and not query.first_stage.is_sure for query in asked
@@ -336,6 +336,11 @@ class Cascade:
                 self._routes = None
             self._take_settings(settings)
 
+    def advance(self, at: Revision) -> None:
+        if self._routes is not None:
+            with self._lock:
+                self._routes.revision = at
+
     # --- under the lock ---
 
     def _is_unchanged(self, record: RouteRecord) -> bool:
@@ -430,7 +435,7 @@ class QueryCoalescer:
 
     def add(self, query: Query) -> bool:
         """Evaluate a query soon, if the first stage is on; its future gets the answer."""
-        if not query.is_plain or not self._cascade.is_on:
+        if query.route_set or not query.is_plain or not self._cascade.is_on:
             return False
         loop = query.loop
         assert loop is not None, "a query without an event loop: this is a bug"

@@ -6,9 +6,10 @@ Before ``start`` the caller's thread runs the same code inline, as in release 0.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.cascade.cascade import Cascade, CascadeStatus, QueryCoalescer
 from synaptoroute.config import EngineConfig, cpu_limit
-from synaptoroute.core.change import Commit, Outcome, StagedImport
+from synaptoroute.core.change import AliasRecord, Commit, Outcome, StagedImport
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
@@ -30,6 +31,7 @@ from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
 from synaptoroute.ports import (
     AppliedState,
+    DecisionFigures,
     EngineCounters,
     EngineObserver,
     EngineStatus,
@@ -137,6 +139,7 @@ class Engine:
             first_stage=self._cascade,
             resolve_writers=self._pending_writes.resolve,
             on_visible=self._report_visible,
+            new_unmatched=partial(UnmatchedQueries, config.unmatched_kept),
             # The applier is built below; the scorer asks only when its thread runs.
             is_applying=lambda: self.applier.is_applying,
         )
@@ -218,15 +221,30 @@ class Engine:
             self._enqueue(query)
 
     def _enqueue(self, query: Query) -> None:
-        key = query.key if query.context else query.text
+        text = query.key if query.context else query.text
+        key = None
+        if query.route_set or query.cache_scope:
+            key = self._key_of(query)
         self._queue.submit(
-            key, query, share=query.use_cache, deadline_seconds=query.deadline_seconds
+            text, query, share=query.use_cache, deadline_seconds=query.deadline_seconds, key=key
         )
+
+    def _key_of(self, query: Query) -> Hashable:
+        """Key in the queue of a query that names a set or a scope."""
+        # An unknown name would cost an encoding; the scorer looks it up again where it answers.
+        self.scorer.sets.get(query.route_set)
+        return query.in_flight_key
 
     def submit_all(self, queries: Sequence[Query]) -> None:
         if queries:
             first, pairs = queries[0], [(query.key, query) for query in queries]
-            self._queue.submit_all(pairs, first.use_cache, deadline_seconds=first.deadline_seconds)
+            keys = [
+                self._key_of(query) if query.route_set or query.cache_scope else text
+                for text, query in pairs
+            ]
+            self._queue.submit_all(
+                pairs, first.use_cache, deadline_seconds=first.deadline_seconds, keys=keys
+            )
 
     @property
     def has_first_stage(self) -> bool:
@@ -239,31 +257,58 @@ class Engine:
 
     @property
     def unmatched(self) -> UnmatchedQueries:
-        return self.scorer.unmatched
+        return self.scorer.sets.default.unmatched
 
     @property
     def decisions(self) -> RecentDecisions:
-        return self.scorer.decisions
+        return self.scorer.sets.default.decisions
 
-    def prepare(self, text: str, ignore: tuple[str, ...] | None = None) -> PreparedText:
-        return self.scorer.preparation.prepare(text, ignore)
+    def unmatched_of(self, route_set: str) -> UnmatchedQueries:
+        return self.scorer.sets.get(route_set).unmatched
+
+    def decisions_of(self, route_set: str) -> RecentDecisions:
+        return self.scorer.sets.get(route_set).decisions
+
+    def decision_figures_of(self, route_set: str) -> DecisionFigures:
+        return self.scorer.sets.get(route_set).decision_counts.figures
+
+    def prepare(
+        self, text: str, ignore: tuple[str, ...] | None = None, route_set: str = ""
+    ) -> PreparedText:
+        return self.scorer.sets.get(route_set).preparation.prepare(text, ignore)
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         self._check_open()
-        encoder, preparation = self.encoder, self.scorer.preparation
-        prepared = [preparation.prepare(query.key) for query in queries]
+        encoder, sets = self.encoder, self.scorer.sets
+        prepared = [
+            sets.get(query.route_set, query.session).preparation.prepare(query.key)
+            for query in queries
+        ]
         tokens = encoder.tokenize([each.text for each in prepared])
         turns = [tuple(encoder.tokenize(each.turns)) for each in prepared]
         others = {turn.key: turn for turn in chain.from_iterable(turns)}
         row_of = {key: len(tokens) + row for row, key in enumerate(others)}
         in_flight = tuple(
-            InFlightQuery(query.key, [query], 0.0, own, encoder, each, earlier)
+            InFlightQuery(
+                query.key,
+                [query],
+                0.0,
+                own,
+                encoder,
+                each,
+                earlier,
+                route_set=query.route_set,
+                session=query.session,
+            )
             for query, own, each, earlier in zip(queries, tokens, prepared, turns, strict=True)
         )
         answers: list[Match] = []
         embeddings = encoder.encode_tokens([*tokens, *others.values()])
         batch = Batch(in_flight, turn_to_context(in_flight, embeddings, row_of), encoder)
-        for _, answer in self.scorer.score_now(batch):
+        # Several sets answer one after the other, so the order may be another.
+        found = {id(query): answer for query, answer in self.scorer.score_now(batch)}
+        for query in queries:
+            answer = found[id(query)]
             if isinstance(answer, Exception):
                 raise answer
             assert isinstance(answer, Match), "options are scored after the start only"
@@ -312,15 +357,15 @@ class Engine:
 
     # --- reads ---------------------------------------------------------------------
 
-    def read(self, task: Callable[[Tensor], ResultT]) -> Future[ResultT]:
-        future = self.scorer.call(task)
+    def read(self, task: Callable[[Tensor], ResultT], route_set: str = "") -> Future[ResultT]:
+        future = self.scorer.call(task, route_set)
         if not self.is_started:
             self.scorer.drain()
         return future
 
-    def known_texts(self, texts: Sequence[str]) -> list[str]:
+    def known_texts(self, texts: Sequence[str], route_set: str = "") -> list[str]:
         # Without the scorer's lock: a look-up in a dictionary is one step of the interpreter.
-        return self.scorer.tensor.texts.known(texts)
+        return self.scorer.sets.get(route_set).tensor.texts.known(texts)
 
     def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
         if self.is_started:
@@ -359,6 +404,27 @@ class Engine:
     def published(self) -> Published:
         return self.scorer.published
 
+    def published_of(self, route_set: str) -> Published:
+        published, served = self.scorer.published, self.scorer.sets.get(route_set)
+        if not served.number:
+            return published
+        tensor = served.tensor
+        return replace(
+            published,
+            routes_count=len(tensor.routes),
+            slots_used=tensor.slots_used,
+            settings=tensor.settings,
+        )
+
+    @property
+    def set_names(self) -> Mapping[str, int]:
+        # A copy in one step: the scorer may change it meanwhile.
+        return {name: served.number for name, served in self.scorer.sets.by_name.copy().items()}
+
+    @property
+    def aliases(self) -> Mapping[str, AliasRecord]:
+        return self.scorer.sets.aliases.copy()
+
     @property
     def backlog_entries(self) -> int:
         return self.applier.backlog_entries
@@ -384,7 +450,9 @@ class Engine:
         queue, cascade = self._queue, self._cascade
         stage = cascade.status if cascade else CascadeStatus()
         hits, misses = self.encoders.cache_counts
-        decisions = self.scorer.decision_counts.figures
+        decisions = DecisionFigures()
+        for served in self.scorer.sets.by_name.copy().values():
+            decisions += served.decision_counts.figures
         if cascade is not None:
             decisions += cascade.decision_counts.figures
         counters = EngineCounters(

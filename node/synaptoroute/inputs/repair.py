@@ -83,6 +83,12 @@ class Lexicon:
         self._counts: Counter[str] = Counter()
         self._foreign_letters: Counter[str] = Counter()
 
+    def copy(self) -> Lexicon:
+        copied = Lexicon(self._vocabulary)
+        copied._counts = self._counts.copy()
+        copied._foreign_letters = self._foreign_letters.copy()
+        return copied
+
     def add(self, utterances: Iterable[str]) -> None:
         for word in words_of("\n".join(utterances)):
             self._counts[word] += 1

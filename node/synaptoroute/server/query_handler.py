@@ -62,7 +62,9 @@ _JSON: Final = b"application/json"
 _QUERY: Final = TypeAdapter(QueryRequest)
 _BATCH: Final = TypeAdapter(BatchRequest)
 _OF_SPLIT: Final = {"span"}
-_WITHOUT_DECISION: Final = {"decision_id", *_OF_SPLIT}
+_OF_SET: Final = {"route_set"}
+_WITH_DECISION: Final = {*_OF_SPLIT, *_OF_SET}
+_WITHOUT_DECISION: Final = {"decision_id", *_WITH_DECISION}
 _OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
 _OF_PREPARATION: Final = {"encoded_text", "repairs"}
 _OF_CONTEXT: Final = {"context_weight"}
@@ -437,7 +439,9 @@ def _validated(adapter: TypeAdapter[ModelT], body: bytes) -> ModelT:
 
 def render_match(match: Match) -> str:
     """A match as JSON, with candidates and stage only if the query asked for them."""
-    left_out = _OF_SPLIT if match.decision_id else _WITHOUT_DECISION
+    left_out = _WITH_DECISION if match.decision_id else _WITHOUT_DECISION
+    if match.route_set is not None:
+        left_out = left_out - _OF_SET
     if match.candidates is None:
         left_out = left_out | _WITHOUT_EXPLAIN
     else:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -25,9 +26,9 @@ from synaptoroute.serving.admission import CHARACTERS_MAX
 from synaptoroute.serving.context import turn_to_context
 from synaptoroute.serving.embedding_cache import CachedEncoder
 from synaptoroute.serving.fair_queue import InFlightQuery
-from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import Query
 from synaptoroute.serving.queue import EncodeJob, QueryQueue
+from synaptoroute.serving.served_sets import ServedSets
 from synaptoroute.threads import lower_priority
 
 UTTERANCES_PER_JOB_MAX: Final = 16
@@ -59,7 +60,7 @@ class BatchScorer(Protocol):
     """Takes encoded batches, and says how their texts are read."""
 
     @property
-    def preparation(self) -> TextPreparation: ...
+    def sets(self) -> ServedSets: ...
 
     def submit(self, batch: Batch) -> None: ...
 
@@ -138,15 +139,22 @@ class EncoderWorkers:
 
     def _tokenize(self, queries: Sequence[InFlightQuery], encoder: TextEncoder) -> None:
         missing, texts = [], []
-        preparation = self._scorer.preparation  # read once: it is replaced with the encoder
+        sets = self._scorer.sets
+        default = sets.default.preparation  # read once: it is replaced with the encoder
         for query in queries:
             first = query.waiters[0]
+            if isinstance(first, Query) and (first.route_set or first.cache_scope):
+                query.route_set, query.session = first.route_set, first.session
+                query.cache_scope = first.cache_scope
             # The first stage may have tokenized the text already.
             if query.tokens is None and isinstance(first, Query) and first.tokens is not None:
                 query.tokens, query.tokens_of = first.tokens, first.tokens_of
                 query.prepared = first.prepared
             # Tokens of the former encoder are useless after a change of the encoder.
             if query.tokens_of is not encoder:
+                preparation = default
+                if query.route_set:
+                    preparation = sets.preparation_of(query.route_set, query.session)
                 query.prepared = preparation.prepare(query.text)
                 missing.append(query)
                 texts.append(query.prepared.text)
@@ -179,11 +187,20 @@ class EncoderWorkers:
                     texts.append((query, turn))
         embeddings = np.empty((len(texts), encoder.dim), dtype=np.float32)
         missing, tokenized = [], []
+        keys = [_cache_key(query, own) if query.cache_scope else own.key for query, own in texts]
+        first_of: dict[bytes, int] = {}  # Two sets may have the same text in one batch
+        equal: list[tuple[int, int]] = []
         for row, (query, tokens) in enumerate(texts):
-            cached = cache.get(tokens.key) if query.is_shared else None
+            key = keys[row]
+            if query.is_shared and key in first_of:
+                equal.append((row, first_of[key]))
+                continue
+            cached = cache.get(key) if query.is_shared else None
             if cached is None:
                 missing.append(row)
                 tokenized.append(tokens)
+                if query.is_shared:
+                    first_of[key] = row
             else:
                 embeddings[row] = cached
                 if row < len(queries):
@@ -195,7 +212,7 @@ class EncoderWorkers:
             count = characters = 0
             for row, vector in zip(missing, encoded, strict=True):
                 query, tokens = texts[row]
-                cache.put(tokens.key, vector)
+                cache.put(keys[row], vector)
                 count += tokens.count
                 if row < len(queries):  # the text of a flight includes its context
                     characters += min(len(query.text), CHARACTERS_MAX)
@@ -203,9 +220,17 @@ class EncoderWorkers:
             if self._observer is not None:
                 self._observer.batch(len(missing), count, seconds)
             self._queue.learn(count, characters, seconds)
+        for row, first in equal:
+            embeddings[row] = embeddings[first]
         if row_of:
             embeddings = turn_to_context(queries, embeddings, row_of)
         return Batch(tuple(queries), embeddings, encoder)
+
+
+def _cache_key(query: InFlightQuery, tokens: Any) -> bytes:
+    """Key of an embedding that is shared inside a scope alone."""
+    scope = query.cache_scope.encode("utf-8", "surrogatepass")
+    return blake2b(scope, digest_size=16).digest() + bytes(tokens.key)
 
 
 def submit_utterances(

@@ -18,7 +18,7 @@ Not thread-safe: the queue's lock guards it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 from typing import Any, Final, Protocol, TypeAlias
@@ -69,6 +69,10 @@ class InFlightQuery:
         joined_by: Flows of callers that joined it, which have it in their queues too.
         is_taken: Whether it has left the queue.
         was_cached: Whether its embedding was known already.
+        key: What its callers have in common; queries with equal keys are one.
+        route_set: The set or alias that its callers name; empty for the default set.
+        session: The session that they name, which decides between the sides of an alias.
+        cache_scope: Embeddings are shared inside this scope; empty for all without one.
     """
 
     text: str
@@ -85,6 +89,10 @@ class InFlightQuery:
     joined_by: tuple[Flow, ...] = ()
     is_taken: bool = False
     was_cached: bool = False
+    key: Hashable = None
+    route_set: str = ""
+    session: str | None = None
+    cache_scope: str = ""
 
     @property
     def is_abandoned(self) -> bool:

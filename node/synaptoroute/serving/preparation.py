@@ -8,6 +8,8 @@ version of what it was made with: where that is not current any more, it is prep
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -78,6 +80,14 @@ class TextPreparation:
         repaired, repairs = lexicon.repair(kept)
         return PreparedText(repaired, kept, repairs, version)
 
+    def copy(self, tensor: Tensor) -> TextPreparation:
+        """Copy it for a copy of its tensor; nothing may change it meanwhile."""
+        copied = TextPreparation.__new__(TextPreparation)
+        copied._encoder, copied._ignore = self._encoder, tensor.settings.ignore
+        copied._lexicon = None if self._lexicon is None else self._lexicon.copy()
+        copied.version = object()
+        return copied
+
     # --- on the scorer's thread, around a change of the tensor ---
 
     def begin(self, change: Change, tensor: Tensor) -> list[str]:
@@ -109,10 +119,17 @@ class TextPreparation:
         is_on = tensor.settings.repair_words and tensor.slots_used <= LEXICON_ROWS_MAX
         if is_on and self._lexicon is not None:
             return
-        if not is_on or not self._encoder.whole_words():
+        words = _words_of(self._encoder) if is_on else {}
+        if not words:
             self._lexicon = None
         else:
-            lexicon = Lexicon(self._encoder.whole_words())
+            lexicon = Lexicon(words)
             for record in tensor.routes.values():
                 lexicon.add([text for _, _, text in record.rows()])
             self._lexicon = lexicon
+
+
+@lru_cache(maxsize=2)
+def _words_of(encoder: TextEncoder) -> Mapping[str, int]:
+    """Whole words of an encoder; one copy serves all route sets."""
+    return encoder.whole_words()

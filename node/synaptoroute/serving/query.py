@@ -82,6 +82,9 @@ class Query:
         options: Score these options rather than choose a route; the answer is then their
             ``OptionScores``.
         flow: Name of its client, among which capacity is shared.
+        route_set: The set or the alias that it is for; empty for the default set.
+        session: Keeps its caller on one side of an alias with a canary; None for no canary.
+        cache_scope: Embeddings are shared with queries of the same scope alone.
         future: Resolved on the event loop.
         prepared: Its text as it is encoded; set by the stage that reads it.
         tokens: Its tokens, if the first stage made them.
@@ -101,6 +104,9 @@ class Query:
     options: OptionSet | None = None
     deadline_seconds: float = math.inf
     flow: str = ""
+    route_set: str = ""
+    session: str | None = None
+    cache_scope: str = ""
     future: asyncio.Future[Any] | None = None
     loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
     prepared: PreparedText | None = field(default=None, repr=False)
@@ -124,6 +130,11 @@ class Query:
     def key(self) -> str:
         """Key of its embedding: queries with equal keys may share one."""
         return KEY_SEPARATOR.join((self.text, *self.context)) if self.context else self.text
+
+    @property
+    def in_flight_key(self) -> tuple[str, str | None, str, str]:
+        """What queries have in common that are answered together, if they name a set or scope."""
+        return self.route_set, self.session, self.cache_scope, self.key
 
     @property
     def candidates(self) -> int:
@@ -454,6 +465,10 @@ class FirstStage(Protocol):
         """Apply one change, in the step in which it becomes visible."""
         ...
 
+    def advance(self, at: Revision) -> None:
+        """Follow an entry that changed another route set."""
+        ...
+
 
 class QueryEngine(EnginePort, Protocol):
     """The engine as the router sees it: ``EnginePort`` and the query path."""
@@ -466,6 +481,22 @@ class QueryEngine(EnginePort, Protocol):
 
     @property
     def decisions(self) -> RecentDecisions: ...
+
+    def unmatched_of(self, route_set: str) -> UnmatchedQueries:
+        """Find those of a set or of the set that an alias names; empty for the default.
+
+        Raises:
+            SetNotFound: There is none of that name.
+        """
+        ...
+
+    def decisions_of(self, route_set: str) -> RecentDecisions:
+        """Find those of a set, as ``unmatched_of`` does."""
+        ...
+
+    def decision_figures_of(self, route_set: str) -> DecisionFigures:
+        """Count the decisions of a set, as ``unmatched_of`` finds it."""
+        ...
 
     def start(self) -> None: ...
 
@@ -500,8 +531,14 @@ class QueryEngine(EnginePort, Protocol):
         """Answer on the caller's thread what the first stage is sure of; None for the rest."""
         ...
 
-    def prepare(self, text: str, ignore: tuple[str, ...] | None = None) -> PreparedText:
-        """Say how a text is read now, or with other ``ignore`` patterns; any thread."""
+    def prepare(
+        self, text: str, ignore: tuple[str, ...] | None = None, route_set: str = ""
+    ) -> PreparedText:
+        """Say how a set reads a text now, or with other ``ignore`` patterns; any thread.
+
+        Raises:
+            SetNotFound: There is none of that name.
+        """
         ...
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:

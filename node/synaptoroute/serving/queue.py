@@ -1,10 +1,10 @@
 """The queue between the event loop and the encoder workers.
 
 A free worker takes its share of what is queued.  By default there is no batching window:
-batches form by themselves while the workers are busy.  Equal texts in flight share one
-encoding.  The queue is bounded.  It refuses a query when it is full, or when the predicted
-wait (``admission``) exceeds the caller's deadline.  A query whose caller has gone is dropped
-before it costs anything.
+batches form by themselves while the workers are busy.  Equal texts in flight to one
+route set share one encoding.  The queue is bounded.  It refuses a query when it is full, or when
+the predicted wait (``admission``) exceeds the caller's deadline.  A query whose caller has gone is
+dropped before it costs anything.
 
 Queries of different clients are served in turn (``fair_queue``), and a client below its equal
 share is not refused because of another's: it counts as alone with its own work, served at
@@ -21,7 +21,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
@@ -153,7 +153,7 @@ class QueryQueue:
         self._window_seconds = batch_window_ms / 1_000
         self._condition = threading.Condition()
         self._fair = FairQueue()
-        self._in_flight: dict[str, InFlightQuery] = {}
+        self._in_flight: dict[Hashable, InFlightQuery] = {}
         self._jobs = JobQueue()
         self._takes_since_job = 0
         self._swept_at = 0.0
@@ -202,13 +202,23 @@ class QueryQueue:
         return isinstance(text, str) and text.strip() in self._in_flight
 
     def submit(
-        self, text: str, waiter: Waiter, *, share: bool = True, deadline_seconds: float = math.inf
+        self,
+        text: str,
+        waiter: Waiter,
+        *,
+        share: bool = True,
+        deadline_seconds: float = math.inf,
+        key: Hashable = None,
     ) -> None:
-        """Queue a query, or join the same text in flight; without ``share`` it is encoded alone."""
+        """Queue a query, or join the same one in flight; without ``share`` it is encoded alone.
+
+        Args:
+            key: What makes two queries the same; None for the text.
+        """
         with self._condition:
-            is_new = not (share and text in self._in_flight)
+            is_new = not (share and (key or text) in self._in_flight)
             self._admit(1, (text,) if is_new else (), deadline_seconds, waiter.flow)
-            self._enqueue(text, waiter, share)
+            self._enqueue(text, waiter, share, key or text)
 
     def submit_all(
         self,
@@ -216,14 +226,20 @@ class QueryQueue:
         share: bool = True,
         *,
         deadline_seconds: float = math.inf,
+        keys: Sequence[Hashable] | None = None,
     ) -> None:
         """Queue several queries of one flow, all or none; see ``submit``."""
         with self._condition:
-            new = [text for text, _ in queries if not (share and text in self._in_flight)]
+            keys = keys or [text for text, _ in queries]
+            new = [
+                text
+                for (text, _), key in zip(queries, keys, strict=True)
+                if not (share and key in self._in_flight)
+            ]
             flow = queries[0][1].flow if queries else ""
             self._admit(len(queries), new, deadline_seconds, flow)
-            for text, waiter in queries:
-                self._enqueue(text, waiter, share)
+            for (text, waiter), key in zip(queries, keys, strict=True):
+                self._enqueue(text, waiter, share, key)
 
     def _admit(self, count: int, new: Sequence[str], deadline_seconds: float, flow: str) -> None:
         """Count callers in, or refuse them."""
@@ -278,12 +294,12 @@ class QueryQueue:
         self.counters.overloaded += count
         self.counters.too_late += count
 
-    def _enqueue(self, text: str, waiter: Waiter, share: bool) -> None:
+    def _enqueue(self, text: str, waiter: Waiter, share: bool, key: Hashable) -> None:
         fair = self._fair
         flow = fair.flows.get(waiter.flow) or fair.add_flow(waiter.flow)
         fair.active += flow.requests == 0
         flow.requests += 1
-        query = self._in_flight.get(text) if share else None
+        query = self._in_flight.get(key) if share else None
         if query is not None:
             self.counters.shared += 1
             query.waiters.append(waiter)
@@ -296,10 +312,10 @@ class QueryQueue:
         if fair.active > 1 and predicted:
             predicted = min(predicted, self._fair_wait((), waiter.flow))
         query = InFlightQuery(
-            text, [waiter], time.monotonic(), is_shared=share, predicted_seconds=predicted
+            text, [waiter], time.monotonic(), is_shared=share, predicted_seconds=predicted, key=key
         )
         if share:
-            self._in_flight[text] = query
+            self._in_flight[key] = query
         fair.push(query, flow)
         self._condition.notify()
 
@@ -429,7 +445,7 @@ class QueryQueue:
                 flow.requests -= 1
                 fair.active -= flow.requests == 0
         if query.is_shared:
-            del self._in_flight[query.text]
+            del self._in_flight[query.key]
 
     def give_back(self, queries: Sequence[InFlightQuery]) -> None:
         """Return queries to the head of the queue: they did not fit, or must be encoded again."""

@@ -16,41 +16,32 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import Commit
+from synaptoroute.core.change import AliasRecord, Change, Commit
 from synaptoroute.core.mutation import Position, Revision
-from synaptoroute.core.same_text import same_text_form
-from synaptoroute.encoder import TextEncoder, Tokens
+from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.integer_product import integer_product
-from synaptoroute.errors import EncoderError, InvalidQuery
+from synaptoroute.errors import EncoderError
 from synaptoroute.failpoints import failpoint
-from synaptoroute.models import Match
 from synaptoroute.ports import Published
-from synaptoroute.questions import OptionScores
-from synaptoroute.scoring import DecisionRule, QuerySpec, Ranking, Scratch, rank, rule_of
+from synaptoroute.scoring import Scratch
 from synaptoroute.serving.encoder_workers import Batch
-from synaptoroute.serving.option_scoring import score_options
+from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.preparation import TextPreparation
-from synaptoroute.serving.prior import rank_with_prior
-from synaptoroute.serving.query import (
-    DecisionCounts,
-    FirstStage,
-    Query,
-    RecentDecisions,
-    UnmatchedQueries,
-    match_of,
-)
+from synaptoroute.serving.query import FirstStage, Query, RecentDecisions, UnmatchedQueries
 from synaptoroute.serving.queue import QueryQueue
-from synaptoroute.tensor import Tensor, TensorView
+from synaptoroute.serving.served_set import Answer, Asked, ServedSet
+from synaptoroute.serving.served_sets import ServedSets, set_not_found
+from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.score_terms import ScoreTerms
 from synaptoroute.tensor.text_index import text_keys
 from synaptoroute.threads import Inbox, refuse, run_into
@@ -62,7 +53,6 @@ IDLE_SECONDS: Final = 0.002
 DELAYS_KEPT: Final = 2_048
 _ROUTES_AT_ONCE: Final = 1_024
 """Routes whose sums are copied between two batches, in about a millisecond."""
-Answer: TypeAlias = "tuple[Query, Match | OptionScores | Exception]"
 
 
 class VersionWaiters:
@@ -119,6 +109,7 @@ class _Fill:
     at: Revision
     done: threading.Event
     keys: Sequence[int]
+    set_number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +121,26 @@ class _Publish:
     static_rows: tuple[Mapping[int, Any], ...] = ()
     built: Any = None
     terms: ScoreTerms | None = None
+    copied: ServedSet | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     task: Callable[[Tensor], Any]
     future: Future[Any]
+    route_set: str = ""
+    set_number: int = 0
 
 
 _Item: TypeAlias = "Batch | _Fill | _Publish | _Call"
 
 
 class Scorer:
-    """Owns the tensor.
+    """Owns the tensors of all route sets.
 
     Attributes:
+        sets: The route sets; any thread may look a name up.
         version_waiters: Readers that wait for a version.
-        preparation: Prepares texts for encoder and tensor; replaced with them.
         delays: Pairs of seq and microseconds from the sequencer's clock to visible here.
     """
 
@@ -166,30 +160,36 @@ class Scorer:
         resolve_writers: Callable[[Sequence[Commit]], None] = lambda commits: None,
         on_visible: Callable[[Position], None] = lambda position: None,
         is_applying: Callable[[], bool] = lambda: False,
+        new_unmatched: Callable[[], UnmatchedQueries] = UnmatchedQueries,
     ) -> None:
-        tensor.use_encoder(encoder.fingerprint)
-        self.tensor = tensor
         self.encoder = encoder
-        self.preparation = preparation or TextPreparation(tensor, encoder)
+        self._default = ServedSet(
+            tensor,
+            encoder,
+            preparation,
+            unmatched=unmatched,
+            decisions=decisions,
+            first_stage=first_stage,
+        )
+        self.sets = ServedSets(self._default, new_unmatched=new_unmatched)
         self.node = node
         self.version_waiters = VersionWaiters()
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
-        self.unmatched = unmatched or UnmatchedQueries()
-        self.decision_counts = DecisionCounts()
-        self.decisions = decisions or RecentDecisions()
         self._first_stage = first_stage
         self._resolve_writers = resolve_writers
         self._on_visible = on_visible
         self._is_applying = is_applying
         self._scratch = Scratch(integer_product())
-        self._rule: DecisionRule | None = None
-        self._rule_view: TensorView | None = None
-        self._has_negatives = False
         self._queries = queries
         self._inbox: Inbox[_Item] = Inbox()
         self._tensor_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.published = self._describe(position, digest)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The tensor of the default set."""
+        return self._default.tensor
 
     # --- from any thread -------------------------------------------------------
 
@@ -213,15 +213,20 @@ class Scorer:
         """
         small: list[Commit] = []
         for commit in commits:
-            if self._first_stage is not None and self._first_stage.needs_rebuild(commit.change):
+            change, stage = commit.change, self._first_stage
+            if stage is not None and not change.set_number and stage.needs_rebuild(change):
                 self._put(small)
                 self._put([commit], built=self._rebuild_for(commit))
                 small = []
-            elif commit.change.decision is not None:
+            elif change.decision is not None:
                 self._put(small)
-                self._put([commit], terms=self._derive_terms(commit.change.decision.payload))
+                self._put([commit], terms=self._derive_terms(change))
                 small = []
-            elif len(commit.change.writes) <= FILL_ROWS_MAX:
+            elif change.forked_from is not None:
+                self._put(small)
+                self._put([commit], copied=self._copy_for(change))
+                small = []
+            elif len(change.writes) <= FILL_ROWS_MAX:
                 small.append(commit)
             else:
                 self._put(small)
@@ -240,32 +245,53 @@ class Scorer:
         is_filled: bool = False,
         built: Any = None,
         terms: ScoreTerms | None = None,
+        copied: ServedSet | None = None,
     ) -> None:
         """Queue commits, with what the first stage can prepare on this thread."""
         if not commits:
             return
         stage, encoder = self._first_stage, self.encoder
-        prepared = tuple(stage.embed(each.change, encoder) for each in commits) if stage else ()
-        self._inbox.put(_Publish(tuple(commits), is_filled, prepared, built, terms))
+        prepared: tuple[Mapping[int, Any], ...] = ()
+        if stage is not None:
+            prepared = tuple(
+                {} if each.change.set_number else stage.embed(each.change, encoder)
+                for each in commits
+            )
+        self._inbox.put(_Publish(tuple(commits), is_filled, prepared, built, terms, copied))
 
-    def _derive_terms(self, payload: bytes) -> ScoreTerms | None:
+    def _derive_terms(self, change: Change) -> ScoreTerms | None:
         """Compute the score terms of all routes under new numbers, on the applier's thread.
 
         The applier is the only one that changes routes, so they stay as they are until the
         numbers become visible.
         """
+        payload = b"" if change.decision is None else change.decision.payload
         if not payload or not self.is_alive:
             return None
+        number = change.set_number
         found: tuple[ScoreTerms, NDArray[np.int64]] | None
-        found = self.call(lambda tensor: tensor.derive_terms(payload)).result()
+        found = self._call(lambda tensor: tensor.derive_terms(payload), number).result()
         if found is None:
             return None
         terms, route_ids = found
         for start in range(0, len(route_ids), _ROUTES_AT_ONCE):
             part = route_ids[start : start + _ROUTES_AT_ONCE]
-            terms.write(part, *self.call(partial(Tensor.sums_of, route_ids=part)).result())
+            terms.write(part, *self._call(partial(Tensor.sums_of, route_ids=part), number).result())
         terms.is_complete = True
         return terms
+
+    def _copy_for(self, change: Change) -> ServedSet | None:
+        """Copy the set that a change forks, on the applier's thread.
+
+        The applier is the only one that changes sets, so the source stays as it is meanwhile, and
+        queries go on.  Only what is deferred in the source is done between batches.
+        """
+        source = change.forked_from
+        if not self.is_alive or source is None:
+            return None  # the scorer copies it in the step in which it becomes visible
+        while not self._call(_prepare_step, source).result():
+            continue
+        return self.sets.copy_of(change)
 
     def _rebuild_for(self, commit: Commit) -> Any:
         """Rebuild the first stage here, on the applier's thread, rather than between batches."""
@@ -275,10 +301,19 @@ class Scorer:
         records = self.call(lambda tensor: tuple(tensor.routes.values())).result()
         return stage.rebuild(self.encoder, settings, records, commit.entry.position.revision)
 
-    def call(self, task: Callable[[Tensor], Any]) -> Future[Any]:
-        """Run a function on the tensor, between two batches."""
+    def call(self, task: Callable[[Tensor], Any], route_set: str = "") -> Future[Any]:
+        """Run a function on the tensor of a set or an alias, between two batches.
+
+        Raises:
+            SetNotFound: By the future: there is none of that name.
+        """
         future: Future[Any] = Future()
-        self._inbox.put(_Call(task, future))
+        self._inbox.put(_Call(task, future, route_set))
+        return future
+
+    def _call(self, task: Callable[[Tensor], Any], set_number: int) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._inbox.put(_Call(task, future, set_number=set_number))
         return future
 
     # --- the thread --------------------------------------------------------------
@@ -312,8 +347,9 @@ class Scorer:
                     left.done.set()  # the applier waits for it
 
     def _next(self) -> _Item | None:
-        """Wait for the next item; do deferred work of the tensor while there is none."""
-        while self.tensor.is_behind:
+        """Wait for the next item; do deferred work of the tensors while there is none."""
+        sets = self.sets
+        while self._default.tensor.is_behind or sets.behind:
             try:
                 return self._inbox.get(IDLE_SECONDS)
             except queue.Empty:
@@ -321,7 +357,10 @@ class Scorer:
                 # answered, and the write on its way here, need the interpreter first.
                 if not self._is_applying():
                     with self._tensor_lock:
-                        self.tensor.prepare()
+                        if self._default.tensor.is_behind:
+                            self._default.tensor.prepare()
+                        else:
+                            sets.prepare()
         return self._inbox.get()
 
     def drain(self) -> None:
@@ -335,23 +374,44 @@ class Scorer:
         match item:
             case Batch():
                 self._answer(item)
-            case _Fill(slots, owners, vectors, at, done, keys):
-                self.tensor.fill(slots, vectors, at, owners, keys)
+            case _Fill(slots, owners, vectors, at, done, keys, number):
+                served = self.sets.by_number.get(number)
+                if served is not None:
+                    served.tensor.fill(slots, vectors, at, owners, keys)
                 done.set()
             case _Publish():
                 self._make_visible(item)
-            case _Call(task, future):
-                run_into(future, task, self.tensor)
+            case _Call(task, future, route_set, number):
+                if route_set or number:
+                    run_into(future, self._run_on_set, task, route_set, number)
+                else:
+                    run_into(future, task, self._default.tensor)
+
+    def _run_on_set(self, task: Callable[[Tensor], Any], route_set: str, number: int) -> Any:
+        served = self.sets.by_number[number] if number else self.sets.get(route_set)
+        # A set that did not change is as of the same place as all others.
+        served.tensor.revision = self.published.position.revision
+        return task(served.tensor)
 
     def _make_visible(self, item: _Publish) -> None:
         for index, commit in enumerate(item.commits):
             at = Revision(commit.entry.epoch, commit.entry.seq)
-            removed = self.preparation.begin(commit.change, self.tensor)
-            self.tensor.apply(commit.change, at, filled=item.is_filled, terms=item.terms)
-            if self._first_stage is not None:
-                written = item.static_rows[index] if item.static_rows else {}
-                self._first_stage.apply(commit.change, at, written, self.tensor, item.built)
-            self.preparation.finish(commit.change, self.tensor, removed)
+            change = commit.change
+            if change.set_number:
+                self._default.advance(at)
+            else:
+                self._default.apply(
+                    change,
+                    at,
+                    is_filled=item.is_filled,
+                    terms=item.terms,
+                    written=item.static_rows[index] if item.static_rows else None,
+                    built=item.built,
+                )
+            if change.set_number or change.others or change.alias or change.alias_before:
+                self.sets.apply(
+                    change, at, is_filled=item.is_filled, terms=item.terms, copied=item.copied
+                )
             failpoint("tensor.begun")
         # Published before writers are resolved: a writer must read its own write at once.
         last = item.commits[-1]
@@ -375,15 +435,21 @@ class Scorer:
         encoder: TextEncoder,
         preparation: TextPreparation,
         routes: Any = None,
+        others: Sequence[ServedSet] = (),
+        aliases: Iterable[AliasRecord] = (),
     ) -> None:
-        """Serve another tensor from now on, perhaps of another encoder.
+        """Serve other tensors from now on, perhaps of another encoder.
 
         Runs on the scorer's thread.
+
+        Args:
+            tensor: That of the default set.
+            routes: What the first stage serves beside it.
+            others: The other sets.
         """
-        tensor.use_encoder(encoder.fingerprint)
-        self.tensor = tensor
         self.encoder = encoder
-        self.preparation = preparation
+        self._default.use(tensor, encoder, preparation)
+        self.sets.replace(others, aliases)
         if self._first_stage is not None:
             self._first_stage.install(routes, encoder, tensor, preparation)
         self.published = self._describe(position, digest)
@@ -406,18 +472,21 @@ class Scorer:
         if batch.encoder is not self.encoder:
             self._queries.give_back(batch.queries)  # encoded before the encoder changed
             return
-        version = self.preparation.version
+        default = self._default
+        version, has_names, is_outdated = default.preparation.version, False, False
         for query in batch.queries:
-            if query.prepared is not None and query.prepared.version is not version:
-                if self._give_back_outdated(batch):
-                    return
-                break
+            if query.route_set:
+                has_names = True
+            elif query.prepared is not None and query.prepared.version is not version:
+                is_outdated = True
+        served = self._sets_of(batch) if has_names else None
+        if (is_outdated or has_names) and self._give_back_outdated(batch, served):
+            return
         # Completed first: a caller that joined later would miss the answer.
-        answers = self._score(batch, self._queries.complete(batch.queries))
-        if self.unmatched.is_on:
-            self.unmatched.add(answers)
-        if self.tensor.settings.feedback:
-            self.decisions.add(answers)
+        callers = self._queries.complete(batch.queries)
+        answers = self._score(batch, callers, served)
+        if served is None:
+            _keep(default, answers)
         by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
         for answer in answers:
             loop = answer[0].loop
@@ -429,37 +498,90 @@ class Scorer:
             except RuntimeError:
                 continue  # the loop was closed while its query was in flight
 
-    def _give_back_outdated(self, batch: Batch) -> bool:
-        """Have a batch encoded again if a change since altered how one of its texts is read."""
+    def _sets_of(self, batch: Batch) -> list[ServedSet | None]:
+        """Find the set of each query at the position of the tensors; None for an unknown name."""
+        find = self.sets.find
+        return [find(query.route_set, query.session) for query in batch.queries]
+
+    def _give_back_outdated(self, batch: Batch, served: Sequence[ServedSet | None] | None) -> bool:
+        """Have a batch encoded again if one of its texts is read otherwise now.
+
+        A change since may have altered how the set reads it, or the alias may name another set.
+        """
         is_outdated = False
-        for query in batch.queries:
+        for query, own in zip(batch.queries, served or repeat(self._default), strict=False):
             before = query.prepared
-            if before is not None:
-                query.prepared = self.preparation.prepare(query.text)
-                after = query.prepared
-                if (after.text, after.turns) != (before.text, before.turns):
-                    query.tokens_of, is_outdated = None, True
+            if before is None or own is None or before.version is own.preparation.version:
+                continue
+            query.prepared = after = own.preparation.prepare(query.text)
+            if (after.text, after.turns) != (before.text, before.turns):
+                query.tokens_of, is_outdated = None, True
         if is_outdated:
             self._queries.give_back(batch.queries)
         return is_outdated
 
     def score_now(self, batch: Batch) -> list[Answer]:
         """Answer a batch that was never queued, on the caller's thread."""
-        return self._score(batch, [query.waiters for query in batch.queries])
+        callers = [query.waiters for query in batch.queries]
+        return self._score(batch, callers, self._sets_of(batch), is_kept=False)
 
-    def _score(self, batch: Batch, callers: Sequence[Sequence[object]]) -> list[Answer]:
-        """Score every query against the tensor's one position."""
-        queries = [query for group in callers for query in group if isinstance(query, Query)]
+    def _score(
+        self,
+        batch: Batch,
+        callers: Sequence[Sequence[object]],
+        served: Sequence[ServedSet | None] | None,
+        *,
+        is_kept: bool = True,
+    ) -> list[Answer]:
+        """Score every query against the one position of its set.
+
+        Args:
+            callers: Of each query of the batch.
+            served: The set of each; None if all are for the default one.
+            is_kept: Whether operators and reviewers may ask for the answers later.
+        """
         if batch.error is not None:
+            queries = [query for group in callers for query in group if isinstance(query, Query)]
             return [(query, _encoder_failed(batch.error)) for query in queries]
+        if served is None:
+            return self._score_on(self._default, batch.queries, batch.embeddings, callers)
+        places: dict[ServedSet | None, list[int]] = {}
+        for place, own in enumerate(served):
+            places.setdefault(own, []).append(place)
+        answers: list[Answer] = []
+        for own, chosen in places.items():
+            groups = [callers[place] for place in chosen]
+            if own is None:
+                answers += [
+                    (query, set_not_found(query.route_set))
+                    for group in groups
+                    for query in group
+                    if isinstance(query, Query)
+                ]
+                continue
+            flights = [batch.queries[place] for place in chosen]
+            found = self._score_on(own, flights, batch.embeddings[chosen], groups)
+            if is_kept:
+                _keep(own, found)
+            answers += found
+        return answers
+
+    def _score_on(
+        self,
+        served: ServedSet,
+        flights: Sequence[InFlightQuery],
+        embeddings: NDArray[np.float32],
+        callers: Sequence[Sequence[object]],
+    ) -> list[Answer]:
+        """Score queries of one set."""
+        queries = [query for group in callers for query in group if isinstance(query, Query)]
         try:
-            embeddings = batch.embeddings
-            tokens = [each.tokens for each in batch.queries]
+            tokens = [each.tokens for each in flights]
             if len(queries) > len(callers):  # callers of one text share its row
                 counts = [len(group) for group in callers]
                 embeddings = embeddings[np.repeat(np.arange(len(callers)), counts)]
                 tokens = [own for own, n in zip(tokens, counts, strict=True) for _ in range(n)]
-            for flight, group in zip(batch.queries, callers, strict=True):
+            for flight, group in zip(flights, callers, strict=True):
                 for query in group:
                     if not isinstance(query, Query):
                         continue
@@ -467,160 +589,25 @@ class Scorer:
                     if query.prepared is not flight.prepared:
                         query.prepared = flight.prepared
                         query.tokens, query.tokens_of = flight.tokens, flight.tokens_of
-            specs = [query.spec(self.tensor.routes) for query in queries]
-            rule = self._current_rule()
-            rankings = rank(self.tensor, embeddings, specs, self._scratch, rule)
-            stage = self._first_stage
-            sure = stage.answer_if_moved(queries, self.node) if stage else repeat(None)
-            answers: list[Answer] = []
-            matches: list[Match] = []
-            tensor, version = self.tensor, self.published.version
-            for query, spec, ranking, vector, own, known in zip(
-                queries, specs, rankings, embeddings, tokens, sure, strict=False
-            ):
-                if query.options is not None:
-                    answers.append((query, self._option_scores(query, ranking, vector, own, rule)))
-                    continue
-                weights: dict[int, float] = {}
-                if query.prior:
-                    weights, unknown = self._weights(query.prior)
-                    if unknown is not None:
-                        answers.append((query, unknown))
-                        continue
-                    if weights:
-                        ranking = rank_with_prior(
-                            tensor, vector, spec, weights, rule, self._scratch
-                        )
-                slot = None
-                text = query.text if query.prepared is None else query.prepared.kept
-                if slots := tensor.texts.find(text):
-                    ranking, slot = self._exact(text, slots, spec, ranking, vector, rule)
-                if self._has_negatives and ranking.best is not None:
-                    ranking, slot = self._unless_barred(
-                        text, (ranking, slot), spec, weights, vector, rule
-                    )
-                match = known or match_of(query, ranking, tensor, version, self.node, own, slot)
-                answers.append((query, match))
-                matches.append(match)
-            self.decision_counts.count(matches)
-            return answers
+            asked = Asked(queries, embeddings, tokens, self.published.version, self.node)
+            return served.score(asked, self._scratch)
         except Exception as error:  # the callers get it; the scorer must live on
             return [(query, error) for query in queries]
 
-    def _option_scores(
-        self,
-        query: Query,
-        ranking: Ranking,
-        vector: NDArray[np.float32],
-        tokens: Tokens | None,
-        rule: DecisionRule,
-    ) -> OptionScores:
-        """Score the options of a query's questions."""
-        tensor = self.tensor
-        text = query.text if query.prepared is None else query.prepared.kept
-        barred: frozenset[str] = frozenset()
-        if self._has_negatives:
-            form = same_text_form(text)
-            barred = frozenset(
-                name
-                for name in query.routes or ()
-                if name in tensor.routes and form in _forms(tensor.routes[name].negatives)
-            )
-        return score_options(
-            query, ranking, tensor, vector, tokens, rule,
-            text=text, barred=barred, version=self.published.version, node=self.node,
-        )  # fmt: skip
 
-    def _weights(self, prior: Mapping[str, float]) -> tuple[dict[int, float], InvalidQuery | None]:
-        """Weights of a prior by route id, or the error that it names a route that is not there."""
-        weights = {}
-        for name, weight in prior.items():
-            record = self.tensor.routes.get(name)
-            if record is None:
-                return {}, InvalidQuery(f"prior: there is no route {name!r}", route=name)
-            if weight:
-                weights[record.route_id] = weight
-        return weights, None
-
-    def _current_rule(self) -> DecisionRule:
-        """The decision rule at the tensor's position."""
-        view = self.tensor.view()
-        if view is not self._rule_view:
-            self._rule = rule_of(self.tensor, self.encoder.fingerprint)
-            self._rule_view = view
-            self._has_negatives = view.negatives is not None
-        assert self._rule is not None
-        return self._rule
-
-    def _unless_barred(
-        self,
-        text: str,
-        answer: tuple[Ranking, int | None],
-        spec: QuerySpec,
-        weights: Mapping[int, float],
-        embedding: NDArray[np.float32],
-        rule: DecisionRule,
-    ) -> tuple[Ranking, int | None]:
-        """Leave out routes of which the text is a negative, whatever else speaks for them."""
-        tensor, form = self.tensor, same_text_form(text)
-        left: frozenset[int] | None = None
-        ranking, slot = answer
-        while ranking.best is not None:
-            route_id = ranking.best.route_id
-            if form not in _forms(tensor.record_of(route_id).negatives):
-                break
-            if left is None:
-                every = frozenset(each.route_id for each in tensor.routes.values())
-                left = every if spec.routes is None else every & spec.routes
-            left -= {route_id}
-            rest = QuerySpec(spec.limit, left)
-            if weights:
-                ranking = rank_with_prior(tensor, embedding, rest, weights, rule, self._scratch)
-            else:
-                (ranking,) = rank(tensor, embedding[np.newaxis], [rest], self._scratch, rule)
-            slot = None
-        if left is not None and not left:
-            # Nothing is left to choose from: what is shown does not pass.
-            shown = tuple(
-                replace(each, confidence=0.0, confidence_min=each.confidence_min or 1.0)
-                for each in answer[0].top
-            )
-            ranking = Ranking(None, shown, None, answer[0].route_count, 1.0)
-        return ranking, slot
-
-    def _exact(
-        self,
-        text: str,
-        slots: Sequence[int],
-        spec: QuerySpec,
-        ranking: Ranking,
-        embedding: NDArray[np.float32],
-        rule: DecisionRule,
-    ) -> tuple[Ranking, int | None]:
-        """Put the route first that has a text, if one has; and the slot of the text."""
-        tensor = self.tensor
-        found = tensor.exact_match(text, slots, spec.routes)
-        if found is None:
-            return ranking, None
-        route_id, slot = found
-        best, top = ranking.best, ranking.top
-        if best is not None and best.route_id == top[0].route_id == route_id:
-            return ranking, slot
-        others = frozenset(each.route_id for each in tensor.routes.values()) - {route_id}
-        if spec.routes is not None:
-            others &= spec.routes
-        specs = [QuerySpec(1, frozenset({route_id})), QuerySpec(spec.limit, others)]
-        both = np.stack([embedding, embedding])
-        own, rest = rank(tensor, both, specs, self._scratch, rule)
-        top = (own.top[0], *rest.top)
-        return Ranking(
-            top[0], top[: spec.limit], top[1] if rest.top else None, ranking.route_count
-        ), slot
+def _keep(served: ServedSet, answers: Sequence[Answer]) -> None:
+    """Keep what operators and reviewers ask for later."""
+    if served.unmatched.is_on:
+        served.unmatched.add(answers)
+    if served.tensor.settings.feedback:
+        served.decisions.add(answers)
 
 
-@lru_cache(maxsize=1_024)
-def _forms(texts: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(same_text_form, texts))
+def _prepare_step(tensor: Tensor) -> bool:
+    """Do one step of deferred work; says whether there is none left."""
+    if tensor.is_behind:
+        tensor.prepare()
+    return not tensor.is_behind
 
 
 def _resolve(answers: Sequence[Answer]) -> None:
@@ -644,14 +631,16 @@ def _encoder_failed(error: Exception) -> Exception:
 
 def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
     """Cut the rows of a change into slices.  Runs on the applier's thread."""
-    writes, at = commit.change.writes, commit.entry.position.revision
-    for start in range(0, len(writes), FILL_ROWS_MAX):
-        part = writes[start : start + FILL_ROWS_MAX]
-        slots = np.fromiter((write.slot for write in part), np.int64, len(part))
-        owners = np.fromiter((write.owner for write in part), np.int64, len(part))
-        vectors = as_rows([write.vector for write in part], dim)
-        keys = text_keys([write.utterance for write in part])
-        yield _Fill(slots, owners, vectors, at, threading.Event(), keys)
+    at = commit.entry.position.revision
+    for change in commit.change.parts():
+        for start in range(0, len(change.writes), FILL_ROWS_MAX):
+            part = change.writes[start : start + FILL_ROWS_MAX]
+            slots = np.fromiter((write.slot for write in part), np.int64, len(part))
+            owners = np.fromiter((write.owner for write in part), np.int64, len(part))
+            vectors = as_rows([write.vector for write in part], dim)
+            keys = text_keys([write.utterance for write in part])
+            done = threading.Event()
+            yield _Fill(slots, owners, vectors, at, done, keys, change.set_number)
 
 
 def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:

@@ -14,7 +14,8 @@ from routers import WAIT_SECONDS, HeldEncoder, route, running
 from synaptoroute.engine import Engine
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.scoring import Ranking, rank
-from synaptoroute.serving import scorer as scorer_module
+from synaptoroute.serving import served_set as served_set_module
+from synaptoroute.serving.scorer import Scorer
 from synaptoroute.tensor import Tensor
 
 pytestmark = pytest.mark.unit
@@ -29,7 +30,7 @@ def rankers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(threading.current_thread().name.removesuffix("-0").removesuffix("-1"))
         return rank(*arguments)
 
-    monkeypatch.setattr(scorer_module, "rank", noted)
+    monkeypatch.setattr(served_set_module, "rank", noted)
     return names
 
 
@@ -110,13 +111,13 @@ async def test_lone_queries_beside_writes_see_one_position(tmp_path: Path) -> No
     assert sorted(sequence) == sequence
 
 
-def _scorer_of(router: AdaptiveRouter) -> scorer_module.Scorer:
+def _scorer_of(router: AdaptiveRouter) -> Scorer:
     engine = router._lifecycle.engine
     assert isinstance(engine, Engine)
     return engine.scorer
 
 
-async def _idle(scorer: scorer_module.Scorer) -> None:
+async def _idle(scorer: Scorer) -> None:
     """Wait until no work is deferred and the last answer is done."""
     while scorer.tensor.is_behind or scorer._tensor_lock.locked():
         await asyncio.sleep(0.001)

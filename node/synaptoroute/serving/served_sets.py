@@ -1,0 +1,185 @@
+"""The route sets of a node by number and by name, and the aliases that name them.
+
+The scorer changes them in the step in which a change becomes visible.  Any thread may look a name
+up meanwhile; the scorer looks it up again at the position at which it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+
+from synaptoroute.core.change import AliasRecord, Change
+from synaptoroute.core.mutation import Revision, Settings
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.errors import SetNotFound
+from synaptoroute.serving.preparation import TextPreparation
+from synaptoroute.serving.query import UnmatchedQueries
+from synaptoroute.serving.served_set import ServedSet
+from synaptoroute.tensor import Tensor
+from synaptoroute.tensor.score_terms import ScoreTerms
+
+
+def share_of(kind: str, name: str, text: str) -> float:
+    """Place of a text between 0 and 1, the same on every node.
+
+    A session whose place in an alias is below the share of the canary stays on its side.
+
+    Args:
+        kind: What is chosen by it, so that two choices are independent.
+        name: The alias.
+    """
+    digest = sha256(f"{kind}\x00{name}\x00{text}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:7], "big") / 2.0**56
+
+
+def set_not_found(name: str) -> SetNotFound:
+    """Error about a name that no set and no alias has."""
+    return SetNotFound(f"no route set has the name {name[:120]!r}", route_set=name[:120])
+
+
+class ServedSets:
+    """The route sets that a node serves.
+
+    Attributes:
+        default: The set of queries that name none.
+        by_number: Every set, ``default`` too.
+        by_name: The same by name.
+        aliases: By name.
+        behind: Sets other than ``default`` that may have deferred work.
+    """
+
+    def __init__(
+        self,
+        default: ServedSet,
+        others: Iterable[ServedSet] = (),
+        aliases: Iterable[AliasRecord] = (),
+        new_unmatched: Callable[[], UnmatchedQueries] = UnmatchedQueries,
+    ) -> None:
+        self.default = default
+        self.by_number = {0: default}
+        self.by_name = {default.name: default}
+        self.aliases = {each.name: each for each in aliases}
+        self.behind: dict[ServedSet, None] = {}
+        self._new_unmatched = new_unmatched
+        for served in others:
+            self._add(served)
+
+    # --- from any thread ---
+
+    def find(self, name: str, session: str | None = None) -> ServedSet | None:
+        """Find the set that answers queries to a set or an alias; None if there is none."""
+        if not name:
+            return self.default
+        served = self.by_name.get(name)
+        if served is not None:
+            return served
+        alias = self.aliases.get(name)
+        if alias is None:
+            return None
+        is_canary = bool(alias.canary) and session is not None
+        if is_canary and share_of("canary", name, session or "") < alias.canary_share:
+            return self.by_name.get(alias.canary)
+        return self.by_name.get(alias.target)
+
+    def get(self, name: str, session: str | None = None) -> ServedSet:
+        """Find the set as ``find`` does.
+
+        Raises:
+            SetNotFound: No set and no alias has the name.
+        """
+        served = self.find(name, session)
+        if served is None:
+            raise set_not_found(name)
+        return served
+
+    def preparation_of(self, name: str, session: str | None = None) -> TextPreparation:
+        """Find how the texts of queries to a set or an alias are read."""
+        return (self.find(name, session) or self.default).preparation
+
+    # --- on the scorer's thread ---
+
+    def apply(
+        self,
+        change: Change,
+        at: Revision,
+        *,
+        is_filled: bool = False,
+        terms: ScoreTerms | None = None,
+        copied: ServedSet | None = None,
+    ) -> None:
+        """Make the parts of a change visible that are not in ``default``.
+
+        Args:
+            copied: The set that the change forks, copied beforehand.
+        """
+        for part in change.parts():
+            if part.is_set_removed:
+                self._remove(part.set_number)
+            elif part.set_number:
+                served = self.by_number.get(part.set_number)
+                if served is None:
+                    served = copied or self._create(part)
+                    self._add(served)
+                served.apply(part, at, is_filled=is_filled, terms=terms)
+                self.behind[served] = None
+        if change.alias is not None:
+            self.aliases[change.alias.name] = change.alias
+        elif change.alias_before is not None:
+            self.aliases.pop(change.alias_before.name, None)
+
+    def copy_of(self, change: Change) -> ServedSet:
+        """Copy the set that a change forks.
+
+        Nothing may change the source meanwhile, or be deferred in it.
+        """
+        record, source = change.set_record, change.forked_from
+        assert record is not None, "nothing is forked: this is a bug"
+        assert source is not None, "nothing is forked: this is a bug"
+        return self.by_number[source].copy(record.number, record.name, self._new_unmatched())
+
+    def replace(self, others: Iterable[ServedSet], aliases: Iterable[AliasRecord]) -> None:
+        """Serve these sets beside ``default``; those with a known name go on counting."""
+        former = self.by_name
+        self.by_number, self.by_name = {0: self.default}, {self.default.name: self.default}
+        self.aliases = {each.name: each for each in aliases}
+        self.behind = {}
+        for served in others:
+            if (known := former.get(served.name)) is not None:
+                served.keep_counts_of(known)
+            self._add(served)
+
+    def prepare(self) -> None:
+        """Do one step of deferred work of one set."""
+        while self.behind:
+            served = next(iter(self.behind))
+            if served.tensor.is_behind:
+                served.tensor.prepare()
+                return
+            del self.behind[served]
+
+    def make(self, number: int, name: str, tensor: Tensor, encoder: TextEncoder) -> ServedSet:
+        """Make a set that is not served yet; any thread."""
+        return ServedSet(tensor, encoder, number=number, name=name, unmatched=self._new_unmatched())
+
+    def _create(self, change: Change) -> ServedSet:
+        record = change.set_record
+        assert record is not None, "a change of a set that is not there: this is a bug"
+        if change.forked_from is not None:
+            source = self.by_number[change.forked_from].tensor
+            while source.is_behind:
+                source.prepare()
+            return self.copy_of(change)
+        encoder = self.default.encoder
+        tensor = Tensor(encoder.dim, change.settings or Settings(), is_small=True)
+        return self.make(record.number, record.name, tensor, encoder)
+
+    def _add(self, served: ServedSet) -> None:
+        self.by_number[served.number] = self.by_name[served.name] = served
+        self.behind[served] = None
+
+    def _remove(self, number: int) -> None:
+        served = self.by_number.pop(number, None)
+        if served is not None:
+            del self.by_name[served.name]
+            self.behind.pop(served, None)
