@@ -358,7 +358,13 @@ class EnginePort(Protocol):
         """Find the outcome of a write inside the idempotency window, for one request."""
         ...
 
-    def staged_imports(self) -> Future[tuple[StagedImport, ...]]: ...
+    def staged_imports(self, route_set: str = "") -> Future[tuple[StagedImport, ...]]:
+        """List the open imports of a set.
+
+        Raises:
+            SetNotFound: By the future: no set has the name.
+        """
+        ...
 
     # --- whole states ---
 

@@ -24,8 +24,13 @@ from synaptoroute.core.change import AliasRecord, Commit, Outcome, StagedImport
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
-from synaptoroute.core.table import RouteTable
 from synaptoroute.encoder import TextEncoder
+from synaptoroute.engine.tensors import (
+    other_switched_tensors,
+    other_tensors_of,
+    switched_tensor,
+    tensor_of,
+)
 from synaptoroute.errors import NotReady, VersionLost
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
@@ -48,7 +53,8 @@ from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.preparation import PreparedText, TextPreparation
 from synaptoroute.serving.query import Query, RecentDecisions, UnmatchedQueries
 from synaptoroute.serving.queue import QueryQueue
-from synaptoroute.serving.scorer import Scorer, as_rows
+from synaptoroute.serving.scorer import Scorer
+from synaptoroute.serving.served_sets import set_not_found
 from synaptoroute.storage import SQLiteStorage, Stored, gc_paused
 from synaptoroute.tensor import Tensor
 
@@ -143,6 +149,8 @@ class Engine:
             # The applier is built below; the scorer asks only when its thread runs.
             is_applying=lambda: self.applier.is_applying,
         )
+        others = [scorer.sets.make(*each, encoder) for each in other_tensors_of(stored, dim)]
+        scorer.sets.replace(others, stored.snapshot.aliases)
         storage.derive_with(partial(derived_of, scorer))
         founding = OpenEpoch(storage.node_id, 0, (storage.node_id,), fingerprint, dim, LEVEL)
         applier = Applier(
@@ -365,7 +373,9 @@ class Engine:
 
     def known_texts(self, texts: Sequence[str], route_set: str = "") -> list[str]:
         # Without the scorer's lock: a look-up in a dictionary is one step of the interpreter.
-        return self.scorer.sets.get(route_set).tensor.texts.known(texts)
+        sets = self.scorer.sets
+        served = sets.get(route_set) if route_set else sets.default
+        return served.tensor.texts.known(texts)
 
     def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
         if self.is_started:
@@ -383,8 +393,14 @@ class Engine:
 
         return self.run_on_applier(task)
 
-    def staged_imports(self) -> Future[tuple[StagedImport, ...]]:
-        return self.run_on_applier(lambda state: tuple(state.replica.table.imports.values()))
+    def staged_imports(self, route_set: str = "") -> Future[tuple[StagedImport, ...]]:
+        def task(state: AppliedState) -> tuple[StagedImport, ...]:
+            table = state.replica.sets.table_of(route_set)
+            if table is None:
+                raise set_not_found(route_set)
+            return tuple(table.imports.values())
+
+        return self.run_on_applier(task)
 
     # --- status ----------------------------------------------------------------------
 
@@ -537,10 +553,10 @@ class Engine:
         # A promise is this node's own and outlives the state: without it, an installed snapshot
         # could make the node vote twice in one ballot.
         replica.promise(old.promised)
-        tensor = tensor_of(stored, dim)
+        tensor, others = tensor_of(stored, dim), list(other_tensors_of(stored, dim))
         self.applier.replica = replica
         self.applier.content_roots.reset()
-        self._serve(tensor, replica.position, replica.digest, fingerprint).result()
+        self._serve(tensor, others, replica.position, replica.digest, fingerprint).result()
 
     def _switch(self, commit: Commit) -> None:
         """Serve with another encoder from an entry on.  Runs on the applier's thread.
@@ -550,9 +566,10 @@ class Engine:
         """
         encoder = commit.change.encoder
         assert encoder is not None, "nothing was switched: this is a bug"
-        tensor = switched_tensor(commit, self.applier.replica.table)
-        position = commit.entry.position
-        done = self._serve(tensor, position, commit.digest, encoder.fingerprint, [commit])
+        sets = self.applier.replica.sets
+        tensor = switched_tensor(commit, sets.default)
+        others, position = list(other_switched_tensors(commit, sets)), commit.entry.position
+        done = self._serve(tensor, others, position, commit.digest, encoder.fingerprint, [commit])
         if self.is_started:
             # Later commits are prepared for the rows of the new tensor.
             done.result()
@@ -560,42 +577,32 @@ class Engine:
     def _serve(
         self,
         tensor: Tensor,
+        others: Sequence[tuple[int, str, Tensor]],
         position: Position,
         digest: str,
         fingerprint: str,
         commits: Sequence[Commit] = (),
     ) -> Future[None]:
-        """Exchange tensor and encoder together, between two batches."""
+        """Exchange the tensors of all sets and the encoder together, between two batches.
+
+        Args:
+            others: Number, name and tensor of each set but the default one.
+        """
         cached = self.encoders.cached(fingerprint)
         preparation = TextPreparation(tensor, cached.encoder)
         routes = self._cascade.build_from(tensor, cached.encoder) if self._cascade else None
+        served = [self.scorer.sets.make(*each, cached.encoder) for each in others]
+        aliases = list(self.applier.replica.sets.aliases.values())
 
         def exchange(_: Tensor) -> None:
             # Batches encoded before are recognized by their encoder and given back.
             self._workers.serving = cached
-            self.scorer.adopt(tensor, position, digest, cached.encoder, preparation, routes)
+            self.scorer.adopt(
+                tensor, position, digest, cached.encoder, preparation, routes, served, aliases
+            )
             self.scorer.resolve_writers(commits)
 
         return self.scorer.call(exchange)
-
-
-# --- tensors of a whole state ------------------------------------------------------------
-
-
-def tensor_of(stored: Stored, dim: int) -> Tensor:
-    """Build the serving view of a stored state."""
-    snapshot = stored.snapshot
-    tensor = Tensor(dim, snapshot.settings)
-    tensor.load(
-        stored.slots,
-        stored.vectors,
-        snapshot.routes,
-        snapshot.settings,
-        snapshot.position.revision,
-        stored.derived,
-        snapshot.decision.payload,
-    )
-    return tensor
 
 
 def derived_of(scorer: Scorer, position: Position, digest: str) -> bytes:
@@ -613,15 +620,3 @@ def derived_of(scorer: Scorer, position: Position, digest: str) -> bytes:
         derived: bytes = scorer.call(look).result() if scorer.is_alive else look(scorer.tensor)
         return derived
     return b""
-
-
-def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:
-    """Build a tensor from an entry that changed the encoder and so rewrote every row."""
-    encoder, writes = commit.change.encoder, commit.change.writes
-    assert encoder is not None, "nothing was switched: this is a bug"
-    tensor = Tensor(encoder.dim, table.settings)
-    slots = np.fromiter((write.slot for write in writes), np.int64, len(writes))
-    vectors = as_rows([write.vector for write in writes], encoder.dim)
-    routes, at = list(table.routes.values()), commit.entry.position.revision
-    tensor.load(slots, vectors, routes, table.settings, at, decision=table.decision.payload)
-    return tensor

@@ -493,13 +493,16 @@ class Tensor:
         revision: Revision,
         derived: NDArray[np.uint8] | None = None,
         decision: bytes = b"",
+        *,
+        is_owner: bool = True,
     ) -> None:
         """Take over a whole state: float32[n, dim] at ``slots``, and the routes that own them.
 
         Into an empty tensor, vectors of slots 0 to n - 1 with room for whole chunks behind
-        them are not copied: the tensor owns their memory from now on.
+        them are not copied: the tensor owns their memory from now on, unless ``is_owner`` is
+        false.
         """
-        is_dense = np.array_equal(slots, np.arange(len(slots)))
+        is_dense = is_owner and np.array_equal(slots, np.arange(len(slots)))
         if is_dense and self._rows.adopt(vectors):
             self._quantized.defer_all(len(vectors))
         else:
