@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from synaptoroute.core.change import Change, Commit
-from synaptoroute.core.rows import stored_number
 from synaptoroute.core.sets import RouteSets
 from synaptoroute.core.table import RouteTable
 from synaptoroute.serving.scorer import as_rows
@@ -19,7 +17,7 @@ from synaptoroute.tensor import Tensor
 def tensor_of(stored: Stored, dim: int) -> Tensor:
     """Build the serving view of the default set of a stored state."""
     snapshot = stored.snapshot
-    slots, vectors = _rows_of(stored, 0)
+    slots, vectors = stored.rows_of(0)
     tensor = Tensor(dim, snapshot.settings)
     tensor.load(
         slots,
@@ -40,7 +38,7 @@ def other_tensors_of(stored: Stored, dim: int) -> Iterator[tuple[int, str, Tenso
     at = stored.snapshot.position.revision
     for state in stored.snapshot.sets:
         number, settings = state.record.number, state.settings
-        slots, vectors = _rows_of(stored, number)
+        slots, vectors = stored.rows_of(number)
         tensor = Tensor(dim, settings, is_small=True)
         tensor.load(
             slots,
@@ -52,13 +50,6 @@ def other_tensors_of(stored: Stored, dim: int) -> Iterator[tuple[int, str, Tenso
             is_owner=False,
         )
         yield number, state.record.name, tensor
-
-
-def _rows_of(stored: Stored, number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Slots inside a set, int64[n], and their vectors, float32[n, dim]."""
-    low, high = stored_number(number, 0), stored_number(number + 1, 0)
-    start, stop = np.searchsorted(stored.slots, (low, high)).tolist()
-    return stored.slots[start:stop] - low, stored.vectors[start:stop]
 
 
 def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:

@@ -9,9 +9,9 @@ version of what it was made with: where that is not current any more, it is prep
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from operator import attrgetter
 from typing import Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from synaptoroute.core.change import Change
 from synaptoroute.encoder import TextEncoder
@@ -26,6 +26,7 @@ LEXICON_ROWS_MAX: Final = 100_000
 
 
 _TEXT: Final = attrgetter("utterance")
+_words: WeakKeyDictionary[TextEncoder, Mapping[str, int]] = WeakKeyDictionary()
 
 
 class PreparedText(NamedTuple):
@@ -129,7 +130,9 @@ class TextPreparation:
             self._lexicon = lexicon
 
 
-@lru_cache(maxsize=2)
 def _words_of(encoder: TextEncoder) -> Mapping[str, int]:
     """Whole words of an encoder; one copy serves all route sets."""
-    return encoder.whole_words()
+    found = _words.get(encoder)
+    if found is None:
+        found = _words[encoder] = encoder.whole_words()
+    return found
