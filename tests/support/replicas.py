@@ -22,6 +22,7 @@ from synaptoroute.core.digest import (
     route_hash,
     row_hash,
     settings_hash,
+    test_hash,
 )
 from synaptoroute.core.free_numbers import FreeNumbers
 from synaptoroute.core.mutation import (
@@ -98,6 +99,7 @@ def table_state(table: RouteTable) -> dict[str, Any]:
         "imports": dict(table.imports),
         "feedback": dict(table.feedback),
         "decision": table.decision,
+        "tests": dict(table.tests),
         "row_hashes": dict(table.row_hashes),
         "digest": table.digest.hex(),
         "buckets": list(table.digest.buckets),
@@ -127,6 +129,7 @@ def digest_from_scratch(table: RouteTable, rows: dict[int, tuple[int, str, bytes
         hashes.append(import_hash(staged.begin))
         hashes.extend(chunk_hash(chunk) for chunk in staged.chunks)
     hashes.extend(map(feedback_hash, table.feedback.values()))
+    hashes.extend(map(test_hash, table.tests.values()))
     if table.decision.payload:
         hashes.append(decision_hash(table.decision))
     return f"{sum(int.from_bytes(each, 'little') for each in hashes) % 2**128:032x}"

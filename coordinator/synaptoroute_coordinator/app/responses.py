@@ -14,6 +14,7 @@ from synaptoroute.core.mutation import (
     Audit,
     Calibrate,
     CalibrateDecision,
+    CommitPlan,
     Entry,
     ImportAbort,
     ImportBegin,
@@ -218,7 +219,12 @@ def entry_document(entry: Entry) -> dict[str, Any]:
 def _subject(entry: Entry) -> str:
     match entry.proposal.mutation:
         case (
-            ImportBegin() | ImportChunk() | ImportCommit() | ImportAbort() | SwitchEncoder()
+            ImportBegin()
+            | ImportChunk()
+            | ImportCommit()
+            | CommitPlan()
+            | ImportAbort()
+            | SwitchEncoder()
         ) as mutation:
             encoder = encoder_of(mutation.import_id)
             return f"encoder {encoder[0][:10]}" if encoder else mutation.import_id

@@ -14,6 +14,7 @@ from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
     CalibrateDecision,
+    CommitPlan,
     DeleteRoute,
     EraseTexts,
     Finalize,
@@ -76,7 +77,7 @@ def is_at_level(mutation: Mutation, level: int) -> bool:
 
 
 def _content_level(mutation: Mutation) -> int:
-    if isinstance(mutation, SetMutation | PutTests | EraseTexts):
+    if isinstance(mutation, SetMutation | PutTests | CommitPlan | EraseTexts):
         return SETS_LEVEL
     if any(map(needs_names_level, _names(mutation))):
         return NAMES_LEVEL

@@ -420,6 +420,22 @@ class PutTests:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitPlan:
+    """Commit an import with everything else that a plan changes in a set, at once.
+
+    All of it is applied, or nothing: nothing if what the plan saw has changed.
+    """
+
+    import_id: str
+    chunk_count: int  # As of ``ImportCommit``; 0 if the plan puts no route
+    seen: str  # Hash of what the plan saw, see ``core.seen``
+    removed: tuple[str, ...] = ()  # Routes to remove, sorted; the import has none of them
+    settings: Settings | None = None  # As in ``PutSettings``; None leaves them as they are
+    tests: tuple[SetTest, ...] = ()  # Tests to add or replace, each text once
+    tests_removed: tuple[str, ...] = ()  # Texts of tests to remove, sorted
+
+
+@dataclass(frozen=True, slots=True)
 class EraseTexts:
     """Remove texts from every route set: routes, tests, feedback, open imports.
 
@@ -455,6 +471,7 @@ Mutation: TypeAlias = (
     | Finalize
     | SetMutation
     | PutTests
+    | CommitPlan
     | EraseTexts
 )
 

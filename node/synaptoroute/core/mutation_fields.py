@@ -36,6 +36,7 @@ from synaptoroute.core.mutation import (
     Audit,
     Calibrate,
     CalibrateDecision,
+    CommitPlan,
     DeleteRoute,
     Finalize,
     ImportAbort,
@@ -57,7 +58,7 @@ from synaptoroute.core.mutation import (
     VoterAdd,
     VoterRemove,
 )
-from synaptoroute.core.set_fields import SET_KINDS
+from synaptoroute.core.set_fields import SET_KINDS, read_test_list
 
 DIM_MAX: Final = 65_536
 
@@ -319,6 +320,34 @@ def _read_revision(fields: Fields, vectors: bytes) -> ReviseRoutes:
     return ReviseRoutes(routes, read_texts(fields["resolved"]), settings)
 
 
+def _write_plan(plan: CommitPlan) -> tuple[Fields, Vectors]:
+    fields: Fields = {
+        "import_id": plan.import_id,
+        "chunk_count": plan.chunk_count,
+        "seen": plan.seen,
+        "removed": list(plan.removed),
+        "tests": [list(test) for test in plan.tests],
+        "tests_removed": list(plan.tests_removed),
+    }
+    if plan.settings is not None:
+        fields["settings"] = _write_settings(PutSettings(plan.settings))[0]
+    return fields, []
+
+
+def _read_plan(fields: Fields, vectors: bytes) -> CommitPlan:
+    split_rows(vectors, 0)
+    settings = _read_settings(fields["settings"], b"").settings if "settings" in fields else None
+    return CommitPlan(
+        import_id=read_text(fields["import_id"]),
+        chunk_count=read_count(fields["chunk_count"]),
+        seen=read_text(fields["seen"]),
+        removed=read_texts(fields["removed"]),
+        settings=settings,
+        tests=read_test_list(fields["tests"]),
+        tests_removed=read_texts(fields["tests_removed"]),
+    )
+
+
 def _dim(value: Any) -> int:
     dim = read_count(value)
     if dim > DIM_MAX:
@@ -411,6 +440,7 @@ _KINDS: Final[tuple[Kind, ...]] = (
     ),
     (27, ReviseRoutes, _write_revision, _read_revision),
     *SET_KINDS,
+    (35, CommitPlan, _write_plan, _read_plan),
 )
 # If a type has two kinds, the later one is written.  Kind 22 allowed at most 1,024 characters.
 # A release that knows only 22 would reject a longer calibration while other nodes apply it,

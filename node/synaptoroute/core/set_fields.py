@@ -78,6 +78,14 @@ def _share(value: Any) -> float:
     return share
 
 
+def read_test_list(value: Any) -> tuple[SetTest, ...]:
+    """Tests as lists of a text and a route."""
+    return tuple(
+        SetTest(read_text(text), None if route is None else read_text(route))
+        for text, route in value
+    )
+
+
 def _write_tests(put: PutTests) -> tuple[Fields, Vectors]:
     tests = [list(test) for test in put.tests]
     return {"tests": tests, "removed": list(put.removed), "replace": put.replace}, []
@@ -85,10 +93,7 @@ def _write_tests(put: PutTests) -> tuple[Fields, Vectors]:
 
 def _read_tests(fields: Fields, vectors: bytes) -> PutTests:
     split_rows(vectors, 0)
-    tests = tuple(
-        SetTest(read_text(text), None if route is None else read_text(route))
-        for text, route in fields["tests"]
-    )
+    tests = read_test_list(fields["tests"])
     return PutTests(tests, read_texts(fields["removed"]), read_flag(fields["replace"]))
 
 

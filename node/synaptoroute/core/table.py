@@ -59,6 +59,7 @@ from synaptoroute.core.mutation import (
     Audit,
     Calibrate,
     CalibrateDecision,
+    CommitPlan,
     DeleteRoute,
     Finalize,
     ImportAbort,
@@ -83,6 +84,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.core.route_plans import RoutePlans
 from synaptoroute.core.rows import RowKind, owner_of
+from synaptoroute.core.seen import seen_of
 from synaptoroute.core.set_tests import plan_tests
 from synaptoroute.core.settings_plan import plan_calibration, plan_settings
 from synaptoroute.core.validation import (
@@ -212,6 +214,8 @@ class RouteTable:
                 return self._plan_decision(FittedDecision(payload, node, at_ms), at)
             case ImportCommit(import_id):
                 return self._plan_commit(proposal, mutation, at, import_id)
+            case CommitPlan():
+                return self._plan_whole(mutation, at)
             case ImportBegin() | ImportChunk() | ImportAbort():
                 slots, elsewhere = self.settings.capacity_slots, self.rows_elsewhere
                 return plan_import(self.imports, mutation, at, slots, elsewhere)
@@ -298,8 +302,9 @@ class RouteTable:
             case PatchRoute():
                 return self._rewrite([self._plans.after_patch(mutation)], (), at)
 
-    def _plan_settings(self, settings: Settings, at: Revision) -> Change:
-        change = plan_settings(self.settings, settings, self._slots.high_water, at)
+    def _plan_settings(self, settings: Settings, at: Revision, used: int = 0) -> Change:
+        high_water = max(used, self._slots.high_water)
+        change = plan_settings(self.settings, settings, high_water, at)
         if self.feedback and not settings.feedback:  # a queue that is off keeps no texts
             return replace(change, feedback_before=tuple(self.feedback.values()))
         return change
@@ -349,19 +354,7 @@ class RouteTable:
     def _plan_commit(
         self, proposal: Proposal, commit: ImportCommit, at: Revision, import_id: str
     ) -> Change:
-        staged = self.imports.get(import_id)
-        if encoder_of(import_id) is not None:
-            raise Rejection(
-                "import_rejected",
-                "vectors of another encoder are activated by a switch, not a commit",
-            )
-        try:
-            puts = join_chunks(staged, commit.chunk_count)
-        except ValueError as error:
-            raise Rejection("import_rejected", str(error)) from error
-        for put in puts:
-            if put.negatives:  # each part was checked alone
-                check_negatives(put)
+        staged, puts = self._staged_routes(import_id, commit.chunk_count)
         kind = staged_kind(import_id)
         if kind is not None:
             return replace(self._plan_staged(proposal, kind, puts, at), closed=staged)
@@ -373,6 +366,57 @@ class RouteTable:
         change = self._rewrite(changed, gone, at)
         count = len(change.put) + len(change.deleted)
         return replace(change, closed=staged, outcome=Outcome("applied", at, count=count))
+
+    def _staged_routes(
+        self, import_id: str, chunk_count: int
+    ) -> tuple[StagedImport | None, list[PutRoute]]:
+        """An open import and its routes.
+
+        Raises:
+            Rejection: It is not open or not complete, or a route is malformed as a whole.
+        """
+        staged = self.imports.get(import_id)
+        if encoder_of(import_id) is not None:
+            raise Rejection(
+                "import_rejected",
+                "vectors of another encoder are activated by a switch, not a commit",
+            )
+        try:
+            puts = join_chunks(staged, chunk_count)
+        except ValueError as error:
+            raise Rejection("import_rejected", str(error)) from error
+        for put in puts:
+            if put.negatives:  # each part was checked alone
+                check_negatives(put)
+        return staged, puts
+
+    def _plan_whole(self, plan: CommitPlan, at: Revision) -> Change:
+        """Plan routes, settings and tests as one change, if what the plan saw is still so."""
+        staged, puts = self._staged_routes(plan.import_id, plan.chunk_count)
+        named = {put.name for put in puts}
+        if staged_kind(plan.import_id) is not None or not named.isdisjoint(plan.removed):
+            raise Rejection("invalid_request", "a plan puts and removes different routes")
+        settings = None if plan.settings is None else self.settings
+        texts = [*(test.text for test in plan.tests), *plan.tests_removed]
+        if plan.seen != seen_of(self.routes, {*named, *plan.removed}, settings, self.tests, texts):
+            raise Rejection("precondition_failed", "the set changed since the plan was made")
+        gone = tuple(self._plans.existing(name) for name in plan.removed)
+        change = self._rewrite([self._plans.after_put(put) for put in puts], gone, at)
+        used = max((write.slot + 1 for write in change.writes), default=0)
+        wanted = Change(Outcome("unchanged", at))
+        if plan.settings is not None:
+            wanted = self._plan_settings(plan.settings, at, used)
+        tests = plan_tests(self.tests, PutTests(plan.tests, plan.tests_removed), at)
+        return replace(
+            change,
+            closed=staged,
+            outcome=Outcome("applied", at, count=len(change.put) + len(change.deleted)),
+            settings=wanted.settings,
+            settings_before=wanted.settings_before,
+            feedback_before=wanted.feedback_before,
+            tests=tests.tests,
+            tests_before=tests.tests_before,
+        )
 
     def _plan_staged(
         self, proposal: Proposal, kind: StagedKind, puts: list[PutRoute], at: Revision

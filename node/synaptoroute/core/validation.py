@@ -22,6 +22,7 @@ from synaptoroute.core.mutation import (
     Audit,
     Calibrate,
     CalibrateDecision,
+    CommitPlan,
     DeleteAlias,
     DeleteRoute,
     DeleteSet,
@@ -114,6 +115,13 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
             if isinstance(mutation, ImportChunk):
                 for part in mutation.parts:
                     _check_route(part, dim)
+        case CommitPlan():
+            check_text(mutation.import_id, IMPORT_ID_CHARACTERS_MAX, "an import's identity")
+            _check_order(mutation.removed)
+            for name in mutation.removed:
+                check_name(name)
+            if mutation.settings is not None:
+                _check_settings(mutation.settings)
         case Audit(audit_id):
             check_text(audit_id, AUDIT_ID_BYTES_MAX, "an audit's identity")
         case VoterAdd(node_id) | VoterRemove(node_id):

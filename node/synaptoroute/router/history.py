@@ -22,6 +22,7 @@ from synaptoroute.core.mutation import (
     Audit,
     Calibrate,
     CalibrateDecision,
+    CommitPlan,
     DeleteAlias,
     DeleteRoute,
     DeleteSet,
@@ -58,7 +59,8 @@ READ_ENTRIES: Final = 256
 READ_BYTES: Final = 8_388_608
 CHANGES_BYTES_MAX: Final = 1_048_576
 """Bytes of all changes of a page, as JSON; the changes of the entries after them are left out."""
-_IMPORTS: Final = (ImportBegin, ImportCommit, ImportAbort)
+_COMMITS: Final = (ImportCommit, CommitPlan)
+_IMPORTS: Final = (ImportBegin, *_COMMITS, ImportAbort)
 _OF_ROUTES: Final = (PutRoute, DeleteRoute, AddUtterances, RemoveUtterances, PatchRoute)
 _OF_SETS: Final = (PutSet, DeleteSet, ForkSet)
 _OF_ALIASES: Final = (PutAlias, DeleteAlias)
@@ -313,9 +315,13 @@ class _Scan:
     def _add_import(self, row: LogRow, kind: type[Mutation], fields: dict[str, Any]) -> None:
         """Find out whether an import contains the route."""
         import_id = str(fields.get("import_id", ""))
-        if kind is ImportCommit:
+        if kind in _COMMITS:
             if row.outcome.status == "applied":
-                self._open[import_id] = (row.seq, entry_of(row, kind, fields))
+                found = (row.seq, entry_of(row, kind, fields))
+                if self._route in fields.get("removed", ()):
+                    self._found.append(found)
+                else:
+                    self._open[import_id] = found
             return
         commit = self._open.get(import_id)
         if commit is None:

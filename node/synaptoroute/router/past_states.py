@@ -19,6 +19,7 @@ from synaptoroute.core.mutation import (
     DEFAULT_SET,
     FOUNDING_SETTINGS,
     AddUtterances,
+    CommitPlan,
     DeleteAlias,
     DeleteRoute,
     DeleteSet,
@@ -52,6 +53,7 @@ FOUNDING_LEVEL: Final = 3
 SUBJECTS_MAX: Final = 100
 """Changes of one entry that are shown."""
 _ROUTE_MUTATIONS: Final = (PutRoute, DeleteRoute, AddUtterances, RemoveUtterances, PatchRoute)
+_COMMITS: Final = (ImportCommit, CommitPlan)
 _NOT_SHOWN: Final = frozenset({"calibration"})
 
 
@@ -106,7 +108,7 @@ class PastStates:
             self._add_part(operation)
             return
         self._by_seq[seq] = operation
-        if kind is ImportCommit:
+        if kind in _COMMITS:
             self._pending[str(fields["import_id"])] = operation
             self._by_set.setdefault(route_set, []).append(operation)
         elif kind is DeleteSet or kind is ForkSet:
@@ -158,13 +160,14 @@ class PastStates:
         operation = self._by_seq.get(seq)
         if operation is None:
             return []
-        if operation.kind is ImportCommit:
+        if operation.kind in _COMMITS:
             if operation.routes is None:
                 return None
-            names = set(operation.routes)
+            names = {*operation.routes, *operation.fields.get("removed", ())}
             if operation.is_replacing:
                 names |= self._names_before(operation.route_set, seq)
-            return [Subject("route", name, operation.route_set) for name in sorted(names)]
+            routes = [Subject("route", name, operation.route_set) for name in sorted(names)]
+            return routes + list(_subjects(operation))
         return list(_subjects(operation))
 
     def before(self, subject: Subject, seq: int) -> State:
@@ -260,6 +263,11 @@ def _subjects(operation: _Operation) -> Iterator[Subject]:
             yield Subject("route", each["name"], route_set)
         if "settings" in fields:
             yield Subject("settings", "", route_set)
+    elif kind is CommitPlan:
+        if "settings" in fields:
+            yield Subject("settings", "", route_set)
+        if fields["tests"] or fields["tests_removed"]:
+            yield Subject("tests", "", route_set)
     elif kind is PutSettings:
         yield Subject("settings", "", route_set)
     elif kind is PutTests:
@@ -287,19 +295,21 @@ def _effect_of(operation: _Operation, subject: Subject) -> _Effect:
         is_founding = fields.get("base_seq") == 0 and fields.get("level", 1) >= FOUNDING_LEVEL
         is_default = subject == Subject("settings", "", DEFAULT_SET)
         return _WHOLE if is_founding and is_default else None
-    if kind is ImportCommit:
+    if kind in _COMMITS and subject.kind == "route":
         return _import_effect(operation, subject)
     if subject not in _subjects(operation):
         return None
-    if kind is PutTests:
-        return _WHOLE if fields["replace"] else _PART
+    if subject.kind == "tests":
+        return _WHOLE if fields.get("replace") else _PART
     is_part = kind in (AddUtterances, RemoveUtterances, PatchRoute, ReviseRoutes)
     return _PART if is_part and subject.kind == "route" else _WHOLE
 
 
 def _import_effect(operation: _Operation, subject: Subject) -> _Effect:
-    if subject.kind != "route" or subject.route_set != operation.route_set:
+    if subject.route_set != operation.route_set:
         return None
+    if subject.name in operation.fields.get("removed", ()):
+        return _WHOLE
     if operation.routes is None:
         return _PART
     if subject.name not in operation.routes:
@@ -316,13 +326,15 @@ def _applied(operation: _Operation, subject: Subject, state: State) -> State:
         return _erased(subject, state, frozenset(fields["hashes"]))
     if kind is OpenEpoch:
         return settings_of(FOUNDING_SETTINGS)
-    if kind is ImportCommit:
+    if kind in _COMMITS and subject.kind == "route":
         return _imported(operation, subject, state)
     change = _CHANGES.get(kind)
     return state if change is None else change(fields, subject, state)
 
 
 def _imported(operation: _Operation, subject: Subject, state: State) -> State:
+    if subject.name in operation.fields.get("removed", ()):
+        return None
     if operation.routes is None:
         raise LookupError("the chunks of an import are not kept any more")
     given = operation.routes.get(subject.name)
@@ -422,6 +434,14 @@ def _tested(fields: Fields, _subject: Subject, state: State) -> State:
     return {**kept, **dict(fields["tests"])}
 
 
+def _committed(fields: Fields, subject: Subject, state: State) -> State:
+    """Settings or tests after the commit of a plan; its routes are those of an import."""
+    if subject.kind == "settings":
+        return _settings(fields["settings"], subject, state)
+    changed = {"replace": False, "removed": fields["tests_removed"], "tests": fields["tests"]}
+    return _tested(changed, subject, state)
+
+
 def _aliased(fields: Fields, _subject: Subject, _state: State) -> State:
     shown = ("target", "shadow", "shadow_share", "canary", "canary_share")
     return {name: fields[name] for name in shown}
@@ -473,6 +493,7 @@ _CHANGES: Final[dict[type[Mutation], Callable[[Fields, Subject, State], State]]]
     ReviseRoutes: _revised,
     PutSettings: _settings,
     PutTests: _tested,
+    CommitPlan: _committed,
     PutAlias: _aliased,
     PutSet: _limited,
 }
