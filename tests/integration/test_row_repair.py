@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from os import urandom
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from followers import Peers, peers, route
 from servers import Server
 from synaptoroute.core.change import SlotWrite
 from synaptoroute.core.codec import LEVEL
-from synaptoroute.core.digest import row_hash
+from synaptoroute.core.digest import stored_row_hash
+from synaptoroute.core.mutation import ForkSet, Proposal
+from synaptoroute.core.rows import local_of, set_number_of, stored_number
 from synaptoroute.errors import ClusterError
 from synaptoroute.ports import AppliedState
 from synaptoroute.replication.scrub import scrub
@@ -25,26 +28,39 @@ from synaptoroute.replication.scrub import scrub
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
 
+COPY = stored_number(1, 0)
+"""The first slot of the route set that ``filled`` copies, as the database stores it."""
+in_each_set = pytest.mark.parametrize("first", [0, COPY], ids=["default", "copy"])
+
+
 async def filled(found: Peers) -> None:
-    """A few routes on every node; slots 4 and 5 are a description and a negative."""
+    """A few routes on every node in two sets; slots 4 and 5 are a description and a negative."""
     more = {"description": "what it is for", "negatives": ["not this", "nor this"]}
     for number in range(8):
         made = route(f"r{number}", f"text {number}", f"other {number}")
         await found[0].router.aput_route(made.model_copy(update=more if number == 1 else {}))
+    engine, log = found[0].engine, found[0].follower.session.log
+    fork = Proposal(urandom(16), ForkSet("default", "copy"))
+    outcome = engine.expect_outcome(fork.op_id)
+    await log.append([fork], engine.encoder.fingerprint)
+    assert "applied" == (await asyncio.wrap_future(outcome)).status
     await found.settle()
     held = found[0].engine.replica_status.level, found[0].router.status().slots_used
     assert (LEVEL, 19) == held
+    assert 38 == (await scrub(found[0].engine)).rows
 
 
 async def flip_in_memory(found: Peers, index: int, slot: int) -> None:
     """Alter one float of a tensor."""
+    local = local_of(slot)
 
     def flip(tensor: object) -> None:
-        row = tensor._rows.read(np.array([slot]))  # type: ignore[attr-defined]
+        row = tensor._rows.read(np.array([local]))  # type: ignore[attr-defined]
         row[0, 0] = -row[0, 0] - 1.0
-        tensor._rows.write(np.array([slot]), row)  # type: ignore[attr-defined]
+        tensor._rows.write(np.array([local]), row)  # type: ignore[attr-defined]
 
-    await asyncio.wrap_future(found[index].engine.read(flip))
+    name = "copy" if set_number_of(slot) else ""
+    await asyncio.wrap_future(found[index].engine.read(flip, name))
 
 
 def flip_on_disk(path: Path, slot: int) -> None:
@@ -59,33 +75,37 @@ def flip_on_disk(path: Path, slot: int) -> None:
         connection.close()
 
 
+@in_each_set
 async def test_damaged_row_in_memory_is_read_from_disk(
-    tmp_path: Path, valkey_server: Server
+    tmp_path: Path, valkey_server: Server, first: int
 ) -> None:
     """A flipped float is found and repaired without a peer."""
     async with peers(tmp_path, valkey_server.url, door=True) as found:
         await filled(found)
-        await flip_in_memory(found, 0, 3)
+        await flip_in_memory(found, 0, first + 3)
         damaged = await scrub(found[0].engine)
         mended = await found[0].follower.maintenance.row_repair.repair(())
 
         assert (1, 0) == (damaged.memory_rows, damaged.disk_rows)
+        assert (first + 3,) == damaged.memory_slots
         assert (0, 1, 0) == (mended.rows_from_memory, mended.rows_from_disk, mended.rows_from_peer)
         assert (await scrub(found[0].engine)).is_sound
         await found.judge()
 
 
+@in_each_set
 async def test_damaged_row_on_disk_is_written_from_memory(
-    tmp_path: Path, valkey_server: Server
+    tmp_path: Path, valkey_server: Server, first: int
 ) -> None:
     """The node takes writes afterwards."""
     async with peers(tmp_path, valkey_server.url, door=True) as found:
         await filled(found)
-        flip_on_disk(found[0].engine.storage.path, 5)
+        flip_on_disk(found[0].engine.storage.path, first + 5)
         damaged = await scrub(found[0].engine)
         mended = await found[0].follower.maintenance.row_repair.repair(())
 
         assert (0, 1) == (damaged.memory_rows, damaged.disk_rows)
+        assert (first + 5,) == damaged.disk_slots
         assert (1, 0, 0) == (mended.rows_from_memory, mended.rows_from_disk, mended.rows_from_peer)
         assert (await scrub(found[0].engine)).is_sound
         await found[0].router.aput_route(route("after"))
@@ -93,13 +113,14 @@ async def test_damaged_row_on_disk_is_written_from_memory(
         await found.judge()
 
 
+@in_each_set
 async def test_row_that_differs_is_fetched_from_the_majority(
-    tmp_path: Path, valkey_server: Server
+    tmp_path: Path, valkey_server: Server, first: int
 ) -> None:
     """Only rows of differing buckets are fetched, and the digests are equal again."""
     async with peers(tmp_path, valkey_server.url, door=True) as found:
         await filled(found)
-        await diverge(found, 4)
+        await diverge(found, first + 4)
         before = {peer.engine.published.digest for peer in found.all}
         donor = found[1].engine.storage.node_id
         mended = await found[0].follower.maintenance.row_repair.repair((donor,))
@@ -115,14 +136,15 @@ async def diverge(found: Peers, slot: int) -> None:
     engine = found[0].engine
 
     def alter(state: AppliedState) -> None:
-        table = state.replica.table
+        sets, local = state.replica.sets, local_of(slot)
+        table = sets.tables[set_number_of(slot)]
         (row,) = [each for each in state.storage.rows() if each.slot == slot]
         vector = row.vector[4:] + row.vector[:4]
-        hashed = row_hash(slot, row.owner, row.utterance, vector)
-        table._disown(slot, row.row_hash)
-        table._own(slot, hashed)
+        hashed = stored_row_hash(slot, row.owner, row.utterance, vector)
+        table._disown(local, row.row_hash)
+        table._own(local, hashed)
         write = SlotWrite(slot, row.owner, row.utterance, vector, hashed)
-        engine.adopt(state.storage.repair_rows([write], table.digest.hex()))
+        engine.adopt(state.storage.repair_rows([write], sets.digest_anew()))
 
     await asyncio.wrap_future(engine.run_on_applier(alter))
     found[0].follower.session.catch_up_wanted.set()

@@ -10,20 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicas import EMPTY, fresh, log_of, replay
+from set_logs import busy_set_logs, set_logs
 from strategies import DIM, logs
 from synaptoroute.core import content as content_module
 from synaptoroute.core import replica as replica_module
-from synaptoroute.core.change import EpochRecord, FittedDecision, Snapshot
+from synaptoroute.core.change import Commit, EpochRecord, FittedDecision, Snapshot
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.content import ContentRoot, root_of
 from synaptoroute.core.mutation import (
     Finalize,
+    ForkSet,
     ImportBegin,
     ImportChunk,
     OpenEpoch,
     Position,
     Proposal,
+    PutAlias,
     PutRoute,
+    PutSet,
+    PutTests,
+    Revision,
+    SetLimits,
+    SetTest,
     Settings,
     VoterAdd,
 )
@@ -51,6 +59,32 @@ def test_updated_root_equals_that_of_the_snapshot(
         root.apply(commit)
         restored.apply(commit)
     assert root.hex() == restored.hex() == root_of(replica.snapshot(), "f", replica.table.dim)
+
+
+@settings(max_examples=30, deadline=None)
+@given(busy_set_logs(), set_logs())
+def test_updated_root_of_many_sets_equals_that_of_the_snapshot(
+    head: list[Proposal], tail: list[Proposal]
+) -> None:
+    """Sets are created, copied, changed and removed, tests and aliases too, encoders switched."""
+    replica = fresh()
+    root, encoder = ContentRoot(EMPTY, "f", DIM), ("f", DIM)
+    for entry in log_of(head):
+        for commit in replay(replica, [entry]):
+            root.apply(commit)
+            encoder = _encoder_after(commit, encoder)
+        assert root.hex() == root_of(replica.snapshot(), *encoder)
+    restored = ContentRoot(replica.snapshot(), *encoder)
+    for commit in replay(replica, log_of(tail, after=replica.position)):
+        root.apply(commit)
+        restored.apply(commit)
+        encoder = _encoder_after(commit, encoder)
+    assert root.hex() == restored.hex() == root_of(replica.snapshot(), *encoder)
+
+
+def _encoder_after(commit: Commit, encoder: tuple[str, int]) -> tuple[str, int]:
+    changed = commit.change.encoder
+    return encoder if changed is None else (changed.fingerprint, changed.dim)
 
 
 @settings(max_examples=10)
@@ -86,6 +120,10 @@ def _state() -> Snapshot:
         PutRoute("b", ("z",), (bytes(4 * DIM),), 0.5, '{"a":1}', "2"),
         ImportBegin("i"),
         ImportChunk("i", 0, (PutRoute("c", ("w",), (bytes(4 * DIM),)),)),
+        PutTests((SetTest("x", "a"),)),
+        PutSet("support"),
+        ForkSet("default", "support@2"),
+        PutAlias("live", "support", "support@2", 0.5),
     )
     proposals = [Proposal(bytes([n] * 16), each) for n, each in enumerate(mutations, 1)]
     replay(replica, log_of(proposals))
@@ -100,6 +138,12 @@ def _altered(state: Snapshot) -> dict[str, Snapshot]:
         opened = replace(epoch.opened, **fields)
         return replace(state, epochs=(EpochRecord(epoch.epoch, opened),))
 
+    def with_set(**fields: Any) -> Snapshot:
+        first, second = state.sets
+        return replace(state, sets=(first, replace(second, **fields)))
+
+    copy, alias = state.sets[1], state.aliases[0]
+    assert state.record is not None
     at = state.position
     hashes = dict(state.row_hashes)
     return {
@@ -127,6 +171,22 @@ def _altered(state: Snapshot) -> dict[str, Snapshot]:
         "decision": replace(state, decision=FittedDecision(b"fit")),
         "voter keys": replace(state, voter_keys=(("n1", "a" * 64),)),
         "fingerprint": with_epoch(fingerprint="g"),
+        "set removed": replace(state, sets=state.sets[:1]),
+        "set renumbered": with_set(record=copy.record._replace(number=3)),
+        "set renamed": with_set(record=copy.record._replace(name="x")),
+        "set limited": with_set(record=copy.record._replace(limits=SetLimits(routes_max=1))),
+        "revision of a set": with_set(record=copy.record._replace(revision=Revision(1, 1))),
+        "row of a set": with_set(row_hashes={**copy.row_hashes, 0: bytes(15) + b"x"}),
+        "route of a set": with_set(routes=copy.routes[1:]),
+        "setting of a set": with_set(settings=Settings(threshold=0.1)),
+        "decision of a set": with_set(decision=FittedDecision(b"fit")),
+        "tests of a set": with_set(tests=()),
+        "import of a set": with_set(imports=state.imports),
+        "test": replace(state, tests=(SetTest("x", "b"),)),
+        "record": replace(state, record=state.record._replace(revision=Revision(1, 1))),
+        "alias removed": replace(state, aliases=()),
+        "alias": replace(state, aliases=(alias._replace(shadow_share=0.25),)),
+        "history of an alias": replace(state, aliases=(alias._replace(history=()),)),
         "epoch removed": replace(state, epochs=()),
         "epoch added": replace(state, epochs=(epoch, EpochRecord(2, OpenEpoch("x", 1)))),
     }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from histories import DIM, FINGERPRINT, History, assert_holds, follow, held_vectors, put, vector
 from replicas import log_of
-from set_logs import set_logs
+from set_logs import busy_set_logs
 from strategies import DIM as SMALL_DIM
 from synaptoroute.core.change import Commit
 from synaptoroute.core.content import root_of
@@ -121,8 +121,10 @@ def test_reopened_storage_equals_memory(
     assert history.replica.position.chain == log[-1].chain
 
 
-@settings(max_examples=60, deadline=None)
-@given(log=set_logs(), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20), data=st.data())
+@settings(max_examples=30, deadline=None)
+@given(
+    log=busy_set_logs(), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20), data=st.data()
+)
 def test_reopened_storage_of_many_sets_equals_memory(
     log: list[Proposal], sizes: list[int], data: st.DataObject
 ) -> None:

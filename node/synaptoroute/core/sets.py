@@ -31,6 +31,7 @@ from synaptoroute.core.digest import (
     set_hash,
     set_multiplier,
     state_total,
+    sum_state,
     total_hex,
 )
 from synaptoroute.core.free_numbers import FreeNumbers
@@ -145,6 +146,27 @@ class RouteSets:
             for number, table in sorted(self.tables.items())
             if number
         )
+
+    def digest_anew(self, rows: Mapping[int, Mapping[int, bytes]] | None = None) -> str:
+        """Compute the digest from scratch.
+
+        Args:
+            rows: Row hashes to take instead of those that are held: by slot, by set number.
+        """
+        others = rows or {}
+        sums = {
+            number: sum_state(
+                table.settings,
+                {**table.row_hashes, **others.get(number, {})},
+                table.routes.values(),
+                table.imports.values(),
+                table.feedback.values(),
+                table.decision,
+                table.tests.values(),
+            )
+            for number, table in self.tables.items()
+        }
+        return total_hex(state_total(sums, self.records.values(), self.aliases.values()))
 
     def bucket_sums(self) -> list[int]:
         """Sums of the rows of all sets by bucket, as ``Digest.buckets``; for a comparison."""

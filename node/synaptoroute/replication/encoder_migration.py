@@ -17,11 +17,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
-from synaptoroute.core.change import Outcome
+from synaptoroute.core.change import Outcome, RouteRecord
 from synaptoroute.core.imports import (
     are_routes_imported,
     encoder_of,
@@ -239,11 +239,11 @@ class EncoderMigration:
     # --- looks at the replica -----------------------------------------------------------
 
     async def _missing(self, name: str) -> dict[str, str]:
-        """Texts that staged vectors lack, each with a route that has it."""
+        """Texts of all route sets that staged vectors lack, each with a route that has it."""
 
         def look(state: AppliedState) -> dict[str, str]:
-            table = state.replica.table
-            return missing_texts(table.routes.values(), vectors_in(table.imports.get(name)))
+            known = vectors_in(state.replica.table.imports.get(name))
+            return missing_texts(_routes_of(state), known)
 
         return await self._session.on_applier(look)
 
@@ -251,20 +251,24 @@ class EncoderMigration:
         """The position at which staged vectors lack nothing; None if they lack something."""
 
         def look(state: AppliedState) -> Position | None:
-            table = state.replica.table
             # Chunks of an open import of routes hold the former encoder's vectors, so the
             # switch has to wait for it.
-            if are_routes_imported(table.imports):
+            tables = state.replica.sets.tables.values()
+            if any(are_routes_imported(table.imports) for table in tables):
                 return None
-            known = vectors_in(table.imports.get(name))
-            lacks = missing_texts(table.routes.values(), known)
-            return None if lacks else state.replica.position
+            known = vectors_in(state.replica.table.imports.get(name))
+            return None if missing_texts(_routes_of(state), known) else state.replica.position
 
         return await self._session.on_applier(look)
 
     async def _count_texts(self) -> int:
         def look(state: AppliedState) -> int:
-            routes = state.replica.table.routes.values()
-            return len({text for route in routes for _, _, text in route.rows()})
+            return len({text for route in _routes_of(state) for _, _, text in route.rows()})
 
         return await self._session.on_applier(look)
+
+
+def _routes_of(state: AppliedState) -> Iterator[RouteRecord]:
+    """Routes of all route sets: a generation has the texts of all."""
+    for table in state.replica.sets.tables.values():
+        yield from table.routes.values()

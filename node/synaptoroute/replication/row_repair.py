@@ -7,7 +7,8 @@ position, and only the rows of the buckets that differ are fetched.
 
 Everything is checked before a byte is written: each row against its own hash, and the state
 that would result against the donor's digest.  A snapshot is needed for everything else: too
-many rows, another owner of a slot, different routes or settings.  Runs on the event loop.
+many rows, another owner of a slot, different routes or settings.  Slots and owners are as the
+database stores them, so they name a route set as well.  Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from struct import error as StructError
 from typing import Any, Final
 
 from synaptoroute.core.change import SlotWrite
 from synaptoroute.core.content import root_of
-from synaptoroute.core.digest import BUCKET_COUNT, row_hash, sum_state
+from synaptoroute.core.digest import BUCKET_COUNT, stored_row_hash
 from synaptoroute.core.mutation import Position
-from synaptoroute.core.table import RouteTable
+from synaptoroute.core.rows import local_of, set_number_of, stored_number
+from synaptoroute.core.sets import RouteSets
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.ports import AppliedState, EnginePort
 from synaptoroute.replication.certificates import Certificates
@@ -138,38 +140,57 @@ def _rewrite(
     root: str | None,  # Content root that the voters certify there; None if that is not required
 ) -> None:
     """Write rows again and serve what the database then holds.  Runs on the applier's thread."""
-    table = state.replica.table
-    is_own = all(table.row_hashes.get(row.slot) == row.row_hash for row in rows)
+    sets = state.replica.sets
+    hashes = _hashes_by_set(rows)
+    is_own = all(
+        number in sets.tables and own.items() <= sets.tables[number].row_hashes.items()
+        for number, own in hashes.items()
+    )
     if not is_own:
         # Rows of a peer are only valid for the position at which they were compared.
         if state.replica.position != at:
             raise NotReady("the state changed while rows were compared")
-        _check(table, rows, digest)
+        _check(sets, rows, digest)
         if root is not None:
-            _check_root(state, rows, root)
+            _check_root(state, hashes, root)
     # ``repair_rows`` reads the database back and verifies it as at a start, so the rows
     # that are served from now on are those on disk.
     engine.adopt(state.storage.repair_rows(rows, state.replica.digest if is_own else digest))
 
 
-def _check(table: RouteTable, rows: Sequence[SlotWrite], digest: str) -> None:
+def _hashes_by_set(rows: Iterable[SlotWrite]) -> dict[int, dict[int, bytes]]:
+    """Row hashes by slot inside the set, by number of the set."""
+    hashes: dict[int, dict[int, bytes]] = {}
+    for row in rows:
+        hashes.setdefault(set_number_of(row.slot), {})[local_of(row.slot)] = row.row_hash
+    return hashes
+
+
+def _check(sets: RouteSets, rows: Sequence[SlotWrite], digest: str) -> None:
+    hashes = _hashes_by_set(rows)
+    if not hashes.keys() <= sets.tables.keys():
+        raise ClusterError("a row is of a route set that does not exist")
     owners = {
-        slot: (owner, text) for route in table.routes.values() for slot, owner, text in route.rows()
+        stored_number(number, slot): (stored_number(number, owner), text)
+        for number in hashes
+        for route in sets.tables[number].routes.values()
+        for slot, owner, text in route.rows()
     }
     if any(owners.get(row.slot) != (row.owner, row.utterance) for row in rows):
         raise ClusterError("a row has another owner")
-    hashes = dict(table.row_hashes) | {row.slot: row.row_hash for row in rows}
-    routes, imports = table.routes.values(), tuple(table.imports.values())
-    feedback = tuple(table.feedback.values())
-    summed = sum_state(table.settings, hashes, routes, imports, feedback, table.decision)
-    if summed.hex() != digest:
+    if sets.digest_anew(hashes) != digest:
         raise ClusterError("the rows do not lead to the donor's digest")
 
 
-def _check_root(state: AppliedState, rows: Sequence[SlotWrite], root: str) -> None:
+def _check_root(state: AppliedState, hashes: Mapping[int, Mapping[int, bytes]], root: str) -> None:
     snapshot = state.replica.snapshot()
-    hashes = dict(snapshot.row_hashes) | {row.slot: row.row_hash for row in rows}
-    if root_of(replace(snapshot, row_hashes=hashes), *state.storage.encoder) != root:
+    others = tuple(
+        replace(each, row_hashes={**each.row_hashes, **hashes.get(each.record.number, {})})
+        for each in snapshot.sets
+    )
+    own = {**snapshot.row_hashes, **hashes.get(0, {})}
+    repaired = replace(snapshot, row_hashes=own, sets=others)
+    if root_of(repaired, *state.storage.encoder) != root:
         raise ClusterError("the rows do not lead to what the voters certify")
 
 
@@ -182,7 +203,7 @@ async def _own_sums(engine: EnginePort) -> StateSums:
 
 def _sums(state: AppliedState) -> StateSums:
     replica = state.replica
-    buckets = tuple(f"{total:032x}" for total in replica.table.digest.buckets)
+    buckets = tuple(f"{total:032x}" for total in replica.sets.bucket_sums())
     return StateSums(replica.position, replica.digest, buckets)
 
 
@@ -224,7 +245,7 @@ def parse_rows(document: bytes) -> tuple[StateSums, list[SlotWrite]]:
         rows = []
         for slot, owner, utterance, encoded in parsed["rows"][: ROWS_MAX + 1]:
             vector = base64.b64decode(encoded, validate=True)
-            hashed = row_hash(slot, owner, utterance, vector)
+            hashed = stored_row_hash(slot, owner, utterance, vector)
             rows.append(SlotWrite(slot, owner, utterance, vector, hashed))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StructError) as error:
         raise ProtocolError("a peer's rows are malformed") from error

@@ -3,20 +3,22 @@
 The digest is updated by additions, so it cannot see a bit that flips later in the tensor or in
 the file.  A scrub hashes the rows again, a few at a time.  The applier pauses while the scorer
 hashes its rows of one part, so memory, disk and digest are compared at one position, and a
-change is never reported as damage.  Queries wait for one part at most.
+change is never reported as damage.  Queries wait for one part at most.  Slots are those that the
+database stores, so that they name a route set as well (see ``core.rows``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from synaptoroute.core.change import SlotWrite
-from synaptoroute.core.digest import row_hash, sum_state
+from synaptoroute.core.digest import row_hash, stored_row_hash
+from synaptoroute.core.rows import local_of, set_number_of, stored_number
 from synaptoroute.ports import AppliedState, EnginePort
-from synaptoroute.tensor import Tensor
 
 PART_SLOTS: Final = 256
 PAUSE_SECONDS: Final = 0.002  # Between two parts, so that writes and queries come first
@@ -49,6 +51,11 @@ class Damage:
     sound_rows: tuple[SlotWrite, ...]
 
 
+class _Place(NamedTuple):
+    number: int  # Of the route set
+    slot: int  # Inside the set
+
+
 @dataclass(slots=True)
 class _Differences:
     rows: int = 0
@@ -77,60 +84,94 @@ async def find_damage(engine: EnginePort) -> Damage:
     found = await _compare_all(engine)
     in_memory = frozenset(found.memory)
     wanted = [slot for slot in found.disk if slot not in in_memory]
-
-    def copy_rows(tensor: Tensor) -> tuple[SlotWrite, ...]:
-        rows = [row for slot in wanted for row in tensor.rows_between(slot, slot + 1)]
-        return tuple(SlotWrite(*row, row_hash(*row)) for row in rows)
-
-    rows = await asyncio.wrap_future(engine.read(copy_rows))
+    rows = await asyncio.wrap_future(
+        engine.run_on_applier(lambda state: _rows_in_memory(engine, state, wanted))
+    )
     return Damage(tuple(found.memory), tuple(found.disk), rows)
+
+
+def _rows_in_memory(
+    engine: EnginePort, state: AppliedState, wanted: Sequence[int]
+) -> tuple[SlotWrite, ...]:
+    """Rows of the tensors for stored slots.  Runs on the applier's thread."""
+    rows: list[SlotWrite] = []
+    for slot in wanted:
+        number, local = set_number_of(slot), local_of(slot)
+        for _, owner, text, vector in _rows_between(engine, state, number, local, local + 1):
+            stored_owner = stored_number(number, owner)
+            hashed = row_hash(local, owner, text, vector)
+            rows.append(SlotWrite(slot, stored_owner, text, vector, hashed))
+    return tuple(rows)
+
+
+def _rows_between(
+    engine: EnginePort, state: AppliedState, number: int, start: int, stop: int
+) -> list[tuple[int, int, str, bytes]]:
+    """Rows of a set's tensor for slots inside the set; none if the set is gone."""
+    sets = state.replica.sets
+    if number not in sets.tables:
+        return []
+    name = sets.records[number].name if number else ""
+    # The applier waits for the scorer here.  That cannot deadlock: the scorer never waits for
+    # the applier.
+    return engine.read(lambda tensor: tensor.rows_between(start, stop), name).result()
 
 
 async def _compare_all(engine: EnginePort) -> _Differences:
     found = _Differences()
-    start, is_last = 0, False
-    while not is_last:
-        at = start
+    at: _Place | None = _Place(0, 0)
+    while at is not None:
+        start = at
 
-        def compare(state: AppliedState, at: int = at) -> bool:
-            return _compare(engine, state, at, found)
+        def compare(state: AppliedState, start: _Place = start) -> _Place | None:
+            return _compare(engine, state, start, found)
 
-        is_last = await asyncio.wrap_future(engine.run_on_applier(compare))
-        start += PART_SLOTS
-        await asyncio.sleep(0 if is_last else PAUSE_SECONDS)
+        at = await asyncio.wrap_future(engine.run_on_applier(compare))
+        await asyncio.sleep(0 if at is None else PAUSE_SECONDS)
     return found
 
 
-def _compare(engine: EnginePort, state: AppliedState, start: int, found: _Differences) -> bool:
-    """Compare the slots from ``start``; whether they are the last.  On the applier's thread."""
-    stop = start + PART_SLOTS
-    expected = state.replica.table.row_hashes
-    slots = {slot for slot in range(start, stop) if slot in expected}
-    # The applier waits for the scorer here.  That cannot deadlock: the scorer never waits for
-    # the applier.
-    in_memory = engine.read(
-        lambda tensor: {row[0]: row_hash(*row) for row in tensor.rows_between(start, stop)}
-    ).result()
+def _compare(
+    engine: EnginePort, state: AppliedState, at: _Place, found: _Differences
+) -> _Place | None:
+    """Compare some rows from a place on; return where to go on.  On the applier's thread."""
+    tables = state.replica.sets.tables
+    wanted = found.rows + PART_SLOTS
+    # Several small sets are compared at once.
+    for number in sorted(number for number in tables if number >= at.number):
+        start = at.slot if number == at.number else 0
+        highest = max(tables[number].row_hashes, default=-1)
+        while start <= highest:
+            if found.rows >= wanted:
+                return _Place(number, start)
+            _compare_part(engine, state, _Place(number, start), found)
+            start += PART_SLOTS
+    return None
+
+
+def _compare_part(engine: EnginePort, state: AppliedState, at: _Place, found: _Differences) -> None:
+    number, start, stop = at.number, at.slot, at.slot + PART_SLOTS
+    held = state.replica.sets.tables[number].row_hashes
+    expected = {slot: held[slot] for slot in range(start, stop) if slot in held}
+    rows = _rows_between(engine, state, number, start, stop)
+    in_memory = {row[0]: row_hash(*row) for row in rows}
     on_disk: dict[int, bytes] = {}
-    for row in engine.database.rows(start - 1, PART_SLOTS):
-        if row.slot >= stop:
+    first = stored_number(number, 0)
+    for row in engine.database.rows(first + start - 1, PART_SLOTS):
+        if row.slot >= first + stop:
             break
-        hashed = row_hash(row.slot, row.owner, row.utterance, row.vector)
-        on_disk[row.slot] = hashed if hashed == row.row_hash else b""
-    found.rows += len(slots)
-    found.memory += _differing(slots, in_memory, expected)
-    found.disk += _differing(slots, on_disk, expected)
-    return stop > max(expected, default=0)
+        hashed = stored_row_hash(row.slot, row.owner, row.utterance, row.vector)
+        is_right = hashed == row.row_hash and set_number_of(row.owner) == number
+        on_disk[row.slot - first] = hashed if is_right else b""
+    found.rows += len(expected)
+    found.memory += [first + slot for slot in _differing(in_memory, expected)]
+    found.disk += [first + slot for slot in _differing(on_disk, expected)]
 
 
-def _differing(slots: set[int], found: dict[int, bytes], expected: dict[int, bytes]) -> list[int]:
-    every = sorted(slots | found.keys())
+def _differing(found: dict[int, bytes], expected: dict[int, bytes]) -> list[int]:
+    every = sorted(expected.keys() | found.keys())
     return [slot for slot in every if found.get(slot) != expected.get(slot)]
 
 
 def _is_digest_right(state: AppliedState) -> bool:
-    table = state.replica.table
-    routes, imports = tuple(table.routes.values()), tuple(table.imports.values())
-    feedback = tuple(table.feedback.values())
-    summed = sum_state(table.settings, table.row_hashes, routes, imports, feedback, table.decision)
-    return summed.hex() == table.digest.hex()
+    return state.replica.sets.digest_anew() == state.replica.digest

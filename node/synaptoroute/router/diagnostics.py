@@ -274,10 +274,10 @@ class Diagnostics:
         engine = self._engine
 
         def read(state: AppliedState) -> tuple[StagedVectors, ...]:
-            table = state.replica.table
-            routes = tuple(table.routes.values())
+            sets = state.replica.sets
+            routes = [each for table in sets.tables.values() for each in table.routes.values()]
             found = []
-            for name, staged in table.imports.items():
+            for name, staged in sets.default.imports.items():
                 encoder = encoder_of(name)
                 if encoder is not None:
                     missing = len(missing_texts(routes, vectors_in(staged)))
