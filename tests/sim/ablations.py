@@ -16,8 +16,17 @@ from synaptoroute.core.change import Change, Commit, Remembered
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.feedback import ITEMS_MAX as FEEDBACK_ITEMS_MAX
 from synaptoroute.core.feedback import FeedbackSettings, write_feedback_settings
-from synaptoroute.core.levels import is_at_level
-from synaptoroute.core.mutation import Ballot, Entry, Mutation, Position, PutFeedback, Revision
+from synaptoroute.core.levels import may_hold
+from synaptoroute.core.mutation import (
+    Ballot,
+    Entry,
+    Position,
+    Proposal,
+    PutAlias,
+    PutFeedback,
+    PutTests,
+    Revision,
+)
 from synaptoroute.core.recovery import (
     Action,
     Assessment,
@@ -457,9 +466,9 @@ class EagerReplica(Replica):
     """Applies entries above the level of the log."""
 
     def _change(self, entry: Entry, opens: bool) -> Change:
-        if is_at_level(entry.proposal.mutation, self.level):
+        if may_hold(self.level, entry.proposal):
             return super()._change(entry, opens)
-        return self.table.apply(entry.proposal, Revision(entry.epoch, entry.seq))
+        return self.sets.apply(entry.proposal, Revision(entry.epoch, entry.seq), self.level)
 
 
 class EagerNode(Node):
@@ -467,7 +476,7 @@ class EagerNode(Node):
 
     replica_type = EagerReplica
 
-    def may_write(self, mutation: Mutation) -> bool:
+    def may_write(self, proposal: Proposal) -> bool:
         return True
 
 
@@ -493,6 +502,46 @@ class HoardingNode(Node):
     """Never says that the queue is full."""
 
     replica_type = HoardingReplica
+
+
+# --- route sets: writes go to the set that they name, aliases to what was measured ----------------
+
+
+class OneSetReplica(Replica):
+    """Applies every write to the set of the write before."""
+
+    _last = ""
+
+    def _change(self, entry: Entry, opens: bool) -> Change:
+        proposal = entry.proposal
+        if not proposal.route_set or isinstance(proposal.mutation, PutTests):
+            return super()._change(entry, opens)
+        strayed = replace(proposal, route_set=self._last or proposal.route_set)
+        self._last = proposal.route_set
+        return super()._change(replace(entry, proposal=strayed), opens)
+
+
+class OneSetNode(Node):
+    """Does not look at the set that a write names."""
+
+    replica_type = OneSetReplica
+
+
+class UnmeasuredReplica(Replica):
+    """Promotes a set whatever was measured."""
+
+    def _change(self, entry: Entry, opens: bool) -> Change:
+        proposal = entry.proposal
+        if isinstance(alias := proposal.mutation, PutAlias):
+            unbound = replace(proposal, mutation=replace(alias, target_revision=None))
+            entry = replace(entry, proposal=unbound)
+        return super()._change(entry, opens)
+
+
+class UnmeasuredNode(Node):
+    """Does not bind an alias to the content that was measured."""
+
+    replica_type = UnmeasuredReplica
 
 
 @dataclass(frozen=True)
@@ -543,6 +592,8 @@ ABLATIONS = {
     ),
     "level": Ablation("the level of a write", Kinds(EagerNode), 20, "learn", 2),
     "queue_bound": Ablation("the bound of the queue", Kinds(HoardingNode), 40, "learn"),
+    "own_set": Ablation("the set of a write", Kinds(OneSetNode), 40, "sets"),
+    "measured": Ablation("the content that was measured", Kinds(UnmeasuredNode), 100, "sets"),
     "forks": Ablation("the comparison of forks", Kinds(LinearNode), 200, "split"),
     "signed_chain": Ablation(
         "the chain in signed positions", Kinds(server=NumberedServer), 200, "split"

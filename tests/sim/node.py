@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sim.model_disk import Disk, DiskFull
 from sim.model_server import ModelServer
-from synaptoroute.core.levels import VOTES_LEVEL, is_at_level
-from synaptoroute.core.mutation import Ballot, Entry, Mutation, Position, VoterAdd, VoterRemove
+from synaptoroute.core.levels import VOTES_LEVEL, may_hold
+from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal, VoterAdd, VoterRemove
 from synaptoroute.core.recovery import (
     Action,
     Assessment,
@@ -105,9 +105,9 @@ class Node:
         """Ballot that opened this node's epoch."""
         return self.replica.epoch_id
 
-    def may_write(self, mutation: Mutation) -> bool:
+    def may_write(self, proposal: Proposal) -> bool:
         """Whether it accepts a write at the level of its log; ablations accept all."""
-        return is_at_level(mutation, self.replica.level)
+        return may_hold(self.replica.level, proposal)
 
     # --- turns -----------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class Operators(ABC):
     """The commands of operators, one each."""
 
     counts: Counter[str]
+    switch_ids: list[bytes]  # Identities of the switches that were tried
     _names: int
 
     @abstractmethod
@@ -89,14 +90,15 @@ class Operators(ABC):
             return
         if node.server.store.meta is None or not self._is_at_head(node):
             return
-        if are_routes_imported(node.replica.table.imports):
+        tables = node.replica.sets.tables.values()
+        if any(are_routes_imported(table.imports) for table in tables):
             return  # it would be rejected at its place
         before, replica = node.disk.encoder, node.replica
         after = ENCODERS[1 - ENCODERS.index(before)]
         generation = generation_id(*after)
         staged = replica.table.imports.get(generation)
         steps = [] if staged else [self._step(ImportBegin(generation))]
-        routes = replica.table.routes.values()
+        routes = [route for table in tables for route in table.routes.values()]
         if missing := missing_texts(routes, vectors_in(staged)):
             number = staged.chunks[-1].number + 1 if staged and staged.chunks else 0
             parts = tuple(
@@ -111,6 +113,7 @@ class Operators(ABC):
             meta = node.server.store.meta
             whole_at = Position(meta["epoch"], meta["seq"], meta["chain"])
             switched = self._step(SwitchEncoder(generation))
+            self.switch_ids.append(switched[1].op_id)
             self.counts["switches"] += isinstance(
                 node.server.switch(whole_at, switched, before[0], after), int
             )

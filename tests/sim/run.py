@@ -22,19 +22,21 @@ from synaptoroute.core.codec import LEVEL
 CHUNK_SEEDS = 20
 SHOWN_MAX = 10
 PROGRESS_SEEDS = 5_000
-FOCUSES = ("", "", "learn", "split", "head", "encoder", "trim", "recovery", "room", "import")
+FOCUSES = ("", "sets", "learn", "split", "head", "encoder", "trim", "recovery", "room", "import")
 FIRST = ("accepted", "acknowledged", "epochs", "failovers")
 """Counts that come first: writes with a place, those that a majority was known to hold."""
-LEVEL_BEFORE = 2
+LEVELS_BEFORE = {"learn": 2, "sets": 4}
 Result = tuple[int, list[str], Counter[str]]
 
 
 def whole(seed: int) -> Schedule:
-    """The schedule of a seed for the whole design; eight of ten have a focus."""
+    """The schedule of a seed for the whole design; nine of ten have a focus."""
     focus = FOCUSES[seed % len(FOCUSES)]
-    # Of the schedules that learn, half begin at the level of the release before.
-    is_upgraded = focus == "learn" and seed // len(FOCUSES) % 2
-    return Schedule(seed, focus=focus, level=LEVEL_BEFORE if is_upgraded else LEVEL)
+    # Of the schedules with writes of a level, half begin at an earlier one.
+    is_upgraded = seed // len(FOCUSES) % 2 == 1
+    return Schedule(
+        seed, focus=focus, level=LEVELS_BEFORE.get(focus, LEVEL) if is_upgraded else LEVEL
+    )
 
 
 def say(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from sim.route_sets import SETS, subject_of
 from sim.world import Kinds, World
 from synaptoroute.core.codec import LEVEL
 
@@ -11,6 +12,8 @@ LENGTHS = (200, 400, 800)
 CALM = (1, 4, 12, 30)
 ROUTES = ("a", "b", "c", "d")
 LOG_BYTES_MAX = 2_500
+SET_WRITES = ("set", "set", *("within",) * 8, "without", "fork", "fork", "drop", "alias", "promote",
+              "promote", "test", "erase")  # fmt: skip
 REGISTER = "x"
 """A route that is only ever put: each value that a read sees names its write."""
 
@@ -76,6 +79,10 @@ class Schedule:
             kinds = ("put", "del", "say", "say", "say", "learn", "learn", "fit", "queue")
             if draw.random() < 0.03:
                 kinds = ("off",)
+        if self.focus == "sets" and draw.random() < 0.8:
+            kind = draw.choice(SET_WRITES)
+            subject = subject_of(kind, draw.choice(SETS), draw.choice(SETS), draw.choice(ROUTES))
+            return f"write {name} {number} {kind} {subject}{fate}"
         kind = draw.choice(kinds)
         return f"write {name} {number} {kind} {draw.choice(ROUTES)}{fate}"
 
@@ -156,7 +163,7 @@ class Schedule:
             return self._hijack() if draw.random() < 0.2 else f"turn {name}"
         if self.focus == "split":
             return self._split(name)
-        if self.focus == "learn":
+        if self.focus in ("learn", "sets"):
             turns = [f"turn {name}", f"report {name}", self._write(name), self._write(name)]
             rare = [f"finalize {name}", f"switch {name}"] if draw.random() < 0.2 else []
             return draw.choice([*turns, *rare])

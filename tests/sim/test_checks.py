@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sim.checks import (
@@ -13,23 +15,28 @@ from sim.checks import (
     once,
     order,
     requests,
+    route_sets,
     sessions,
 )
 from sim.checks.prefix import PrefixCheck
 from sim.history import Answer, HeadRead, History, Op, Read
 from synaptoroute.core.change import FeedbackItem, FittedDecision
+from synaptoroute.core.levels import SETS_LEVEL
 from synaptoroute.core.mutation import (
     CalibrateDecision,
     Mutation,
     Position,
     Proposal,
+    PutAlias,
     PutFeedback,
     PutRoute,
+    PutSet,
     PutSettings,
     ReviseRoutes,
     Revision,
     Settings,
 )
+from synaptoroute.core.sets import RouteSets
 from synaptoroute.core.table import RouteTable
 
 pytestmark = pytest.mark.sim
@@ -156,9 +163,9 @@ def test_row_or_header_of_another_encoder_is_found() -> None:
     table.apply(Proposal(A, PutRoute("r", ("text",), (b"new1",))), Revision(1, 1))
     held, vectors = {"n0": ("new", 1)}, {"new": b"new1", "old": b"old1"}
 
-    assert [] == encoders.strange(("new", 1), held, {"n0": table}, vectors)
-    assert 1 == len(encoders.strange(("old", 1), held, {"n0": table}, vectors))
-    assert 1 == len(encoders.strange(("new", 1), held, {"n0": table}, {"new": b"old1"}))
+    assert [] == encoders.strange(("new", 1), held, {"n0": [table]}, vectors)
+    assert 1 == len(encoders.strange(("old", 1), held, {"n0": [table]}, vectors))
+    assert 1 == len(encoders.strange(("new", 1), held, {"n0": [table]}, {"new": b"old1"}))
 
 
 def seen(began: int, ended: int, value: bytes, node: str = "n0") -> HeadRead:
@@ -265,3 +272,55 @@ def test_fit_that_is_not_the_newest_is_found() -> None:
 
     assert learning.forgotten(fits, table_with(fit=b"2")) == []
     assert "newest fit" in learning.forgotten(fits, table_with(fit=b"1"))[0]
+
+
+# --- route sets ---------------------------------------------------------------------------
+
+
+def sets_with(**routes: tuple[str, ...]) -> dict[str, RouteSets]:
+    """A node with the set ``s1`` and these routes in it."""
+    sets = RouteSets(RouteTable())
+    at = Revision(1, 1)
+    vectors = {name: (b"0000",) * len(texts) for name, texts in routes.items()}
+    puts = [PutRoute(name, texts, vectors[name]) for name, texts in routes.items()]
+    for mutation in (PutSet("s1"), *puts):
+        name = "" if isinstance(mutation, PutSet) else "s1"
+        sets.apply(Proposal(bytes(16), mutation, route_set=name), at, SETS_LEVEL)
+    return {"n0": sets}
+
+
+def within(*texts: str) -> tuple[str, Mutation]:
+    return "within", PutRoute("a", texts, (b"0000",) * len(texts))
+
+
+def in_sets(*steps: tuple[str, Mutation]) -> History:
+    """Writes to ``s1`` that took effect one after the other."""
+    found = learned(*steps)
+    for each in found.ops.values():
+        assert isinstance(each.proposal, Proposal)
+        is_inside = isinstance(each.proposal.mutation, PutRoute)
+        each.proposal = replace(each.proposal, route_set="s1" if is_inside else "")
+    return found
+
+
+def test_route_that_is_not_in_its_set_is_found() -> None:
+    wrote = in_sets(("set", PutSet("s1")), within("x"))
+
+    assert route_sets.misplaced(wrote, sets_with(a=("x",)), ()) == []
+    assert "the routes" in route_sets.misplaced(wrote, sets_with(), ())[0]
+    assert "the routes" in route_sets.misplaced(wrote, sets_with(a=("y",)), ())[0]
+
+
+def test_write_to_a_set_that_is_not_there_is_found() -> None:
+    assert "not there" in route_sets.misplaced(in_sets(within("x")), sets_with(), ())[0]
+
+
+def test_promotion_of_what_was_not_measured_is_found() -> None:
+    def promoted(measured: Revision, *more: tuple[str, Mutation]) -> list[str]:
+        alias = ("promote", PutAlias("live", "s1", target_revision=measured))
+        log = in_sets(("set", PutSet("s1")), within("x"), *more, alias)
+        return route_sets.misplaced(log, sets_with(a=("x",)), ())
+
+    assert not any("measured" in found for found in promoted(Revision(1, 2)))
+    assert any("measured" in found for found in promoted(Revision(1, 1)))
+    assert any("measured" in found for found in promoted(Revision(1, 2), within("y")))

@@ -21,6 +21,7 @@ from sim.checks import (
     once,
     order,
     requests,
+    route_sets,
     sessions,
 )
 from sim.checks.prefix import PrefixCheck
@@ -31,6 +32,8 @@ from sim.model_server import ModelServer
 from sim.model_store import Store
 from sim.node import Node
 from sim.operators import VECTORS, Operators
+from sim.route_sets import KINDS as SET_KINDS
+from sim.route_sets import proposal_of
 from sim.server_fates import ServerFates
 from sim.upkeep import Upkeep
 from synaptoroute.core.change import Commit
@@ -47,6 +50,7 @@ from synaptoroute.core.mutation import (
     Proposal,
     PutRoute,
     ReviseRoutes,
+    Revision,
     VoterAdd,
     VoterRemove,
 )
@@ -121,6 +125,7 @@ class World(ServerFates, Operators, Upkeep, Learning):
         self.told: list[str] = []
         self.is_forced = False
         self._names = 0
+        self.switch_ids: list[bytes] = []
         self.votes: dict[str, Report] = {}  # What nodes signed, by its text
         self.agreed: dict[str, AgreedChange] = {}
         self.log_bytes_max = 0
@@ -308,25 +313,33 @@ class World(ServerFates, Operators, Upkeep, Learning):
         op = self.history.ops.get(op_id)
         if op is not None:
             return op
+        if kind in SET_KINDS:
+            vector, sets = VECTORS[node.disk.encoder[0]], node.replica.sets
+            return self._new_op(node, kind, route, proposal_of(
+                kind, number, route, sets, vector, op_id))  # fmt: skip
         held = node.replica.table.routes.get(route)
         mutation: Mutation = DeleteRoute(route)
         if kind in KINDS:
             table, vector = node.replica.table, VECTORS[node.disk.encoder[0]]
             mutation = mutation_of(kind, number, route, table, vector)
-            if not node.may_write(mutation):
-                self.counts["not_finalized"] += 1
-                return None
         elif kind != "del":
             mutation = PutRoute(route, (f"text {number}",), (VECTORS[node.disk.encoder[0]],))
             if number % 3 == 0 and node.replica.level >= DECISION_LEVEL:
                 mutation = _decided(mutation, number)
         if_match = held.revision if kind == "cas" and held else None
-        asked = hash_of(route)
-        proposal = Proposal(op_id, mutation, asked, if_match=if_match)
         kind = kind if kind != "cas" or if_match else "put"
+        return self._new_op(node, kind, route, Proposal(op_id, mutation, if_match=if_match))
+
+    def _new_op(self, node: Node, kind: str, route: str, proposal: Proposal) -> Op | None:
+        """Note a write that was not sent before; None if the level of the log refuses it."""
+        if not node.may_write(proposal):
+            self.counts["not_finalized"] += 1
+            return None
+        asked, op_id = hash_of(route), proposal.op_id
+        proposal = replace(proposal, request_hash=asked)
         op = Op(op_id, route, kind, encode_proposal(proposal), proposal, self.step_count)
-        op.if_match = if_match
-        op.requests[asked] = (route, kind, if_match)
+        op.if_match = proposal.if_match
+        op.requests[asked] = (route, kind, proposal.if_match)
         self.history.ops[op_id] = op
         return op
 
@@ -581,8 +594,19 @@ class World(ServerFates, Operators, Upkeep, Learning):
             *learning.forgotten(
                 self.history, {node.name: node.replica.table for node in self.nodes}
             ),
+            *route_sets.misplaced(
+                self.history,
+                {node.name: node.replica.sets for node in self.nodes},
+                self._switch_places(),
+            ),
             *(f"{name} applied a forged entry" for name, each in effects.items() if _forged(each)),
         ]
+
+    def _switch_places(self) -> list[Revision]:
+        """Where the encoder was switched in the history that survived."""
+        known = map(self.nodes[0].replica.outcome_of, self.switch_ids)
+        outcomes = [each.outcome for each in known if each is not None]
+        return [outcome.at for outcome in outcomes if outcome.status == "applied"]
 
     def _by_version(self) -> list[str]:
         """What does not hold of places: where one has two histories, it says nothing."""
@@ -602,6 +626,6 @@ class World(ServerFates, Operators, Upkeep, Learning):
         return encoders.strange(
             (head.fingerprint, head.dim),
             {node.name: node.disk.encoder for node in self.nodes},
-            {node.name: node.replica.table for node in self.nodes},
+            {node.name: list(node.replica.sets.tables.values()) for node in self.nodes},
             VECTORS,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from synaptoroute.core.digest import row_hash
 from synaptoroute.core.table import RouteTable
@@ -13,7 +13,7 @@ Encoder = tuple[str, int]
 def strange(
     named: Encoder,
     held: Mapping[str, Encoder],
-    tables: Mapping[str, RouteTable],
+    tables: Mapping[str, Iterable[RouteTable]],
     vectors: Mapping[str, bytes],
 ) -> list[str]:
     """What is of another encoder than the log's, once all is healed.
@@ -21,7 +21,7 @@ def strange(
     Args:
         named: Fingerprint and dimension that the header of the log names.
         held: The same, as each node's database has it.
-        tables: Each node's routes and the hashes of their rows.
+        tables: The route sets of each node, with the hashes of their rows.
         vectors: What each encoder makes of any text, by fingerprint.
     """
     found = [
@@ -29,10 +29,13 @@ def strange(
         for node, encoder in held.items()
         if encoder != named
     ]
-    for node, table in tables.items():
-        for route in table.routes.values():
-            for slot, owner, text in route.rows():
-                vector = vectors[held[node][0]]
-                if table.row_hashes[slot] != row_hash(slot, owner, text, vector):
-                    found.append(f"{node} shows '{text}' with a vector of another encoder")
+    for node, sets in tables.items():
+        vector = vectors[held[node][0]]
+        for table in sets:
+            rows = [row for route in table.routes.values() for row in route.rows()]
+            found += [
+                f"{node} shows '{text}' with a vector of another encoder"
+                for slot, owner, text in rows
+                if table.row_hashes[slot] != row_hash(slot, owner, text, vector)
+            ]
     return found
