@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicas import EMPTY, Shadow, fields_of, frame_of, frame_of_fields, fresh, log_of, replay
+from set_logs import OF_SETS
 from strategies import EPOCH_OPENINGS, MUTATIONS, NAMES, proposals
 from synaptoroute.core.codec import (
     FRAME_BYTES_MAX,
@@ -29,10 +30,14 @@ from synaptoroute.errors import CodecError, UnknownMutation
 
 pytestmark = pytest.mark.property
 
+SET_NAMES = st.sampled_from(["", "", "support", "support@2"])
+NOTES = st.sampled_from(["", "", "a note", "ü"])
 
-@given(proposals(MUTATIONS | EPOCH_OPENINGS))
-def test_codec_round_trip_is_canonical(proposal: Proposal) -> None:
+
+@given(proposals(MUTATIONS | EPOCH_OPENINGS | OF_SETS), SET_NAMES, NOTES)
+def test_codec_round_trip_is_canonical(proposal: Proposal, route_set: str, note: str) -> None:
     """Decoding gives an equal proposal, and encoding it again the same bytes."""
+    proposal = replace(proposal, route_set=route_set, note=note)
     frame = encode_proposal(proposal)
     decoded = decode_proposal(frame)
 
@@ -42,7 +47,7 @@ def test_codec_round_trip_is_canonical(proposal: Proposal) -> None:
 
 
 @settings(max_examples=25)
-@given(proposals(MUTATIONS | EPOCH_OPENINGS), st.integers(1, 255))
+@given(proposals(MUTATIONS | EPOCH_OPENINGS | OF_SETS), st.integers(1, 255))
 def test_altered_frame_is_refused(proposal: Proposal, flip: int) -> None:
     """At every position, with every other value."""
     frame = encode_proposal(proposal)

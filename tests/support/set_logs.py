@@ -55,6 +55,8 @@ SET_MUTATIONS = st.one_of(
 )
 TESTS = st.lists(st.builds(SetTest, TEXTS, st.none() | st.just("billing")), max_size=3,
                  unique_by=lambda test: test.text)  # fmt: skip
+OF_SETS = SET_MUTATIONS | st.builds(PutTests, TESTS.map(tuple), st.just(("gone",)), st.booleans())
+"""Every mutation that level 5 brings."""
 RAISED = proposal(Finalize(SETS_LEVEL), 999_999)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from hashlib import sha256
 
 from synaptoroute.core.change import RouteRecord
+from synaptoroute.core.digest import settings_hash
 from synaptoroute.core.mutation import SetTest, Settings
 
 
@@ -36,7 +37,9 @@ def seen_of(
         for name in sorted(set(names))
     ]
     # A calibration is measured in the background and says nothing about what somebody wants.
-    fields = None if settings is None else {**asdict(settings), "calibration": ""}
+    # By their hash, which stays when a later release has further settings: the releases of a
+    # rolling upgrade must decide alike.
+    known = None if settings is None else settings_hash(replace(settings, calibration="")).hex()
     labels = [[text, *tests.get(text, ())[1:]] for text in sorted(set(texts))]
-    document = json.dumps([revisions, fields, labels], sort_keys=True, separators=(",", ":"))
+    document = json.dumps([revisions, known, labels], sort_keys=True, separators=(",", ":"))
     return sha256(document.encode()).hexdigest()
