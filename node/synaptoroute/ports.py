@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.core.change import AliasRecord, EpochRecord, Outcome, StagedImport
-from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal, Settings
+from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal, Revision, Settings
 from synaptoroute.core.replica import Replica, Source, State, Step
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.storage import SQLiteStorage, Stored
@@ -119,6 +119,62 @@ class DecisionFigures:
             tuple(left + right for left, right in pairs),
             self.confidence_sum + other.confidence_sum,
         )
+
+
+RoutePair: TypeAlias = "tuple[str | None, str | None]"
+"""Route of an answer, and route that another set would have answered; None for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A query that both sets answered differently.
+
+    Attributes:
+        text: After the redaction of the review queue's settings.
+        at_ms: Wall clock, milliseconds since 1970.
+        answered: Route of the answer; None for none.
+        shadowed: Route that the shadow would have answered; None for none.
+    """
+
+    text: str
+    at_ms: int
+    answered: str | None
+    shadowed: str | None
+    answered_confidence: float | None
+    shadowed_confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowFigures:
+    """What was counted on this node since both sets have their present content.
+
+    Attributes:
+        target: The set that answered.
+        shadow: The set that was scored beside it.
+        target_revision: Place of the last change of what answers there; None before the first.
+        agreed: Queries to which both have the same route, or both none.
+        skipped: Queries that were not compared: both sets read the text differently, or the
+            shadow could not score them.
+        pairs: Disagreements by route of the answer and route of the shadow, most first.
+        other: Disagreements of further pairs.
+        sample: The newest disagreements, newest first; only while the review queue of the
+            answering set is on and keeps texts.
+    """
+
+    target: str
+    shadow: str
+    target_revision: Revision | None
+    shadow_revision: Revision | None
+    agreed: int = 0
+    disagreed: int = 0
+    skipped: int = 0
+    pairs: tuple[tuple[RoutePair, int], ...] = ()
+    other: int = 0
+    sample: tuple[Disagreement, ...] = ()
+
+    @property
+    def compared(self) -> int:
+        return self.agreed + self.disagreed
 
 
 @dataclass(frozen=True, slots=True)

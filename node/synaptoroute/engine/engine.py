@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.cascade.cascade import Cascade, CascadeStatus, QueryCoalescer
 from synaptoroute.config import EngineConfig, cpu_limit
-from synaptoroute.core.change import AliasRecord, Commit, Outcome, StagedImport
+from synaptoroute.core.change import AliasRecord, Commit, Outcome, SetRecord, StagedImport
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
@@ -44,6 +44,7 @@ from synaptoroute.ports import (
     Published,
     ReceivedEntry,
     ReplicaStatus,
+    ShadowFigures,
 )
 from synaptoroute.replication.applier import Applier, PendingWrites, check_vectors, stored_promise
 from synaptoroute.serving.context import turn_to_context
@@ -150,7 +151,7 @@ class Engine:
             is_applying=lambda: self.applier.is_applying,
         )
         others = [scorer.sets.make(*each, encoder) for each in other_tensors_of(stored, dim)]
-        scorer.sets.replace(others, stored.snapshot.aliases)
+        scorer.sets.replace(others, stored.snapshot.aliases, stored.snapshot.record)
         storage.derive_with(partial(derived_of, scorer))
         founding = OpenEpoch(storage.node_id, 0, (storage.node_id,), fingerprint, dim, LEVEL)
         applier = Applier(
@@ -276,6 +277,9 @@ class Engine:
 
     def decisions_of(self, route_set: str) -> RecentDecisions:
         return self.scorer.sets.get(route_set).decisions
+
+    def shadow_figures(self, alias: str) -> ShadowFigures | None:
+        return self.scorer.sets.shadow_figures(alias)
 
     def decision_figures_of(self, route_set: str) -> DecisionFigures:
         return self.scorer.sets.get(route_set).decision_counts.figures
@@ -577,7 +581,7 @@ class Engine:
     def _serve(
         self,
         tensor: Tensor,
-        others: Sequence[tuple[int, str, Tensor]],
+        others: Sequence[tuple[SetRecord, Tensor]],
         position: Position,
         digest: str,
         fingerprint: str,
@@ -586,20 +590,20 @@ class Engine:
         """Exchange the tensors of all sets and the encoder together, between two batches.
 
         Args:
-            others: Number, name and tensor of each set but the default one.
+            others: Record and tensor of each set but the default one.
         """
         cached = self.encoders.cached(fingerprint)
         preparation = TextPreparation(tensor, cached.encoder)
         routes = self._cascade.build_from(tensor, cached.encoder) if self._cascade else None
         served = [self.scorer.sets.make(*each, cached.encoder) for each in others]
-        aliases = list(self.applier.replica.sets.aliases.values())
+        sets = self.applier.replica.sets
+        aliases, record = list(sets.aliases.values()), sets.records.get(0)
 
         def exchange(_: Tensor) -> None:
             # Batches encoded before are recognized by their encoder and given back.
             self._workers.serving = cached
-            self.scorer.adopt(
-                tensor, position, digest, cached.encoder, preparation, routes, served, aliases
-            )
+            self.scorer.sets.replace(served, aliases, record)
+            self.scorer.adopt(tensor, position, digest, cached.encoder, preparation, routes)
             self.scorer.resolve_writers(commits)
 
         return self.scorer.call(exchange)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from synaptoroute.core.change import Change, Commit
+from synaptoroute.core.change import Change, Commit, SetRecord
 from synaptoroute.core.sets import RouteSets
 from synaptoroute.core.table import RouteTable
 from synaptoroute.serving.scorer import as_rows
@@ -33,8 +33,8 @@ def tensor_of(stored: Stored, dim: int) -> Tensor:
     return tensor
 
 
-def other_tensors_of(stored: Stored, dim: int) -> Iterator[tuple[int, str, Tensor]]:
-    """Build the serving views of the other sets: number, name and tensor of each."""
+def other_tensors_of(stored: Stored, dim: int) -> Iterator[tuple[SetRecord, Tensor]]:
+    """Build the serving views of the other sets: record and tensor of each."""
     at = stored.snapshot.position.revision
     for state in stored.snapshot.sets:
         number, settings = state.record.number, state.settings
@@ -49,7 +49,7 @@ def other_tensors_of(stored: Stored, dim: int) -> Iterator[tuple[int, str, Tenso
             decision=state.decision.payload,
             is_owner=False,
         )
-        yield number, state.record.name, tensor
+        yield state.record, tensor
 
 
 def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:
@@ -62,10 +62,10 @@ def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:
     return tensor
 
 
-def other_switched_tensors(commit: Commit, sets: RouteSets) -> Iterator[tuple[int, str, Tensor]]:
-    """Build those of the other sets: number, name and tensor of each."""
+def other_switched_tensors(commit: Commit, sets: RouteSets) -> Iterator[tuple[SetRecord, Tensor]]:
+    """Build those of the other sets: record and tensor of each."""
     parts = {part.set_number: part for part in commit.change.parts()}
-    for name, number in sets.numbers.items():
+    for number, record in sets.records.items():
         if number:
             table = sets.tables[number]
             tensor = Tensor(_dim_of(commit), table.settings, is_small=True)
@@ -73,7 +73,7 @@ def other_switched_tensors(commit: Commit, sets: RouteSets) -> Iterator[tuple[in
             part = parts.get(number)
             if part is not None:
                 _load_switched(tensor, commit, part, table)
-            yield number, name, tensor
+            yield record, tensor
 
 
 def _dim_of(commit: Commit) -> int:

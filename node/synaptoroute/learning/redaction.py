@@ -7,9 +7,11 @@ text.  They find what looks like such data and promise nothing more.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Final
+
+from synaptoroute.inputs.ignore import cut
 
 KINDS: Final = MappingProxyType(
     {
@@ -30,3 +32,10 @@ def cut_kinds(text: str, kinds: Collection[str]) -> str:
         if name in kinds:
             text = kind.sub(f"[{name}]", text)
     return text
+
+
+def redacted(text: str, redaction: Sequence[str]) -> str:
+    """Cut kinds and patterns out of a text."""
+    patterns = tuple(each for each in redaction if each not in KINDS)
+    kept = cut_kinds(text, redaction)
+    return cut(kept, patterns) if patterns else kept

@@ -41,8 +41,8 @@ from synaptoroute.errors import (
     InvalidRoute,
     SynaptoRouteError,
 )
-from synaptoroute.inputs.ignore import check_pattern, cut
-from synaptoroute.learning.redaction import KINDS, cut_kinds
+from synaptoroute.inputs.ignore import check_pattern
+from synaptoroute.learning.redaction import KINDS, redacted
 from synaptoroute.log import Log
 from synaptoroute.models import (
     UTTERANCE_BYTES_MAX,
@@ -502,13 +502,6 @@ def check_queue_settings(settings: FeedbackSettings | None) -> None:
             check_pattern(pattern)
         except ValueError as error:
             raise InvalidRoute(f"feedback.redaction: {error}") from error
-
-
-def redacted(text: str, redaction: Sequence[str]) -> str:
-    """Cut kinds and patterns out of a text."""
-    patterns = tuple(each for each in redaction if each not in KINDS)
-    kept = cut_kinds(text, redaction)
-    return cut(kept, patterns) if patterns else kept
 
 
 def stored_settings(settings: RouteSetSettings) -> Settings:

@@ -22,7 +22,7 @@ from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.models import Candidate, Match, MatchReason, WordRepair
-from synaptoroute.ports import CONFIDENCE_BOUNDS, DecisionFigures, EnginePort
+from synaptoroute.ports import CONFIDENCE_BOUNDS, DecisionFigures, EnginePort, ShadowFigures
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
 from synaptoroute.serving.context import context_weight
 from synaptoroute.serving.preparation import KEY_SEPARATOR, PreparedText, TextPreparation
@@ -492,6 +492,13 @@ class QueryEngine(EnginePort, Protocol):
 
     def decisions_of(self, route_set: str) -> RecentDecisions:
         """Find those of a set, as ``unmatched_of`` does."""
+        ...
+
+    def shadow_figures(self, alias: str) -> ShadowFigures | None:
+        """Count what the shadow of an alias would have answered.
+
+        None for an alias without a shadow, and for one that does not exist.
+        """
         ...
 
     def decision_figures_of(self, route_set: str) -> DecisionFigures:

@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import AliasRecord, Change, Commit
+from synaptoroute.core.change import Change, Commit
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.integer_product import integer_product
@@ -435,21 +435,16 @@ class Scorer:
         encoder: TextEncoder,
         preparation: TextPreparation,
         routes: Any = None,
-        others: Sequence[ServedSet] = (),
-        aliases: Iterable[AliasRecord] = (),
     ) -> None:
-        """Serve other tensors from now on, perhaps of another encoder.
+        """Serve another tensor of the default set from now on, perhaps of another encoder.
 
-        Runs on the scorer's thread.
+        Runs on the scorer's thread, in the step in which the other sets are replaced.
 
         Args:
-            tensor: That of the default set.
             routes: What the first stage serves beside it.
-            others: The other sets.
         """
         self.encoder = encoder
         self._default.use(tensor, encoder, preparation)
-        self.sets.replace(others, aliases)
         if self._first_stage is not None:
             self._first_stage.install(routes, encoder, tensor, preparation)
         self.published = self._describe(position, digest)
@@ -497,6 +492,41 @@ class Scorer:
                 loop.call_soon_threadsafe(_resolve, group)
             except RuntimeError:
                 continue  # the loop was closed while its query was in flight
+        if served is not None:
+            self._compare_shadows(batch, callers, served, answers)
+
+    def _compare_shadows(
+        self,
+        batch: Batch,
+        callers: Sequence[Sequence[object]],
+        served: Sequence[ServedSet | None],
+        answers: Sequence[Answer],
+    ) -> None:
+        """Score answered queries on the shadows of their aliases; nobody waits for it."""
+        chosen = [
+            (place, alias)
+            for place, own in enumerate(served)
+            if (alias := self.sets.shadowed(batch.queries[place], own)) is not None
+        ]
+        if not chosen or batch.error is not None:
+            return
+        answer_of = {id(query): (query, answer) for query, answer in answers}
+        by_alias: dict[str, list[int]] = {}
+        for place, alias in chosen:
+            by_alias.setdefault(alias.name, []).append(place)
+        for name, places in by_alias.items():
+            alias, by_name = self.sets.aliases[name], self.sets.by_name
+            flights = [
+                (
+                    batch.queries[place],
+                    batch.embeddings[place],
+                    [answer_of[id(each)] for each in callers[place] if id(each) in answer_of],
+                )
+                for place in places
+            ]
+            target, shadow = by_name[alias.target], by_name[alias.shadow]
+            at = self.published.version, self.node
+            self.sets.shadow_log.compare(alias, target, shadow, flights, at, self._scratch)
 
     def _sets_of(self, batch: Batch) -> list[ServedSet | None]:
         """Find the set of each query at the position of the tensors; None for an unknown name."""

@@ -55,6 +55,8 @@ class ServedSet:
 
     Attributes:
         number: Its number; 0 is ``default``.
+        revision: Place of the last change of what answers in it; None before the first one at
+            level 5 of the log.
         tensor: Its rows and routes; replaced with the encoder.
         preparation: Prepares texts for encoder and tensor; replaced with them.
     """
@@ -67,12 +69,14 @@ class ServedSet:
         *,
         number: int = 0,
         name: str = DEFAULT_SET,
+        revision: Revision | None = None,
         unmatched: UnmatchedQueries | None = None,
         decisions: RecentDecisions | None = None,
         first_stage: FirstStage | None = None,
     ) -> None:
         self.number = number
         self.name = name
+        self.revision = revision
         self.first_stage = first_stage
         self.unmatched = unmatched or UnmatchedQueries()
         self.decision_counts = DecisionCounts()
@@ -112,6 +116,8 @@ class ServedSet:
         if self.first_stage is not None:
             self.first_stage.apply(change, at, written or {}, self.tensor, built)
         self.preparation.finish(change, self.tensor, removed)
+        if change.set_record is not None:
+            self.revision = change.set_record.revision
 
     def advance(self, at: Revision) -> None:
         """Follow an entry that changed another set."""
@@ -129,7 +135,13 @@ class ServedSet:
         tensor = self.tensor.copy()
         preparation = self.preparation.copy(tensor)
         return ServedSet(
-            tensor, self.encoder, preparation, number=number, name=name, unmatched=unmatched
+            tensor,
+            self.encoder,
+            preparation,
+            number=number,
+            name=name,
+            revision=self.revision,
+            unmatched=unmatched,
         )
 
     # --- scoring ---

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 
-from synaptoroute.core.change import AliasRecord, Change
+from synaptoroute.core.change import AliasRecord, Change, SetRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import SetNotFound
+from synaptoroute.ports import ShadowFigures
+from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import UnmatchedQueries
 from synaptoroute.serving.served_set import ServedSet
+from synaptoroute.serving.shadow import ShadowLog
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.score_terms import ScoreTerms
 
@@ -47,6 +50,7 @@ class ServedSets:
         by_name: The same by name.
         aliases: By name.
         behind: Sets other than ``default`` that may have deferred work.
+        shadow_log: What the shadows of aliases would have answered.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class ServedSets:
         self.by_name = {default.name: default}
         self.aliases = {each.name: each for each in aliases}
         self.behind: dict[ServedSet, None] = {}
+        self.shadow_log = ShadowLog()
         self._new_unmatched = new_unmatched
         for served in others:
             self._add(served)
@@ -92,6 +97,29 @@ class ServedSets:
         if served is None:
             raise set_not_found(name)
         return served
+
+    def shadowed(self, query: InFlightQuery, served: ServedSet | None) -> AliasRecord | None:
+        """Find the alias of a query that its shadow is asked as well; None if it is not.
+
+        Args:
+            served: The set that answered.
+        """
+        alias = self.aliases.get(query.route_set)
+        if alias is None or not alias.shadow or served is None or served.name != alias.target:
+            return None
+        share = alias.shadow_share
+        is_chosen = share >= 1.0 or share_of("shadow", alias.name, query.text) < share
+        return alias if is_chosen and alias.shadow in self.by_name else None
+
+    def shadow_figures(self, name: str) -> ShadowFigures | None:
+        """Count what the shadow of an alias would have answered; None without a shadow."""
+        alias = self.aliases.get(name)
+        if alias is None or not alias.shadow:
+            return None
+        target, shadow = self.by_name.get(alias.target), self.by_name.get(alias.shadow)
+        if target is None or shadow is None:
+            return None
+        return self.shadow_log.figures(alias, target, shadow)
 
     def preparation_of(self, name: str, session: str | None = None) -> TextPreparation:
         """Find how the texts of queries to a set or an alias are read."""
@@ -127,6 +155,8 @@ class ServedSets:
             self.aliases[change.alias.name] = change.alias
         elif change.alias_before is not None:
             self.aliases.pop(change.alias_before.name, None)
+        if change.alias_before is not None and (change.alias is None or not change.alias.shadow):
+            self.shadow_log.drop(change.alias_before.name)
 
     def copy_of(self, change: Change) -> ServedSet:
         """Copy the set that a change forks.
@@ -138,8 +168,18 @@ class ServedSets:
         assert source is not None, "nothing is forked: this is a bug"
         return self.by_number[source].copy(record.number, record.name, self._new_unmatched())
 
-    def replace(self, others: Iterable[ServedSet], aliases: Iterable[AliasRecord]) -> None:
-        """Serve these sets beside ``default``; those with a known name go on counting."""
+    def replace(
+        self,
+        others: Iterable[ServedSet],
+        aliases: Iterable[AliasRecord],
+        default: SetRecord | None,
+    ) -> None:
+        """Serve these sets beside ``default``; those with a known name go on counting.
+
+        Args:
+            default: The record of the default set, if there is one.
+        """
+        self.default.revision = None if default is None else default.revision
         former = self.by_name
         self.by_number, self.by_name = {0: self.default}, {self.default.name: self.default}
         self.aliases = {each.name: each for each in aliases}
@@ -158,9 +198,16 @@ class ServedSets:
                 return
             del self.behind[served]
 
-    def make(self, number: int, name: str, tensor: Tensor, encoder: TextEncoder) -> ServedSet:
+    def make(self, record: SetRecord, tensor: Tensor, encoder: TextEncoder) -> ServedSet:
         """Make a set that is not served yet; any thread."""
-        return ServedSet(tensor, encoder, number=number, name=name, unmatched=self._new_unmatched())
+        return ServedSet(
+            tensor,
+            encoder,
+            number=record.number,
+            name=record.name,
+            revision=record.revision,
+            unmatched=self._new_unmatched(),
+        )
 
     def _create(self, change: Change) -> ServedSet:
         record = change.set_record
@@ -172,7 +219,7 @@ class ServedSets:
             return self.copy_of(change)
         encoder = self.default.encoder
         tensor = Tensor(encoder.dim, change.settings or Settings(), is_small=True)
-        return self.make(record.number, record.name, tensor, encoder)
+        return self.make(record, tensor, encoder)
 
     def _add(self, served: ServedSet) -> None:
         self.by_number[served.number] = self.by_name[served.name] = served
