@@ -48,9 +48,11 @@ from synaptoroute_coordinator.plan import (
     find_replacements,
     plan_actions,
 )
+from synaptoroute_coordinator.traffic import TrafficHistory
 
 OBSERVE_SECONDS: Final = 0.5
 TELEMETRY_SECONDS: Final = 2.0
+TRAFFIC_SECONDS: Final = 5.0
 ANSWERING_SECONDS: Final = 7.0
 """A node that answered no scrape for this long is not live while Redis does not answer."""
 IMPORTS_SECONDS: Final = 10.0
@@ -91,6 +93,7 @@ class Reconciler:
         self.state = ControllerState(time.monotonic())
         self.feed = EventFeed()
         self.counts: dict[tuple[str, str], int] = {}
+        self.traffic = TrafficHistory(time.time())
         self.backup_error = ""
         self._executor = Executor(log, signer)
         self._telemetry: dict[str, Telemetry] = {}
@@ -116,6 +119,7 @@ class Reconciler:
             ("reconcile", self._reconcile_loop),
             ("telemetry", self._telemetry_loop),
             ("imports", self._imports_loop),
+            ("traffic", self._traffic_loop),
         ):
             self._tasks.append(asyncio.create_task(self._run_forever(name, run), name=name))
 
@@ -227,6 +231,14 @@ class Reconciler:
             self._telemetry = {node: f for node, f in self._telemetry.items() if node in known}
             self._answered_at = {node: t for node, t in self._answered_at.items() if node in known}
             await asyncio.sleep(TELEMETRY_SECONDS)
+
+    async def _traffic_loop(self) -> None:
+        """Read how many answers each route got, on every node."""
+        while True:
+            targets = [(node.node, node.url) for node in self.view.live if node.url]
+            found = await self.client.documents(targets, "/-/traffic")
+            self.traffic.add(found, time.time())
+            await asyncio.sleep(TRAFFIC_SECONDS)
 
     async def _imports_loop(self) -> None:
         """Read the open imports from one node; they are the same on all nodes."""

@@ -33,6 +33,7 @@ PAGES = {
     "conflicts": "#least",
     "unmatched": "td.said",
     "learn": ".clusters li",
+    "traffic": ".legend-cell",
     "settings": "#ignore",
     "encoder": ".encoder",
     "activity": ".events li",

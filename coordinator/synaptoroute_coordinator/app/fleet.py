@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
@@ -13,8 +14,9 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from synaptoroute.core.mutation import Position
+from synaptoroute.core.mutation import DEFAULT_SET, Position
 from synaptoroute.errors import ClusterError, Overloaded
+from synaptoroute.models import NAME_CHARACTERS_MAX
 from synaptoroute.sequencer.presence import CommandKind
 from synaptoroute.web.api_keys import ApiKey
 from synaptoroute.web.middleware import context_of
@@ -30,6 +32,7 @@ from synaptoroute_coordinator.app.responses import (
     event_document,
     json_response,
     result_response,
+    traffic_document,
 )
 from synaptoroute_coordinator.app.runtime import Runtime, actor_of, path_at_node, runtime_of
 from synaptoroute_coordinator.events import EventFeed, FeedEvent
@@ -49,6 +52,7 @@ KEY_CHECK_SECONDS: Final = 0.5
 """Seconds between two checks that the API key of a stream is still valid."""
 LOG_ENTRIES_MAX: Final = 200
 UNMATCHED_MAX: Final = 1_000
+TRAFFIC_ROUTES_MAX: Final = 500
 
 endpoints = APIRouter()
 
@@ -228,6 +232,28 @@ async def show_unmatched(
     found.sort(key=lambda each: -each["at_ms"])
     is_on = any(document.get("is_on") for _, document in documents)
     return json_response({"is_on": is_on, "queries": found[:limit]})
+
+
+@endpoints.get(
+    "/v1/traffic", tags=["fleet"], summary="Show the answers of each route", responses=RESPONSES
+)
+async def show_traffic(
+    request: Request,
+    route_set: Annotated[
+        str, Query(alias="set", description="The route set.", max_length=NAME_CHARACTERS_MAX)
+    ] = DEFAULT_SET,
+    range_: Annotated[
+        Literal["1h", "24h", "7d"], Query(alias="range", description="Until now.")
+    ] = "1h",
+    limit: Annotated[int, Query(ge=1, le=TRAFFIC_ROUTES_MAX)] = 50,
+) -> Response:
+    """Answers of all nodes over time: of each route, and without one, with the mean confidence.
+    Counts only, kept in memory since this coordinator started.
+    """
+    history, now_seconds = runtime_of(request).reconciler.traffic, time.time()
+    found = history.traffic_of(route_set, range_, now_seconds)
+    sets = history.sets(range_, now_seconds)
+    return json_response(traffic_document(route_set, found, sets, history, limit))
 
 
 @endpoints.get("/v1/backups", tags=["actions"], summary="List backups", responses=RESPONSES)

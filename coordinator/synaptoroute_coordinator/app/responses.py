@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -31,6 +32,9 @@ from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.events import FeedEvent, is_log_full
 from synaptoroute_coordinator.fleet import AuditVerdict, FleetView, NodeView
 from synaptoroute_coordinator.reconciler import Reconciler
+from synaptoroute_coordinator.traffic import RouteTraffic, SetTraffic, TrafficHistory
+
+SETS_SHOWN: Final = 100
 
 
 class RequestModel(BaseModel):
@@ -198,6 +202,52 @@ def _node(node: NodeView) -> dict[str, Any]:
 
 def event_document(event: FeedEvent) -> dict[str, Any]:
     return {"number": event.number, "at_ms": event.at_ms, **asdict(event.event)}
+
+
+def traffic_document(
+    route_set: str,
+    traffic: SetTraffic,
+    sets: Mapping[str, float],
+    history: TrafficHistory,
+    limit: int,
+) -> dict[str, Any]:
+    """Describe the answers of a route set over time.
+
+    Args:
+        sets: Answers by route set in the same range.
+        limit: Most routes to show one by one; the others are shown together.
+    """
+    buckets = range(len(traffic.routes[0].answers) if traffic.routes else 0)
+    answers = [sum(each.answers[n] for each in traffic.routes) for n in buckets]
+    sums = [sum(each.confidence_sums[n] for each in traffic.routes) for n in buckets]
+    total = sum(answers)
+
+    def shown(parts: Sequence[RouteTraffic]) -> dict[str, Any]:
+        own = sum(sum(each.answers) for each in parts)
+        confidence = sum(sum(each.confidence_sums) for each in parts)
+        return {
+            "answers": int(own),
+            "share": own / total if total else 0.0,
+            "confidence": round(confidence / own, 4) if own else None,
+            "series": [int(sum(each.answers[n] for each in parts)) for n in buckets],
+        }
+
+    routes = [each for each in traffic.routes if each.route is not None]
+    return {
+        "set": route_set,
+        "since_ms": int(history.began_at_seconds * 1_000),
+        "from_ms": traffic.from_seconds * 1_000,
+        "bucket_seconds": traffic.bucket_seconds,
+        "answers": int(total),
+        "confidence": round(sum(sums) / total, 4) if total else None,
+        "confidence_series": [
+            round(s / n, 4) if n else None for s, n in zip(sums, answers, strict=True)
+        ],
+        "routes": [{"route": each.route, **shown([each])} for each in routes[:limit]],
+        "others": shown(routes[limit:]),
+        "unmatched": shown([each for each in traffic.routes if each.route is None]),
+        "sets": [{"set": name, "answers": int(n)} for name, n in list(sets.items())[:SETS_SHOWN]],
+    }
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import { address, call, follow, get, onSignedOut, state, unfollow, watch } from "./api.js";
 import { byId, h, toast } from "./dom.js";
+import { readPlace } from "./place.js";
 import { show as activity } from "./activity.js";
 import { show as conflicts } from "./conflicts.js";
 import { show as encoder } from "./encoder.js";
@@ -10,34 +11,32 @@ import { show as learn } from "./learn.js";
 import { show as playground } from "./playground.js";
 import { show as routes } from "./routes.js";
 import { show as settings } from "./settings.js";
+import { show as traffic } from "./traffic.js";
 import { show as unmatched } from "./unmatched.js";
 
-const VIEWS = { fleet, routes, query: playground, conflicts, unmatched, learn, settings, encoder, activity };
-const TITLES = { fleet: "Fleet", routes: "Routes", query: "Playground", conflicts: "Conflicts", unmatched: "Unmatched", learn: "Learn", settings: "Settings", encoder: "Encoder", activity: "Activity" };
+const VIEWS = { fleet, routes, query: playground, conflicts, unmatched, learn, traffic, settings, encoder, activity };
 const THEME = "synaptoroute.theme";
 let leave = () => {};
 let isFirst = true;
 
-function place() {
-  const [view, ...rest] = location.hash.replace(/^#\//, "").split("/");
-  return { view: view in VIEWS ? view : "fleet", rest: decodeURIComponent(rest.join("/")) };
-}
-
 function render() {
   if (!state.view) return;
-  const { view, rest } = place();
+  const place = readPlace();
+  if (!(place.view in VIEWS)) place.view = "fleet";
   leave();
   const main = byId("main");
   main.replaceChildren();
-  for (const link of byId("nav").children) {
-    if (link.getAttribute("href") === `#/${view}`) {
-      link.setAttribute("aria-current", "page");
-      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+  let title = "";
+  for (const anchor of document.querySelectorAll("nav a[data-view]")) {
+    if (anchor.dataset.view === place.view) {
+      title = anchor.textContent;
+      anchor.setAttribute("aria-current", "page");
+      anchor.scrollIntoView({ block: "nearest", inline: "nearest" });
     }
-    else link.removeAttribute("aria-current");
+    else anchor.removeAttribute("aria-current");
   }
-  document.title = `${TITLES[view]} · SynaptoRoute`;
-  leave = VIEWS[view](main, rest) ?? (() => {});
+  document.title = `${title} · SynaptoRoute`;
+  leave = VIEWS[place.view](main, place) ?? (() => {});
   if (!isFirst && document.activeElement === document.body) main.focus({ preventScroll: true });
   isFirst = false;
 }

@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { h, whole } from "./dom.js";
+import { link } from "./place.js";
 
 export function show(main) {
   const least = h("input", { id: "least", type: "range", min: 0.5, max: 0.99, step: 0.01, value: 0.8 });
@@ -37,7 +38,7 @@ export function show(main) {
 }
 
 const side = (route, text) => h("div", {},
-  h("strong", {}, h("a", { href: `#/routes/${encodeURIComponent(route)}` }, route)), h("span", { class: "muted" }, `“${text}”`));
+  h("strong", {}, h("a", { href: link("routes", route) }, route)), h("span", { class: "muted" }, `“${text}”`));
 
 const pair = (each) => h("div", { class: "pair" },
   h("div", { class: "value" }, each.similarity.toFixed(3)),

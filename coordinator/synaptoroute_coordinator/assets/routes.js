@@ -2,11 +2,12 @@
 
 import { call, get, post, routePath, state, watch } from "./api.js";
 import { h, scroll, toast, whole } from "./dom.js";
+import { go, link } from "./place.js";
 
 const KEPT = "synaptoroute.queries";
 const PAGES_MAX = 20;
 
-export function show(main, name) {
+export function show(main, { rest: name }) {
   const search = h("input", { type: "search", id: "route-search", placeholder: "Name or utterance", "aria-label": "Search routes" });
   const count = h("span", { class: "muted small", role: "status" });
   const list = h("ul", { class: "route-list" });
@@ -22,7 +23,7 @@ export function show(main, name) {
     routes = await loadRoutes();
     draw();
     if (!chosen) return;
-    const place = `#/routes/${encodeURIComponent(chosen)}`;
+    const place = link("routes", chosen);
     const found = routes.find((route) => route.name === chosen);
     // The page of this route is already open, so nothing else draws it anew.
     if (location.hash === place && found) read(pane, found, refresh);
@@ -55,7 +56,7 @@ function drawList(list, count, routes, wanted, current) {
   count.textContent = words ? `${whole(found.length)} of ${whole(routes.length)}` : `${whole(routes.length)} routes`;
   list.replaceChildren(...found.slice(0, 500).map(({ route, hit }) => h("li", {},
     h("button", { type: "button", "aria-current": route.name === current ? "true" : null,
-      onclick: () => { location.hash = `#/routes/${encodeURIComponent(route.name)}`; } },
+      onclick: () => { go("routes", route.name); } },
       h("span", {}, route.name, hit && h("small", { class: "muted" }, h("br"), `“${hit}”`)),
       h("span", {}, route.utterances.length)))));
 }
@@ -98,7 +99,7 @@ async function remove(route, refresh) {
     const { headers } = await call("DELETE", routePath(route.name), { headers: { "If-Match": `"${route.revision}"` } });
     toast(`${route.name} was deleted at ${headers.get("SR-Version")}`);
     await refresh();
-    location.hash = "#/routes";
+    go("routes");
   } catch (problem) { toast(problem.message); }
 }
 

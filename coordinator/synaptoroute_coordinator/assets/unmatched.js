@@ -2,6 +2,7 @@
 
 import { get, state } from "./api.js";
 import { clock, h, scroll, whole } from "./dom.js";
+import { go } from "./place.js";
 
 const SHOWN = 100;
 
@@ -53,6 +54,6 @@ function draw(list, found) {
       h("td", { class: "nowrap" }, whyOf(each)),
       h("td", {}, h("button", { type: "button", class: "quiet nowrap", onclick: () => {
         state.draft = { utterances: [each.text] };
-        location.hash = "#/routes/+";
+        go("routes", "+");
       } }, "New route")))))));
 }

@@ -528,6 +528,19 @@ async def list_unmatched(request: Request) -> Response:
 
 
 @endpoints.get(
+    "/-/traffic",
+    tags=["node"],
+    summary="Show how many answers each route got",
+    responses={200: any_json("Counts"), **problems(*READ_PROBLEMS)},
+)
+async def show_traffic(request: Request) -> Response:
+    """Answers to queries since the start of the process, by route set and route, with the sum of
+    their confidences; a null route stands for answers without one. Holds no text.
+    """
+    return json_response(json.dumps(runtime_of(request).traffic.document()))
+
+
+@endpoints.get(
     "/-/imports",
     tags=["node"],
     summary="List imports that are neither committed nor aborted",

@@ -143,6 +143,7 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
             work = router.aquery_batch(batch.texts, is_checked=True, **arguments)
             matches = await unless_gone(request, work)
             rendered = render_matches(matches)
+    runtime.traffic.count(matches)
     # Texts may be answered at different positions: the oldest holds for all of them.
     version = min((match.version for match in matches), key=parse_version)
     return json_response(rendered, headers=version_headers(version))

@@ -43,6 +43,7 @@ from synaptoroute.server.schemas import (
     QueryFields,
     QueryRequest,
 )
+from synaptoroute.server.traffic import Tally
 from synaptoroute.web.http_parser import Header, HttpRequest
 from synaptoroute.web.http_protocol import DirectHandler, Respond
 from synaptoroute.web.middleware import PROOF_KEY, RequestContext, flow_of, request_flow
@@ -86,11 +87,16 @@ class QueryOptions:
 
 @dataclass(frozen=True, slots=True)
 class QueryResponse:
-    """A rendered match, of one visible state; without the common headers."""
+    """A rendered match, of one visible state; without the common headers.
+
+    Attributes:
+        counted: Where its matches are counted, and their confidences.
+    """
 
     visible: object
     headers: Sequence[Header]
     body: bytes
+    counted: Sequence[tuple[Tally, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +303,9 @@ class QueryHandler:
         if use_cache and not runtime.config.log_queries:
             cached = self._cache.get(body, visible)
             if cached is not None:
+                for tally, confidence in cached.counted:
+                    tally.answers += 1
+                    tally.confidence_sum += confidence
                 return cached
         is_first = use_cache and body not in self._in_flight
         deadline_ms = longest_deadline_ms(options.deadline_ms, runtime.config)
@@ -334,6 +343,7 @@ class QueryHandler:
     def complete(self, pending: PendingQuery, answer: Match | list[Match]) -> QueryResponse:
         """Render the answer of a pending query, and cache it where it may come again."""
         config, visible = self._runtime.config, pending.visible
+        counted = self._runtime.traffic.count(answer)
         if isinstance(answer, Match):
             match, body = answer, render_match(answer).encode()
         else:
@@ -343,7 +353,7 @@ class QueryHandler:
         headers = [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON)]
         if match.version:
             headers.append((b"sr-version", match.version.encode()))
-        response = QueryResponse(visible, headers, body)
+        response = QueryResponse(visible, headers, body, counted)
         # Where unmatched queries are counted, each of them must reach the scorer.
         is_counted = match.route is None and config.unmatched_kept > 0
         # The state may have changed between begin and answer: then the match belongs to

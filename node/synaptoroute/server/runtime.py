@@ -34,6 +34,7 @@ from synaptoroute.router import AdaptiveRouter, NodeStatus
 from synaptoroute.server.bodies import BODIES_BYTES_MAX, BodyBudget
 from synaptoroute.server.documents import each_route, load_routes_file
 from synaptoroute.server.metrics import Metrics, parse_version
+from synaptoroute.server.traffic import RouteTraffic
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.logs import server_log
 from synaptoroute.web.tls import ClientTls, ServerTls
@@ -63,6 +64,7 @@ class Runtime:
         self.keys = keys
         self.tls = tls
         self.metrics = metrics or Metrics()
+        self.traffic = RouteTraffic()
         self.log = server_log()
         self.bodies = BodyBudget(
             max(BODIES_BYTES_MAX, config.body_bytes_max), config.body_bytes_max

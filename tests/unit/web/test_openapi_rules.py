@@ -25,7 +25,7 @@ preview_revision preview_texts put_feedback put_route put_settings query query_b
 remove_utterances replay_orphan resolve_item resolve_items revert_change revise scrub
 show_calibration show_cascade show_cluster show_digest show_evaluation show_generations
 show_history show_key show_operation show_process_settings show_propagation show_route show_settings
-show_state systemone try_encoder unfreeze
+show_state show_traffic systemone try_encoder unfreeze
 """
 COORDINATOR = """
 abort_import change_encoder change_voter close_session delete_route dismiss_unmatched follow
@@ -33,8 +33,8 @@ list_actions list_backups list_conflicts list_feedback list_orphans list_routes 
 patch_route preview preview_revision preview_texts put_feedback put_route put_settings query
 recover replay_orphan resolve_items resync_node revise scrub_node show_cluster show_clusters
 show_encoders show_evaluation show_history show_live show_log show_metrics show_propagation
-show_ready show_route show_session show_settings show_unmatched start_audit take_backup trim
-try_encoder
+show_ready show_route show_session show_settings show_traffic show_unmatched start_audit
+take_backup trim try_encoder
 """
 """Generated clients name their functions after these, so none of them may change or go."""
 DIALECTS = {"/v1/decisions", "/v1/systemone"}
