@@ -48,7 +48,7 @@ class RouteTraffic:
         """
         counted = []
         for match in (answer,) if isinstance(answer, Match) else answer:
-            pair = (DEFAULT_SET, match.route)
+            pair = (match.route_set or DEFAULT_SET, match.route)
             tally = self._tallies.get(pair)
             if tally is None:
                 is_full = len(self._tallies) >= self._pairs_max

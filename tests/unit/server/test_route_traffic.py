@@ -35,6 +35,15 @@ async def test_every_answer_is_counted_once(tmp_path: Path) -> None:
     assert 0 == found["others"]
 
 
+def test_answers_are_counted_for_the_set_that_answered() -> None:
+    traffic = RouteTraffic()
+    for name in (None, "support@2"):
+        match = Match(route="a", reason="exact", confidence=1.0, version="1.1", route_set=name)
+        traffic.count(match)
+
+    assert ["default", "support@2"] == [each["set"] for each in traffic.document()["pairs"]]
+
+
 def test_number_of_routes_is_bounded() -> None:
     """Answers of further routes are counted together."""
     traffic = RouteTraffic(pairs_max=2)
