@@ -164,7 +164,8 @@ def open_file_backend(
                 step(1)
         if given := _settings_of_folder(routes_file):
             settings = asyncio.run(router.aget_settings())
-            router.put_settings(settings.model_validate({**settings.model_dump(), **given}))
+            wanted = settings.model_validate({**settings.model_dump(), **given})
+            router.set_changes.put_settings_now(wanted)
         # A node fits in the background; without a fit the answers would be those of its first
         # seconds.
         with suppress(RouteError):  # it is too small to be fitted

@@ -25,7 +25,7 @@ from synaptoroute.importers.sources import Source, suffix_of
 from synaptoroute.importers.text import decode
 from synaptoroute.importers.yaml_reader import Places, parse_yaml
 from synaptoroute.models import (
-    QUERY_BYTES_MAX,
+    UTTERANCE_BYTES_MAX,
     Route,
     RouteSetSettings,
     check_name,
@@ -378,7 +378,7 @@ def _read_tests(
 def _checked_test(text: Any, route: Any) -> tuple[str, str | None]:
     if not isinstance(text, str):
         raise ValueError(f"the text `{str(text)[:40]}` is read as {_kind(text)}: quote it")
-    text = check_text(text, QUERY_BYTES_MAX)
+    text = check_text(text, UTTERANCE_BYTES_MAX)
     if route is None or route == NO_ROUTE:
         return text, None
     if not isinstance(route, str):

@@ -29,12 +29,13 @@ from collections.abc import (
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from synaptoroute.core.change import Outcome, StagedImport
 from synaptoroute.core.imports import IMPORTS_OPEN_MAX, NOT_OPEN_MESSAGE
 from synaptoroute.core.mutation import (
     OP_ID_BYTES,
+    CommitPlan,
     ImportAbort,
     ImportBegin,
     ImportChunk,
@@ -45,6 +46,7 @@ from synaptoroute.errors import (
     IdempotencyConflict,
     ImportRejected,
     Overloaded,
+    PreconditionFailed,
     SynaptoRouteError,
 )
 from synaptoroute.models import ImportResult, Route, WriteResult
@@ -67,6 +69,7 @@ RETRY_SECONDS: Final = 0.05
 TAKEOVER_SECONDS: Final = 2.0
 """After this time without an open run, no other run of an import is expected."""
 ATTEMPTS_MAX: Final = 16
+PLAN_TRIES_MAX: Final = 3
 STAGES_MAX: Final = 4
 """Chunks of one import in flight: nodes apply several in one transaction."""
 KEEPALIVE_SECONDS_MAX: Final = 10.0
@@ -160,25 +163,47 @@ class _ChunkSender:
         self.running.popleft()
 
 
-async def _streamed(routes: Iterable[Route]) -> AsyncIterator[Route]:
-    for each in routes:
-        yield each
+class CommitMaker(Protocol):
+    """Makes the entry that commits an import together with other changes."""
+
+    @property
+    def digest(self) -> bytes:
+        """Bytes that differ for different changes; a repeated import must have the same."""
+        ...
+
+    async def check(self) -> None:
+        """Raise if the entry would be refused now."""
+        ...
+
+    async def make(self, run_id: str, chunk_count: int) -> CommitPlan:
+        """Make the entry for the state that this node holds."""
+        ...
+
+
+async def streamed(routes: Routes) -> AsyncIterator[Route]:
+    """Yield routes of any iterable."""
+    if isinstance(routes, AsyncIterable):
+        async for each in routes:
+            yield each
+    else:
+        for each in routes:
+            yield each
 
 
 class _RequestHash:
     """Counts and hashes what an import sends, while it arrives."""
 
-    def __init__(self, *, replace: bool) -> None:
+    def __init__(self, *, replace: bool, more: bytes = b"") -> None:
         self.utterances = 0
         self._hash = blake2b(b"replace\n" if replace else b"merge\n", digest_size=OP_ID_BYTES)
+        self._hash.update(more)
 
     def digest(self) -> bytes:
         return self._hash.digest()
 
     async def over(self, routes: Routes) -> AsyncIterator[Route]:
         """Yield each route, checked and counted."""
-        stream = routes if isinstance(routes, AsyncIterable) else _streamed(routes)
-        async for given in stream:
+        async for given in streamed(routes):
             route = checked_route(given)
             fields = (route.name, route.utterances, route.threshold, route.metadata, route.payload)
             # Stored with the outcome: later releases must write the same text.
@@ -211,33 +236,45 @@ class Importer:
         self._warnings: list[str] = []
 
     async def run(
-        self, routes: Routes, *, replace: bool, import_id: str | None, ack: Ack
+        self,
+        routes: Routes,
+        *,
+        replace: bool,
+        import_id: str | None,
+        ack: Ack,
+        plan: CommitMaker | None = None,
     ) -> ImportResult:
-        """Stage all routes, then commit.
+        """Stage all routes, then commit, with what ``plan`` changes besides.
 
         Raises:
             IdempotencyConflict: Other routes were imported under this identity.
             ImportRejected: It cannot be committed.
+            PreconditionFailed: What the plan depends on has changed.
         """
         identity = check_import_id(import_id)
-        request = _RequestHash(replace=replace)
+        request = _RequestHash(replace=replace, more=b"" if plan is None else plan.digest)
         read = request.over(routes)
         commit_id, outcome = await self._find_commit(identity)
         if outcome is not None:
             return await self._repeated(identity, commit_id, outcome, request, read)
+        if plan is not None:
+            await plan.check()
         options = WriteOptions(ack_timeout_seconds=CHUNK_TIMEOUT_SECONDS)
         run_id = f"{identity}{RUN_SEPARATOR}{uuid.uuid4().hex}"
         self._running.add(run_id)
         try:
             await self._begin(identity, ImportBegin(run_id, replace), options)
             chunk_count = await self._stage_all(run_id, read, options)
-            result = await self._commit(
-                ImportCommit(run_id, chunk_count), identity, commit_id, request.digest(), ack
-            )
+            commit: ImportCommit | CommitMaker = plan or ImportCommit(run_id, chunk_count)
+            if isinstance(commit, ImportCommit):
+                result = await self._commit(commit, identity, commit_id, request.digest(), ack)
+            else:
+                digest, run = request.digest(), (run_id, chunk_count)
+                result = await self._commit_plan(commit, run, identity, commit_id, digest, ack)
             # Another run may have been committed instead of this one.
             if await self._is_open(run_id) and result.status != "pending":
                 await self._drop(run_id, options)
-        except IdempotencyConflict:
+        except (IdempotencyConflict, PreconditionFailed):
             await self._drop(run_id, options)
             raise
         except ImportRejected:
@@ -259,8 +296,33 @@ class Importer:
         done = _import_result(result, identity, request.utterances)
         return done.model_copy(update={"warnings": limited(self._warnings)})
 
+    async def _commit_plan(
+        self,
+        plan: CommitMaker,
+        run: tuple[str, int],
+        identity: str,
+        commit_id: bytes,
+        digest: bytes,
+        ack: Ack,
+    ) -> WriteResult:
+        """Commit for the state that this node holds; make the entry again if that was too old."""
+        for tries_left in reversed(range(PLAN_TRIES_MAX)):
+            commit = await plan.make(*run)
+            try:
+                return await self._commit(commit, identity, commit_id, digest, ack)
+            except PreconditionFailed:
+                if not tries_left:
+                    raise
+            commit_id, _ = await self._find_commit(identity)
+        raise AssertionError("the last attempt returns or raises")
+
     async def _commit(
-        self, commit: ImportCommit, identity: str, commit_id: bytes, digest: bytes, ack: Ack
+        self,
+        commit: ImportCommit | CommitPlan,
+        identity: str,
+        commit_id: bytes,
+        digest: bytes,
+        ack: Ack,
     ) -> WriteResult:
         while True:
             options = WriteOptions(

@@ -188,7 +188,11 @@ def _stored_route(record: RouteRecord, settings: Settings, version: str) -> Stor
 
 
 async def get_settings(engine: EnginePort) -> RouteSetSettings:
-    settings = await asyncio.wrap_future(engine.read(lambda tensor: tensor.settings))
+    return shown_settings(await asyncio.wrap_future(engine.read(lambda tensor: tensor.settings)))
+
+
+def shown_settings(settings: Settings) -> RouteSetSettings:
+    """The settings of a route set as clients read and write them."""
     return RouteSetSettings(
         aggregation=settings.aggregation,
         topk=settings.topk,

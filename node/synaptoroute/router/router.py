@@ -73,6 +73,7 @@ from synaptoroute.router.route_checks import (
     is_confidence,
     is_threshold,
 )
+from synaptoroute.router.set_changes import SetChanger
 from synaptoroute.router.writes import Ack, WriteOptions, Writer, result_of
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.encoder_workers import Observer
@@ -463,6 +464,11 @@ class AdaptiveRouter:
         return await importer.run(routes, replace=replace, import_id=import_id, ack=ack)
 
     @property
+    def set_changes(self) -> SetChanger:
+        """Changes of routes, settings and tests at one place of the log."""
+        return SetChanger(self._engine(), self._writer(), self._running_imports, self._config)
+
+    @property
     def open_imports(self) -> OpenImports:
         """The imports that are neither committed nor aborted."""
         if self._open_imports is not None:
@@ -499,11 +505,6 @@ class AdaptiveRouter:
         """Remove a route on the caller's thread."""
         self._check_local()
         return self._writer().write_now(DeleteRoute(checked_name(name)), _DEFAULTS)
-
-    def put_settings(self, settings: RouteSetSettings) -> WriteResult:
-        """Replace the settings of the route set on the caller's thread."""
-        self._check_local()
-        return self._writer().write_now(PutSettings(stored_settings(settings)), _DEFAULTS)
 
     def _check_local(self) -> None:
         # A shared log lives on the event loop; a synchronous caller cannot wait for it.

@@ -11,6 +11,7 @@ from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import (
+    change_endpoints,
     cluster_endpoints,
     decision_endpoints,
     feedback_endpoints,
@@ -91,7 +92,13 @@ def create_app(
     app.add_middleware(Middleware, policy=policy)
     add_cors(app, config)
     add_error_handlers(app)
-    for module in (query_endpoints, decision_endpoints, route_endpoints, transfer_endpoints):
+    for module in (
+        query_endpoints,
+        decision_endpoints,
+        route_endpoints,
+        transfer_endpoints,
+        change_endpoints,
+    ):
         app.include_router(module.endpoints, dependencies=[Depends(await_consistency)])
     for module in (node_endpoints, cluster_endpoints, feedback_endpoints, history_endpoints):
         app.include_router(module.endpoints)

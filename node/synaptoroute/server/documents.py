@@ -77,15 +77,23 @@ class _Names:
 async def ndjson_routes(pieces: AsyncIterator[bytes], line_bytes_max: int) -> AsyncIterator[Route]:
     """Yield the routes of an NDJSON stream, holding one line at a time."""
     names = _Names()
-    number = 0
-    async for line in _lines(pieces, line_bytes_max):
-        number += 1
-        if line.strip():
-            yield _line_route(line, number, names)
+    async for route in routes_of_lines(lines_of(pieces, line_bytes_max), names):
+        yield route
     names.require_some()
 
 
-async def _lines(pieces: AsyncIterator[bytes], line_bytes_max: int) -> AsyncIterator[bytes]:
+async def routes_of_lines(
+    lines: AsyncIterator[bytes], names: _Names | None = None, *, first: int = 1
+) -> AsyncIterator[Route]:
+    """Yield a route a line; ``first`` is the number of the first line."""
+    known, number = names or _Names(), first
+    async for line in lines:
+        if line.strip():
+            yield _line_route(line, number, known)
+        number += 1
+
+
+async def lines_of(pieces: AsyncIterator[bytes], line_bytes_max: int) -> AsyncIterator[bytes]:
     rest = bytearray()
     async for piece in pieces:
         searched_bytes = len(rest)

@@ -18,7 +18,8 @@ from synaptoroute_coordinator.config import CoordinatorConfig
 pytestmark = pytest.mark.unit
 
 NODE = """
-abort_import add_utterances change_voter cluster_texts decisions delete_route dismiss_unmatched
+abort_import add_utterances apply_change change_voter cluster_texts decisions delete_route
+dismiss_unmatched
 export_routes finalize fit_calibration import_routes list_conflicts list_feedback list_imports
 list_open_imports list_orphans list_routes list_unmatched live metrics patch_route preview
 preview_revision preview_texts put_feedback put_route put_settings query query_batch ready recover
