@@ -71,7 +71,8 @@ class SetNode:
     async def submit(self, text: str, route_set: str = "", **options: Any) -> Match:
         """Ask a started node."""
         loop = asyncio.get_running_loop()
-        query = Query(text, 1, None, False, route_set=route_set, **options)
+        explain = options.pop("explain", False)
+        query = Query(text, 1, None, explain, route_set=route_set, **options)
         query.loop, query.future = loop, loop.create_future()
         self.engine.submit(query)
         return await asyncio.wait_for(query.future, WAIT_SECONDS)
