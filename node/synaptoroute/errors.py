@@ -28,6 +28,7 @@ codes to HTTP status.
     │   ├── ChangeSuperseded     a revert of what was changed again
     │   ├── NotRevertible        an entry that cannot be reverted
     │   ├── GateFailed           a promotion of a route set that is not good enough
+    │   ├── NothingToRollBack    an alias without an earlier state
     │   └── NotFinalized         the write needs formats that the log does not use yet
     ├── ClusterError             the same request may succeed later
     │   ├── Overloaded           the queue is full or the deadline cannot be met
@@ -225,6 +226,12 @@ class GateFailed(RouteError):
     """A route set does not meet what a promotion demands of it."""
 
     code = "gate_failed"
+
+
+class NothingToRollBack(RouteError):
+    """An alias has no earlier state that is kept."""
+
+    code = "nothing_to_roll_back"
 
 
 class FeedbackOff(RouteError):

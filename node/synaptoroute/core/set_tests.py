@@ -31,7 +31,7 @@ def plan_tests(tests: Mapping[str, SetTest], put: PutTests, at: Revision) -> Cha
     if not new and not gone:
         return Change(Outcome("unchanged", at))
     return Change(
-        Outcome("applied", at, count=len(new) + len(gone)),
+        Outcome("applied", at, count=len({test.text for test in (*new, *gone)})),
         tests=tuple(sorted(new, key=_text_of)),
         tests_before=tuple(sorted(gone, key=_text_of)),
     )

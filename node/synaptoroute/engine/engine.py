@@ -375,6 +375,10 @@ class Engine:
             self.scorer.drain()
         return future
 
+    def forget_embeddings(self) -> None:
+        """Forget the embeddings of queries; any thread."""
+        self.encoders.clear()
+
     def known_texts(self, texts: Sequence[str], route_set: str = "") -> list[str]:
         # Without the scorer's lock: a look-up in a dictionary is one step of the interpreter.
         sets = self.scorer.sets

@@ -11,9 +11,9 @@ import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from synaptoroute.core.erasure import text_hash
 from synaptoroute.core.imports import StagedKind, staged_kind
 from synaptoroute.core.mutation import (
     DEFAULT_SET,
@@ -41,7 +41,6 @@ from synaptoroute.core.mutation import (
     SetLimits,
     Settings,
 )
-from synaptoroute.core.same_text import same_text_form
 
 Fields: TypeAlias = dict[str, Any]
 State: TypeAlias = dict[str, Any] | None
@@ -463,11 +462,6 @@ def _erased(subject: Subject, state: State, hashes: frozenset[str]) -> State:
     if kept["description"] is not None and text_hash(kept["description"]) in hashes:
         kept["description"] = None
     return kept if kept["utterances"] else None
-
-
-def text_hash(text: str) -> str:
-    """SHA-256 of a text in its normal form, by which an ``EraseTexts`` names it."""
-    return sha256(same_text_form(text).encode()).hexdigest()
 
 
 def _joined(chunks: dict[int, list[Fields]]) -> dict[str, Fields]:

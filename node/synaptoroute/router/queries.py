@@ -166,7 +166,7 @@ async def query_batch(
     """Answer several queries, all or none; see ``begin_query``."""
     seconds = _check_batch(engine, config, texts, options, flow)
     queries = [make_query(text, options, is_checked=is_checked) for text in texts]
-    return await _answer_all(engine, queries, seconds, flow)
+    return await answer_queries(engine, queries, seconds, flow)
 
 
 async def query_splits(
@@ -186,7 +186,7 @@ async def query_splits(
             f"the queue holds {config.queue_requests_max} queries at most; the clauses of these "
             f"texts make {len(queries)}"
         )
-    matches = iter(await _answer_all(engine, queries, seconds, flow))
+    matches = iter(await answer_queries(engine, queries, seconds, flow))
     return [split.combine([next(matches) for _ in own]) for split, own in splits]
 
 
@@ -223,7 +223,7 @@ def _check_batch(
     return seconds
 
 
-async def _answer_all(
+async def answer_queries(
     engine: QueryEngine, queries: Sequence[Query], seconds: float, flow: str
 ) -> list[Match]:
     """Answer queries that were validated, all or none."""

@@ -44,11 +44,12 @@ from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin, LevelOutlook, OrphanedWrite, RecoveryOutlook
+from synaptoroute.router.changes import Changes
 from synaptoroute.router.decider import Decider
 from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
 from synaptoroute.router.diagnostics import Diagnostics
+from synaptoroute.router.erasure import ErasureDuty
 from synaptoroute.router.feedback import FeedbackExpiry, FeedbackQueue, stored_settings
-from synaptoroute.router.history import HistoryPage, HistoryQuery, read_history
 from synaptoroute.router.imports import Importer, Routes
 from synaptoroute.router.large_writes import LargeWrites
 from synaptoroute.router.lifecycle import Lifecycle
@@ -64,7 +65,6 @@ from synaptoroute.router.queries import (
     split_query,
 )
 from synaptoroute.router.reads import CascadeReport, NodeStatus, RoutePage
-from synaptoroute.router.reverts import Reverter
 from synaptoroute.router.route_checks import (
     checked_description,
     checked_name,
@@ -83,7 +83,6 @@ from synaptoroute.web.tls import TlsFiles, client_tls
 
 READY_POLL_SECONDS: Final = 0.02
 _DEFAULTS: Final = WriteOptions()
-_NEWEST: Final = HistoryQuery()
 _QUORUM: Final = WriteOptions(ack="quorum")
 
 
@@ -133,6 +132,7 @@ class AdaptiveRouter:
         self._running_imports: set[str] = set()
         self._open_imports: OpenImports | None = None
         self._expiry: FeedbackExpiry | None = None
+        self._erasures: ErasureDuty | None = None
         self._large_writes = LargeWrites(self._running_imports)
         self._lifecycle = Lifecycle(self._make_engine)
         # Returns the engine; before `start` the first call reads the database.
@@ -185,6 +185,9 @@ class AdaptiveRouter:
         if self._expiry is None:
             self._expiry = FeedbackExpiry(self.feedback)
             self._expiry.start()
+        if self._erasures is None:
+            self._erasures = ErasureDuty(lambda: self.changes.eraser)
+            self._erasures.start()
         self.fits.start(SPREAD_SECONDS if self.follower else 0.0)
         if self._cascade is not None and self._calibrator is None:
             self._calibrator = Calibrator(
@@ -212,7 +215,8 @@ class AdaptiveRouter:
 
     async def stop(self) -> None:
         """Refuse new requests, answer the accepted ones, close the database."""
-        for duty in (self._calibrator, self.fits, self._expiry, self._open_imports):
+        duties = (self._calibrator, self.fits, self._expiry, self._erasures, self._open_imports)
+        for duty in duties:
             if duty is not None:
                 await duty.stop()
         await self._large_writes.close()
@@ -677,14 +681,10 @@ class AdaptiveRouter:
             self._engine(), self._cascade, lambda change: writer.write(change, _DEFAULTS)
         )
 
-    async def ahistory(self, query: HistoryQuery = _NEWEST) -> HistoryPage:
-        """Show who changed what, newest first, as far as this node keeps entries."""
-        return await read_history(self._engine().database, query)
-
     @property
-    def reverter(self) -> Reverter:
-        """Reverts changes of the history."""
-        return Reverter(self._engine(), self._writer())
+    def changes(self) -> Changes:
+        """The history, reverts, tests, promotions and erasures."""
+        return Changes(self._engine(), self._writer(), self._log, self._config)
 
     async def aorphans(self) -> list[OrphanedWrite]:
         """List the writes that recoveries left behind on this node."""

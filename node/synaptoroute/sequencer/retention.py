@@ -96,6 +96,11 @@ class Retention:
             head = await self.read_head()
         return isinstance(head, Head) and head.floor > seq
 
+    async def is_dropped(self, seq: int) -> bool:
+        """Whether the log has no entry up to a place."""
+        head = await self.read_head()
+        return isinstance(head, Head) and head.floor > seq
+
     async def make_room(self) -> bool:
         """Trim a log that refused a write because it is full; whether anything was dropped."""
         head = await self.read_head()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from fastapi import Depends, FastAPI
 
@@ -14,9 +15,11 @@ from synaptoroute.server import (
     change_endpoints,
     cluster_endpoints,
     decision_endpoints,
+    erase_endpoints,
     feedback_endpoints,
     history_endpoints,
     node_endpoints,
+    promotion_endpoints,
     query_endpoints,
     route_endpoints,
     transfer_endpoints,
@@ -34,6 +37,19 @@ from synaptoroute.web.cors import add_cors
 from synaptoroute.web.middleware import Middleware, add_error_handlers
 from synaptoroute.web.openapi import operation_id, serve_document
 from synaptoroute.web.tls import ServerTls
+
+_READING: Final = (
+    query_endpoints,
+    decision_endpoints,
+    route_endpoints,
+    transfer_endpoints,
+    change_endpoints,
+    promotion_endpoints,
+)
+"""Endpoints that may be asked for a version or for the head of the log."""
+_OTHERS: Final = (
+    node_endpoints, cluster_endpoints, feedback_endpoints, history_endpoints, erase_endpoints
+)  # fmt: skip
 
 
 def create_app(
@@ -92,15 +108,9 @@ def create_app(
     app.add_middleware(Middleware, policy=policy)
     add_cors(app, config)
     add_error_handlers(app)
-    for module in (
-        query_endpoints,
-        decision_endpoints,
-        route_endpoints,
-        transfer_endpoints,
-        change_endpoints,
-    ):
+    for module in _READING:
         app.include_router(module.endpoints, dependencies=[Depends(await_consistency)])
-    for module in (node_endpoints, cluster_endpoints, feedback_endpoints, history_endpoints):
+    for module in _OTHERS:
         app.include_router(module.endpoints)
     app.include_router(cluster_endpoints.peer_endpoints)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]

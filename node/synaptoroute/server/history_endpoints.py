@@ -123,7 +123,7 @@ async def show_history(
     query = HistoryQuery(
         route=route, route_set=route_set, before_seq=before, limit=limit, has_changes=changes
     )
-    page = await router.ahistory(query)
+    page = await router.changes.history(query)
     return model_response(page, headers=version_headers(router.status().version))
 
 
@@ -154,5 +154,5 @@ async def revert_change(
         if not is_route and key is not None and not key.may("admin"):
             raise Forbidden("only changes of routes are reverted without the scope admin")
 
-    result = await runtime_of(request).router.reverter.revert(revision, options, check)
+    result = await runtime_of(request).router.changes.reverter.revert(revision, options, check)
     return write_response(result, options)

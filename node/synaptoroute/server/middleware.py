@@ -53,11 +53,20 @@ _ADMIN_PATHS: Final = frozenset(
     {"/v1/cluster/recover", "/v1/cluster/orphans", "/v1/cluster/voters", "/v1/cluster/finalize"}
 )
 _READING_POSTS: Final = frozenset(
-    {*_QUERY_PATHS, "/v1/query/batch", "/v1/preview", "/v1/preview/texts", "/v1/clusters"}
+    {
+        *_QUERY_PATHS,
+        "/v1/query/batch",
+        "/v1/preview",
+        "/v1/preview/texts",
+        "/v1/clusters",
+        "/v1/evaluation",
+        "/v1/diff",
+    }
 )
 _LIMITED_QUERIES: Final = frozenset({*_QUERY_PATHS, "/v1/query/batch"})
 _OF_ANY_KEY: Final = frozenset({"/v1/key", "/v1/openapi.json"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+DIFF_PATH: Final = "/v1/diff"
 _FIXED_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-cache"))
 
 
@@ -259,7 +268,7 @@ def _check_set(key: ApiKey, needed: KeyScope, path: str, route_set: str) -> None
     if path in _OF_ANY_KEY and (key.scopes or key.grants):
         if key.is_scoped:
             return
-    elif path.startswith((SETS_PATH, ALIASES_PATH)):
+    elif path.startswith((SETS_PATH, ALIASES_PATH)) or path == DIFF_PATH:
         # Those endpoints show and change only what the key holds for.
         if key.grants:
             return
@@ -284,6 +293,8 @@ def scope_needed(method: str, path: str) -> KeyScope | None:
         return "admin"
     # The queue holds what people wrote: giving feedback needs less than reading it.
     if path.startswith("/v1/feedback/") or (path == "/v1/feedback" and method != "POST"):
+        return "admin"
+    if path == "/v1/erase":
         return "admin"
     if path == "/v1/revisions/preview":  # it shows the texts of the queue
         return "admin"

@@ -46,7 +46,14 @@ _VERSION: Final = re.compile(VERSION_PATTERN)
 _OUR_TAG: Final = re.compile(r'"(\d{1,18})\.(\d{1,18})"')
 _ENTITY_TAG: Final = re.compile(r'(?:W/)?"[!#-~\x80-\xff]*"')
 _READING_POSTS: Final = frozenset(
-    {"/v1/query", "/v1/query/batch", "/v1/decisions", "/v1/systemone"}
+    {
+        "/v1/query",
+        "/v1/query/batch",
+        "/v1/decisions",
+        "/v1/systemone",
+        "/v1/evaluation",
+        "/v1/diff",
+    }
 )
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from synaptoroute.models import Route, RouteSetSettings, WriteResult
 from synaptoroute.router import WriteOptions
-from synaptoroute.server import decision_schemas, schemas
+from synaptoroute.server import decision_schemas, promotion_schemas, schemas
 from synaptoroute.server.parameters import etag, reached
 from synaptoroute.version import __version__
 from synaptoroute.web.openapi import SECURITY, SECURITY_SCHEMES
@@ -99,6 +99,7 @@ TAGS: Final = [
     {"name": "decisions", "description": "Choose an option, in the protocols of other servers."},
     {"name": "routes", "description": "Read and change routes."},
     {"name": "learning", "description": "Feedback, its review, and changes of several routes."},
+    {"name": "sets", "description": "Tests, comparisons and promotions of route sets; erasure."},
     {"name": "transfer", "description": "Import and export many routes at once."},
     {"name": "settings", "description": "Settings of the route set, and outcomes of writes."},
     {"name": "cluster", "description": "Members, voters, recoveries and orphaned writes."},
@@ -125,6 +126,13 @@ REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.ClustersRequest,
     schemas.DismissRequest,
     schemas.ProblemDocument,
+    promotion_schemas.TestsBody,
+    promotion_schemas.TestsPatch,
+    promotion_schemas.EvaluationRequest,
+    promotion_schemas.DiffRequest,
+    promotion_schemas.AliasBody,
+    promotion_schemas.RollbackRequest,
+    promotion_schemas.EraseRequest,
     decision_schemas.DecisionRequest,
     decision_schemas.SystemOneRequest,
     decision_schemas.OpenAIError,

@@ -51,6 +51,11 @@ class EmbeddingCache:
             found: NDArray[np.float32] = self._rows[row].copy()
             return found
 
+    def clear(self) -> None:
+        """Forget every embedding."""
+        with self._lock:
+            self._row_of.clear()
+
     def put(self, key: bytes, embedding: NDArray[np.float32]) -> None:
         """Store an embedding; a full cache replaces the least recently used one."""
         capacity_rows = len(self._rows)
@@ -104,6 +109,11 @@ class EncoderSet:
 
     def find(self, fingerprint: str) -> TextEncoder:
         return self.cached(fingerprint).encoder
+
+    def clear(self) -> None:
+        """Forget every embedding of every encoder."""
+        for each in self._held.values():
+            each.cache.clear()
 
     @property
     def cache_counts(self) -> tuple[int, int]:

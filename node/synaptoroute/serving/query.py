@@ -9,7 +9,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -368,6 +368,14 @@ class RecentDecisions:
         self._lock = threading.Lock()  # The scorer and callers of the first stage add
         self._newest: dict[str, Decision] = {}
 
+    def forget(self, is_gone: Callable[[str], bool]) -> int:
+        """Forget the answers to some texts; return how many."""
+        with self._lock:
+            gone = [name for name, each in self._newest.items() if is_gone(each.text)]
+            for name in gone:
+                del self._newest[name]
+        return len(gone)
+
     def add(self, answers: Iterable[tuple[Query, object]]) -> None:
         """Name and keep the answers of a batch; texts too long to become utterances are left."""
         with self._lock:
@@ -503,6 +511,10 @@ class QueryEngine(EnginePort, Protocol):
 
     def decision_figures_of(self, route_set: str) -> DecisionFigures:
         """Count the decisions of a set, as ``unmatched_of`` finds it."""
+        ...
+
+    def forget_embeddings(self) -> None:
+        """Forget the embeddings of queries."""
         ...
 
     def start(self) -> None: ...

@@ -257,6 +257,14 @@ class Database:
             trim_seals(writer, floor, self.meta.position.seq)
         log.extend((), floor)
 
+    def purge_log(self, floor: int) -> None:
+        """Delete entries as ``trim_log`` does, and overwrite everything that was deleted."""
+        self.trim_log(floor)
+        with translated("overwrite deleted entries"):
+            # Deleted texts stay in free pages and in the WAL until both are written anew.
+            self.writable().execute("VACUUM")
+            self.writable().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def set_fact(self, key: str, value: str | None) -> None:
         """Make a fact of this node durable; None removes it."""
         with transaction(self.writable(), "write a fact") as writer:

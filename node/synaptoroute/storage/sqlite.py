@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from synaptoroute.core.change import Commit, SlotWrite
-from synaptoroute.core.mutation import Position, PutFeedback
+from synaptoroute.core.mutation import EraseTexts, Position, PutFeedback
 from synaptoroute.core.mutation_fields import KIND_BY_TYPE
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.forks import guard
@@ -327,6 +327,26 @@ class SQLiteStorage:
                 (before_us, bytes([KIND_BY_TYPE[PutFeedback]])),
             ).fetchone()
             return None if seq is None else int(seq)
+
+    def last_erasure(self) -> int | None:
+        """Seq of the newest entry of the op log that erases texts.  Any thread."""
+        with self._opened().reading("read the op log") as reader:
+            (seq,) = reader.execute(
+                "SELECT max(seq) FROM oplog WHERE substr(frame, 4, 1) = ?",
+                (bytes([KIND_BY_TYPE[EraseTexts]]),),
+            ).fetchone()
+            return None if seq is None else int(seq)
+
+    def purge_log(self, floor: int) -> None:
+        """Delete the entries before a place so that no byte of them stays in the files.
+
+        The file is written anew, and the checkpoint is dropped.  Runs on the writing thread.
+
+        Raises:
+            StorageUnavailable: Some of them may still be there.
+        """
+        self._opened().purge_log(floor)
+        drop_checkpoint(self.path)
 
     def trim_log(self, floor: int) -> None:
         """Delete the entries of the op log before a place; the newest one stays.

@@ -137,6 +137,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         errors.ChangeSuperseded.code: 409,
         errors.NotRevertible.code: 409,
         errors.GateFailed.code: 409,
+        errors.NothingToRollBack.code: 409,
         errors.FeedbackOff.code: 409,
         errors.FeedbackFull.code: 409,
         errors.ImportRejected.code: 409,
@@ -318,7 +319,7 @@ def _headers(status: int, error: SynaptoRouteError) -> dict[str, str]:
 
 def _plain(value: object) -> Any:
     """A value as JSON; a revision becomes text."""
-    if isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float | str):
         return shorten(value, DETAIL_CHARACTERS_MAX) if isinstance(value, str) else value
     if isinstance(value, bytes):
         return value.hex()

@@ -1,0 +1,338 @@
+"""Erasure of texts: from every route set, and from what nodes and Redis keep of the past.
+
+One entry removes the texts from the state of every node; it names them by hashes alone.  Each
+node then drops what is older than the entry: the log in Redis, its own op log, orphaned writes,
+and what it remembers of queries.  Backups keep a text until they are deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from synaptoroute.core.change import RouteRecord
+from synaptoroute.core.codec import describe_frame
+from synaptoroute.core.erasure import text_hash
+from synaptoroute.core.levels import SETS_LEVEL
+from synaptoroute.core.mutation import EraseTexts
+from synaptoroute.core.rows import RowKind, kind_of
+from synaptoroute.core.same_text import same_text_form
+from synaptoroute.core.set_validation import ERASED_TEXTS_MAX
+from synaptoroute.errors import InvalidQuery, ProtocolError, SetNotFound, SynaptoRouteError
+from synaptoroute.log import Log
+from synaptoroute.models import WriteResult
+from synaptoroute.ports import AppliedState
+from synaptoroute.router.writes import WriteOptions, Writer, derived_op_id
+from synaptoroute.sequencer import RedisLog
+from synaptoroute.serving.query import QueryEngine
+
+ERASED_AT_ONCE: Final = 100
+ROUNDS_MAX: Final = 3
+CHECK_SECONDS: Final = 5.0
+CLEAN_SECONDS: Final = 3.0
+"""How long the answer waits for the logs to be clean."""
+PURGED_FACT: Final = "erased_through_seq"
+_KIND_NAMES: Final = {
+    RowKind.UTTERANCE: "utterances",
+    RowKind.DESCRIPTION: "descriptions",
+    RowKind.NEGATIVE: "negatives",
+}
+_log: Final = logging.getLogger(__name__)
+
+
+class ErasedTexts(BaseModel):
+    """What an erasure found and removed, in all route sets.
+
+    Attributes:
+        routes_deleted: Routes that lost their last utterance.
+        unmatched: Unmatched queries that this node kept.
+    """
+
+    utterances: int = 0
+    descriptions: int = 0
+    negatives: int = 0
+    tests: int = 0
+    feedback: int = 0
+    routes_deleted: int = 0
+    unmatched: int = 0
+
+
+class ErasureStatus(BaseModel):
+    """What one node still keeps of the time before the newest erasure.
+
+    Attributes:
+        version: Place of the newest erasure that this node keeps; None for none.
+        is_clean: Whether neither Redis nor this node keeps an entry before it.
+        waiting_for: ``redis`` or ``database``; empty if it is clean.
+    """
+
+    node: str
+    version: str | None
+    is_clean: bool
+    waiting_for: list[str] = []  # pydantic copies a default for each object
+
+
+class Erasure(BaseModel):
+    """The result of an erasure.
+
+    Attributes:
+        version: Its place in the log; every node at this version or a later one has removed the
+            texts from its route sets.
+        found: What was removed.
+        logs: Whether this node's op log and Redis are clean already.
+    """
+
+    status: str
+    op_id: str
+    version: str
+    found: ErasedTexts
+    logs: ErasureStatus
+
+
+@dataclass(slots=True)
+class _Found:
+    """Texts of the state that are to be erased, and where they are."""
+
+    texts: set[str] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Eraser:
+    """Erases texts from a cluster through one node."""
+
+    def __init__(self, engine: QueryEngine, writer: Writer, log: Log) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._log = log
+
+    async def erase(self, texts: Sequence[str], options: WriteOptions) -> Erasure:
+        """Remove texts, and what counts as the same text, from every route set.
+
+        Raises:
+            ImportRejected: An open import holds one of the texts.
+            NotFinalized: The log is below level 5.
+        """
+        if not 1 <= len(texts) <= ERASED_AT_ONCE:
+            raise InvalidQuery(f"1 to {ERASED_AT_ONCE} texts are erased at once")
+        self._writer.require_level(SETS_LEVEL)
+        forms = frozenset(map(same_text_form, texts))
+        total: Counter[str] = Counter()
+        result: WriteResult | None = None
+        for number in range(ROUNDS_MAX):
+            found = await self._find(forms)
+            if number and not found.texts:
+                break
+            # The forms as well: nodes compare what they remember of queries with them.
+            wanted = {*texts, *forms, *found.texts}
+            result = await self._write(wanted, options, number)
+            total += found.counts
+            hashes = frozenset(map(text_hash, wanted))
+            total["unmatched"] += self._forget_queries(hashes)
+            if result.status == "pending":
+                break
+        assert result is not None
+        status = await self._await_clean()
+        return Erasure(
+            status=result.status,
+            op_id=result.op_id,
+            version=result.version,
+            found=ErasedTexts(**total),
+            logs=status,
+        )
+
+    async def _write(self, texts: set[str], options: WriteOptions, number: int) -> WriteResult:
+        hashes = sorted(map(text_hash, texts))
+        parts = [
+            hashes[start : start + ERASED_TEXTS_MAX]
+            for start in range(0, len(hashes), ERASED_TEXTS_MAX)
+        ]
+        result: WriteResult | None = None
+        for place, part in enumerate(parts):
+            own = options
+            if options.op_id is not None and (number, place) != (0, 0):
+                unique = derived_op_id(options.op_id.hex(), str(number), str(place))
+                own = replace(options, op_id=unique)
+            result = await self._writer.write(EraseTexts(tuple(part)), own)
+        assert result is not None
+        return result
+
+    async def _find(self, forms: frozenset[str]) -> _Found:
+        """Find the texts in the state that count as one of those to erase."""
+
+        def read(state: AppliedState) -> list[tuple[list[RouteRecord], list[str], list[str]]]:
+            return [
+                (
+                    list(table.routes.values()),
+                    list(table.tests),
+                    [item.text for item in table.feedback.values()],
+                )
+                for table in state.replica.sets.tables.values()
+            ]
+
+        content = await asyncio.wrap_future(self._engine.run_on_applier(read))
+        return await asyncio.to_thread(_find_in, content, forms)
+
+    async def _await_clean(self) -> ErasureStatus:
+        deadline = asyncio.get_running_loop().time() + CLEAN_SECONDS
+        while True:
+            status = await self.status()
+            if status.is_clean or asyncio.get_running_loop().time() >= deadline:
+                return status
+            await asyncio.sleep(0.1)
+
+    # --- the logs ---
+
+    async def status(self) -> ErasureStatus:
+        """What this node and Redis still keep of the time before the newest erasure."""
+        database, node = self._engine.database, self._engine.node_id
+        seq = await asyncio.to_thread(database.last_erasure)
+        if seq is None:
+            return ErasureStatus(node=node, version=None, is_clean=True)
+        waiting = []
+        if isinstance(self._log, RedisLog) and not await self._log.retention.is_dropped(seq - 1):
+            waiting.append("redis")
+        if int(database.meta_get(PURGED_FACT) or 0) < seq:
+            waiting.append("database")
+        rows = await asyncio.to_thread(database.read_log_back, seq + 1, entries_max=1, bytes_max=1)
+        version = f"{rows[0].epoch}.{seq}" if rows else None
+        return ErasureStatus(node=node, version=version, is_clean=not waiting, waiting_for=waiting)
+
+    async def purge(self) -> bool:
+        """Drop what is older than the newest erasure; whether nothing of it is left.
+
+        A log has no gaps, so all entries before it go.
+        """
+        database = self._engine.database
+        seq = await asyncio.to_thread(database.last_erasure)
+        if seq is None:
+            return True
+        if isinstance(self._log, RedisLog) and not await self._log.retention.drop_through(seq - 1):
+            return False  # a node is behind; the next round looks again
+        if int(database.meta_get(PURGED_FACT) or 0) >= seq:
+            return True
+        hashes = await asyncio.to_thread(self._hashes)
+        self._forget_queries(hashes)
+        orphans = await asyncio.to_thread(self._orphans, hashes)
+
+        def trim(state: AppliedState) -> None:
+            for op_id in orphans:
+                state.storage.drop_orphan(op_id)
+            state.storage.purge_log(seq)
+            state.storage.meta_set(PURGED_FACT, str(seq))
+
+        await asyncio.wrap_future(self._engine.run_on_applier(trim))
+        return True
+
+    def _hashes(self) -> frozenset[str]:
+        """Hashes of the erasures in the op log."""
+        found: set[str] = set()
+        rows = self._engine.database.read_log_back(None, entries_max=10_000, bytes_max=1 << 26)
+        for row in rows:
+            kind, fields = describe_frame(row.frame)
+            if kind is EraseTexts:
+                found.update(fields["hashes"])
+        return frozenset(found)
+
+    def _forget_queries(self, hashes: frozenset[str]) -> int:
+        """Forget queries with these texts that this node remembers in memory; return how many."""
+
+        def is_gone(text: str) -> bool:
+            return text_hash(text) in hashes or text_hash(same_text_form(text)) in hashes
+
+        count = 0
+        for name in list(self._engine.set_names):
+            with suppress(SetNotFound):  # it was removed meanwhile
+                unmatched = self._engine.unmatched_of(name)
+                gone = {each.text for each in unmatched.newest if is_gone(each.text)}
+                count += unmatched.forget(frozenset(gone))
+                self._engine.decisions_of(name).forget(is_gone)
+        self._engine.forget_embeddings()
+        return count
+
+    def _orphans(self, hashes: frozenset[str]) -> list[bytes]:
+        """Orphaned writes that hold an erased text."""
+        found = []
+        for orphan in self._engine.database.orphans():
+            try:
+                _, fields = describe_frame(orphan.frame)
+            except ProtocolError:
+                continue
+            if any(text_hash(text) in hashes for text in _strings(fields)):
+                found.append(orphan.op_id)
+        return found
+
+
+class ErasureDuty:
+    """Drops what is older than an erasure, in a task of its own, on every node."""
+
+    def __init__(self, eraser: Callable[[], Eraser]) -> None:
+        self._eraser = eraser
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look for erasures."""
+        self._task = asyncio.create_task(self._run(), name="erasures")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._eraser().purge()
+            except SynaptoRouteError as error:
+                _log.debug("erased texts are still in the log: %s", error)
+            except Exception as error:  # a bug: the next round goes on
+                _log.exception("the purge of erased texts failed: %s", error)
+            await asyncio.sleep(CHECK_SECONDS * random.uniform(0.8, 1.2))
+
+
+def _find_in(
+    content: Iterable[tuple[list[RouteRecord], list[str], list[str]]], forms: frozenset[str]
+) -> _Found:
+    found = _Found()
+
+    def is_wanted(text: str, what: str) -> bool:
+        if same_text_form(text) not in forms:
+            return False
+        found.texts.add(text)
+        found.counts[what] += 1
+        return True
+
+    for routes, tests, feedback in content:
+        for record in routes:
+            gone = 0
+            for _, owner, text in record.rows():
+                kind = kind_of(owner)
+                if is_wanted(text, _KIND_NAMES[kind]) and kind is RowKind.UTTERANCE:
+                    gone += 1
+            found.counts["routes_deleted"] += gone == len(record.slots)
+        for text in tests:
+            is_wanted(text, "tests")
+        for text in feedback:
+            if text:
+                is_wanted(text, "feedback")
+    return found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in the fields of a frame."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _strings(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _strings(each)

@@ -1,0 +1,443 @@
+"""Promotion of route sets: aliases that are pointed at a set, gated by its tests, and rolled back.
+
+A gate measures the content of the target at one revision, and the entry that moves the alias has
+an effect only if the target still has that revision at the entry's place in the log.  The
+evidence is kept in the history of the alias, without texts, so that an erased text is not in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from synaptoroute.config import EngineConfig
+from synaptoroute.core.change import AliasChange, AliasRecord
+from synaptoroute.core.erasure import text_hash
+from synaptoroute.core.levels import SETS_LEVEL
+from synaptoroute.core.mutation import PutAlias, Revision, SetTest
+from synaptoroute.core.validation import JSON_BYTES_MAX
+from synaptoroute.errors import (
+    AliasNotFound,
+    GateFailed,
+    NothingToRollBack,
+    PreconditionFailed,
+    SetNotFound,
+)
+from synaptoroute.models import WriteResult, canonical_json
+from synaptoroute.ports import AppliedState
+from synaptoroute.router.set_answers import SetContent, answers_of, read_content
+from synaptoroute.router.set_diff import SetDiff, diff_sets
+from synaptoroute.router.set_tests import FailedTest, SetTestRun, run_of
+from synaptoroute.router.writes import WriteOptions, Writer, derived_op_id, result_of
+from synaptoroute.serving.query import QueryEngine
+
+TRIES_MAX: Final = 3
+FAILURES_SHOWN_MAX: Final = 20
+HASH_DIGITS: Final = 16
+
+
+class Gate(BaseModel):
+    """What a promotion demands of the set that is to answer.
+
+    Attributes:
+        min_accuracy: Least share of its tests that it answers right.
+        max_regressions: Most tests that it answers wrong, and the set that answers now right.
+        min_tests: Fewer tests do not pass.
+        min_shadow_agreement: Least share of shadowed queries that both sets answer alike, as
+            this node counted them.
+        min_shadow_queries: Fewer shadowed queries do not pass.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_accuracy: float | None = Field(default=None, ge=0.0, le=1.0, allow_inf_nan=False)
+    max_regressions: int | None = Field(default=None, ge=0, le=1_000_000)
+    min_tests: int = Field(default=1, ge=1, le=1_000_000)
+    min_shadow_agreement: float | None = Field(default=None, ge=0.0, le=1.0, allow_inf_nan=False)
+    min_shadow_queries: int = Field(default=100, ge=1, le=1_000_000_000)
+
+    @property
+    def needs_tests(self) -> bool:
+        return (
+            self.min_accuracy is not None
+            or self.max_regressions is not None
+            or "min_tests" in self.model_fields_set
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowCounts:
+    """Queries that an alias answered and that its shadow was asked as well, on this node."""
+
+    compared: int
+    agreed: int
+    shadow: str  # The set that was asked
+
+
+@dataclass(frozen=True, slots=True)
+class AliasTarget:
+    """What an alias is to name; see ``PutAlias``."""
+
+    target: str
+    shadow: str = ""
+    shadow_share: float = 0.0
+    canary: str = ""
+    canary_share: float = 0.0
+
+
+class Evidence(BaseModel):
+    """What a gate measured.
+
+    Attributes:
+        target: The set that is to answer.
+        target_revision: Its revision, at which it was measured.
+        base: The set that answered before; None for a new alias.
+        regressions: Tests that it answers wrong and the base right.
+        failures: Wrong answers, at most 20, regressions first.
+        unmet: Which demands are not met.
+    """
+
+    gate: dict[str, Any]
+    target: str
+    target_revision: str
+    base: str | None = None
+    base_revision: str | None = None
+    tests: int | None = None
+    accuracy: float | None = None
+    base_accuracy: float | None = None
+    regressions: int | None = None
+    failures: list[FailedTest] = []  # pydantic copies a default for each object
+    failures_total: int = 0
+    shadow_queries: int | None = None
+    shadow_agreement: float | None = None
+    unmet: list[str] = []
+
+
+class ShownChange(BaseModel):
+    """One change of an alias.
+
+    Attributes:
+        version: Its place in the log.
+        at_ms: Clock of the node that took it, milliseconds since 1970.
+        before: The set that answered before; None for a new alias.
+        evidence: What the gate measured; None without a gate.
+    """
+
+    version: str
+    at_ms: int
+    author: str | None
+    note: str | None
+    before: str | None
+    target: str
+    shadow: str | None
+    shadow_share: float
+    canary: str | None
+    canary_share: float
+    evidence: dict[str, Any] | None
+
+
+class Promotions:
+    """Moves aliases of one cluster through one node."""
+
+    def __init__(
+        self,
+        engine: QueryEngine,
+        writer: Writer,
+        config: EngineConfig,
+        shadow_counts: Callable[[str], ShadowCounts | None] = lambda _: None,
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._config = config
+        self._shadow_counts = shadow_counts
+
+    # --- promote ---
+
+    async def promote(
+        self, name: str, wanted: AliasTarget, options: WriteOptions, gate: Gate | None = None
+    ) -> tuple[WriteResult, Evidence | None]:
+        """Point an alias at a set, on every node at one position.
+
+        Args:
+            options: ``if_match`` names the revision of the alias.
+            gate: What the target must meet; the alias moves only if it still has the content
+                that was measured.
+
+        Raises:
+            GateFailed: It does not, or it changes faster than it is measured.
+            PreconditionFailed: The alias has another revision.
+        """
+        self._writer.require_level(SETS_LEVEL)
+        if gate is None:
+            put = self._put(name, wanted)
+            return await self._writer.write(put, options), None
+        for number in range(TRIES_MAX):
+            own = _of_try(options, number)
+            try:
+                if (known := await self._known(own)) is not None:
+                    return known, None
+                evidence = await self._measure(name, wanted, gate)
+                put = replace(
+                    self._put(name, wanted),
+                    target_revision=_revision(evidence.target_revision),
+                    evidence=_kept(evidence),
+                )
+                return await self._writer.write(put, own), evidence
+            except PreconditionFailed:
+                if await self._is_alias_changed(name, options):
+                    raise
+        raise GateFailed(f"the route set {wanted.target!r} changed while it was measured")
+
+    @staticmethod
+    def _put(name: str, wanted: AliasTarget) -> PutAlias:
+        return PutAlias(
+            name,
+            wanted.target,
+            wanted.shadow,
+            wanted.shadow_share,
+            wanted.canary,
+            wanted.canary_share,
+            at_ms=time.time_ns() // 1_000_000,
+        )
+
+    async def _known(self, options: WriteOptions) -> WriteResult | None:
+        """The result of a promotion that was sent before with the same identity."""
+        if options.op_id is None:
+            return None
+        look_up = self._engine.look_up(options.op_id, options.request_hash)
+        outcome = await asyncio.wrap_future(look_up)
+        return None if outcome is None else result_of(outcome, options.op_id)
+
+    async def _is_alias_changed(self, name: str, options: WriteOptions) -> bool:
+        """Whether the alias does not meet the preconditions."""
+        try:
+            current: Revision | None = (await self.alias(name)).revision
+        except AliasNotFound:
+            current = None
+        if options.if_none_match:
+            return current is not None
+        return options.if_match is not None and options.if_match != current
+
+    async def _measure(self, name: str, wanted: AliasTarget, gate: Gate) -> Evidence:
+        """Measure the target at its present revision.
+
+        Raises:
+            GateFailed: It does not meet the gate.
+        """
+        content = await read_content(self._engine, wanted.target)
+        evidence = Evidence(
+            gate=gate.model_dump(exclude_unset=True),
+            target=content.name,
+            target_revision=str(content.revision),
+        )
+        if gate.needs_tests:
+            base = await self._base(name, content)
+            await self._measure_tests(evidence, content, base)
+        if gate.min_shadow_agreement is not None:
+            counts = self._shadow_counts(name)
+            if counts is not None and counts.shadow == content.name and counts.compared:
+                evidence.shadow_queries = counts.compared
+                evidence.shadow_agreement = round(counts.agreed / counts.compared, 6)
+        evidence.unmet = unmet(gate, evidence)
+        if evidence.unmet:
+            shown = "; ".join(evidence.unmet)
+            raise GateFailed(
+                f"the route set {content.name!r} does not pass the gate: {shown}",
+                evidence=evidence.model_dump(exclude_none=True),
+            )
+        return evidence
+
+    async def _base(self, name: str, content: SetContent) -> SetContent | None:
+        """The set that answers now; None for a new alias."""
+        try:
+            found = await read_content(self._engine, name)
+        except SetNotFound:
+            return None
+        return None if found.alias is None or found.name == content.name else found
+
+    async def _measure_tests(
+        self, evidence: Evidence, content: SetContent, base: SetContent | None
+    ) -> None:
+        tests = content.tests
+        were_right: dict[str, bool] | None = None
+        if base is not None:
+            before = await self._run(base, tests)
+            failed = {each.text for each in before.failures}
+            were_right = {test.text: test.text not in failed for test in tests}
+            evidence.base, evidence.base_revision = base.name, str(base.revision)
+            evidence.base_accuracy = before.accuracy
+        run = await self._run(content, tests, were_right)
+        evidence.tests, evidence.accuracy = run.tests, run.accuracy
+        evidence.regressions = sum(each.is_regression is True for each in run.failures)
+        evidence.failures = run.failures[:FAILURES_SHOWN_MAX]
+        evidence.failures_total = run.failures_total
+
+    async def _run(
+        self,
+        content: SetContent,
+        tests: Sequence[SetTest],
+        were_right: dict[str, bool] | None = None,
+    ) -> SetTestRun:
+        texts = [test.text for test in tests]
+        matches = await answers_of(self._engine, self._config, content.name, texts)
+        return run_of(content, tests, matches, were_right, failures_max=None)
+
+    # --- roll back ---
+
+    async def roll_back(
+        self, name: str, options: WriteOptions, version: Revision | None = None
+    ) -> WriteResult:
+        """Restore what an alias named before its last change, by a new change.
+
+        A shadow or a canary that does not exist any more is left out.
+
+        Args:
+            version: Restore what the alias named since this change instead.
+
+        Raises:
+            AliasNotFound: There is no such alias.
+            NothingToRollBack: It was never changed, or the change is not kept.
+            PreconditionFailed: The alias changed meanwhile.
+        """
+        self._writer.require_level(SETS_LEVEL)
+        if (known := await self._known(options)) is not None:
+            return known
+        alias = await self.alias(name)
+        found = _earlier(alias, version)
+        if found is None:
+            what = "this change" if version is not None else "an earlier state"
+            raise NothingToRollBack(f"{what} of the alias {name!r} is not kept")
+        sets = await self._sets()
+        wanted = AliasTarget(found.target)
+        if found.shadow in sets:
+            wanted = replace(wanted, shadow=found.shadow, shadow_share=found.shadow_share)
+        if found.canary in sets:
+            wanted = replace(wanted, canary=found.canary, canary_share=found.canary_share)
+        if options.if_match is None:
+            options = replace(options, if_match=alias.revision)
+        return await self._writer.write(self._put(name, wanted), options)
+
+    # --- reads ---
+
+    async def diff(
+        self, before: str, after: str, texts: Sequence[SetTest | str] | None = None
+    ) -> SetDiff:
+        """Ask two sets, or aliases, the same texts; without texts, the tests of both."""
+        return await diff_sets(self._engine, self._config, before, after, texts)
+
+    async def alias(self, name: str) -> AliasRecord:
+        """Read an alias.
+
+        Raises:
+            AliasNotFound: There is none of this name.
+        """
+
+        def read(state: AppliedState) -> AliasRecord | None:
+            return state.replica.sets.aliases.get(name)
+
+        record = await asyncio.wrap_future(self._engine.run_on_applier(read))
+        if record is None:
+            raise AliasNotFound(f"no alias is named {name!r}")
+        return record
+
+    async def history(self, name: str) -> list[ShownChange]:
+        """The changes of an alias, newest first; failed tests are named while they exist."""
+        record = await self.alias(name)
+
+        def read(state: AppliedState) -> list[str]:
+            tables = state.replica.sets.tables.values()
+            return [text for table in tables for text in table.tests]
+
+        texts: list[str] = []
+        if any(change.evidence for change in record.history):
+            texts = await asyncio.wrap_future(self._engine.run_on_applier(read))
+        by_hash = {text_hash(text)[:HASH_DIGITS]: text for text in texts}
+        return [shown_change(change, by_hash) for change in record.history]
+
+    async def _sets(self) -> set[str]:
+        names = self._engine.run_on_applier(lambda state: set(state.replica.sets.numbers))
+        return await asyncio.wrap_future(names)
+
+
+def unmet(gate: Gate, evidence: Evidence) -> list[str]:
+    """Say which demands of a gate the evidence does not meet."""
+    found = []
+    tests = evidence.tests or 0
+    if gate.needs_tests and tests < gate.min_tests:
+        found.append(f"it has {tests} tests, not {gate.min_tests}")
+    if gate.min_accuracy is not None and (evidence.accuracy or 0.0) < gate.min_accuracy:
+        found.append(f"accuracy {evidence.accuracy or 0.0:.4f} is below {gate.min_accuracy}")
+    regressions = evidence.regressions or 0
+    if gate.max_regressions is not None and regressions > gate.max_regressions:
+        found.append(f"{regressions} regressions are more than {gate.max_regressions}")
+    if gate.min_shadow_agreement is not None:
+        compared = evidence.shadow_queries or 0
+        agreement = evidence.shadow_agreement or 0.0
+        if compared < gate.min_shadow_queries:
+            found.append(
+                f"this node compared {compared} queries with the shadow,"
+                f" not {gate.min_shadow_queries}"
+            )
+        if agreement < gate.min_shadow_agreement:
+            found.append(f"shadow agreement {agreement:.4f} is below {gate.min_shadow_agreement}")
+    return found
+
+
+def _kept(evidence: Evidence) -> str:
+    """The evidence as the log keeps it: tests by their hash, and no larger than it may be."""
+    document = evidence.model_dump(exclude_none=True, exclude={"failures", "unmet"})
+    failures = [
+        [text_hash(each.text)[:HASH_DIGITS], each.expected, each.got] for each in evidence.failures
+    ]
+    while True:
+        text = canonical_json({**document, "failures": failures})
+        if len(text.encode()) <= JSON_BYTES_MAX or not failures:
+            return text
+        failures.pop()
+
+
+def shown_change(change: AliasChange, by_hash: dict[str, str]) -> ShownChange:
+    """Show a change of an alias, with the texts of failed tests that still exist."""
+    evidence = json.loads(change.evidence) if change.evidence else None
+    if evidence is not None:
+        evidence["failures"] = [
+            {"text": by_hash.get(hashed), "expected": expected, "got": got}
+            for hashed, expected, got in evidence.get("failures", ())
+        ]
+    return ShownChange(
+        version=str(change.at),
+        at_ms=change.at_ms,
+        author=change.author or None,
+        note=change.note or None,
+        before=change.before or None,
+        target=change.target,
+        shadow=change.shadow or None,
+        shadow_share=change.shadow_share,
+        canary=change.canary or None,
+        canary_share=change.canary_share,
+        evidence=evidence,
+    )
+
+
+def _earlier(alias: AliasRecord, version: Revision | None) -> AliasChange | None:
+    if version is None:
+        return alias.history[1] if len(alias.history) > 1 else None
+    return next((each for each in alias.history if each.at == version), None)
+
+
+def _of_try(options: WriteOptions, number: int) -> WriteOptions:
+    """The identity of a try; the outcome of one that was rejected is remembered."""
+    if options.op_id is None or number == 0:
+        return options
+    return replace(options, op_id=derived_op_id(options.op_id.hex(), "try", str(number)))
+
+
+def _revision(version: str) -> Revision:
+    epoch, _, seq = version.partition(".")
+    return Revision(int(epoch), int(seq))
