@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from histories import DIM, FINGERPRINT, History, held_vectors
+from set_histories import steps
 from synaptoroute.core.digest import row_hash
 from synaptoroute.core.replica import Replica
 from synaptoroute.storage import SQLiteStorage, Stored
@@ -120,3 +121,71 @@ def test_killed_process_releases_the_lock(tmp_path: Path) -> None:
     storage.close()
 
     assert stored.snapshot.position == history.replica.position
+
+
+COPIER = """
+import sys
+from histories import DIM, FINGERPRINT, History
+from set_histories import steps
+from synaptoroute.failpoints import arm
+from synaptoroute.storage import SQLiteStorage
+
+storage = SQLiteStorage(sys.argv[1])
+stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+history = History(stored.snapshot)
+arm(sys.argv[2])
+for number, (name, mutation) in enumerate(steps(), start=1):
+    if number > stored.snapshot.position.seq:
+        storage.commit(history.write(mutation, route_set=name))
+storage.close()
+"""
+
+
+def run_copier(path: Path, failpoint: str) -> int:
+    """Write the rest of the log that copies and removes sets; return the exit code."""
+    return subprocess.run(
+        [sys.executable, "-c", COPIER, str(path), failpoint],
+        cwd=SUPPORT,
+        env={"PYTHONPATH": os.pathsep.join((str(SUPPORT), os.environ.get("PYTHONPATH", "")))},
+        check=False,
+    ).returncode
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("failpoint", "seq"),
+    [
+        ("fork.some:1", 4),
+        ("fork.some:3", 4),
+        ("commit.begun:5", 4),
+        ("fork.some:5", 6),
+        ("removal.some:2", 8),
+        ("commit.begun:9", 8),
+    ],
+)
+def test_process_killed_while_a_set_is_copied_or_removed(
+    tmp_path: Path, failpoint: str, seq: int
+) -> None:
+    """It restarts before the entry with exactly that state, and goes on to the same end."""
+    path, history = tmp_path / "node.sqlite", History()
+    digests = {}
+    for name, mutation in steps():
+        (commit,) = history.write(mutation, route_set=name)
+        assert commit.change.outcome.status == "applied"
+        digests[history.replica.position.seq] = history.replica.digest
+
+    assert -signal.SIGKILL == run_copier(path, failpoint)
+
+    storage = SQLiteStorage(path)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+
+    assert (seq, digests[seq]) == (stored.snapshot.position.seq, stored.digest)
+
+    assert 0 == run_copier(path, "")
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+
+    assert history.replica.digest == stored.digest
+    assert history.replica.snapshot().sets == stored.snapshot.sets
+    assert history.vectors == held_vectors(stored)
