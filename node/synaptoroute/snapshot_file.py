@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -94,6 +95,7 @@ SCHEMA_STEPS: Final = (FINALIZED_SCHEMA, DECISION_SCHEMA, (), SETS_SCHEMA)
 """The tables that versions 2, 3, ... add, in this order."""
 _DECISION_VERSION: Final = 3
 _SETS_VERSION: Final = 5
+_NO_LIMITS: Final = SetLimits()
 _SETS_MAX: Final = 1 << 20  # Far more than a cluster may have, see ``core.sets``
 _MALFORMED: Final = (
     sqlite3.Error,
@@ -266,7 +268,7 @@ def read_sets(connection: sqlite3.Connection) -> dict[int, tuple[SetRecord, str]
         if not 0 <= number < _SETS_MAX:
             raise ValueError("the number of a route set is out of range")
         created, revision = Revision(*places[:2]), Revision(*places[2:])
-        held = SetLimits(**json.loads(limits))
+        held = _NO_LIMITS if limits == "{}" else SetLimits(**json.loads(limits))
         found[number] = SetRecord(number, name, held, created, revision, forked_from), settings
     return found
 
@@ -344,6 +346,7 @@ def _row_hashes(connection: sqlite3.Connection) -> dict[int, dict[int, bytes]]:
     return hashes
 
 
+@lru_cache(maxsize=8)  # Most route sets have the settings that a new one gets
 def load_settings(text: str) -> Settings:
     """Read settings as a database stores them: an array, with newer fields in an object at its end.
 

@@ -86,6 +86,7 @@ from synaptoroute.storage.records import (
     update_rows,
 )
 
+_KIND_BITS: Final = owner_of(0, RowKind.DESCRIPTION) | owner_of(0, RowKind.NEGATIVE)
 _CHAIN_DIGITS: Final = len(CHAIN_START)
 
 OPENVINO_FINGERPRINT: Final = "757737abe2a0382244d9b24ebb6a393c37523091455a8affb3995ec97af03901"
@@ -306,7 +307,7 @@ def _assemble(
     slots, row_hashes = _split_rows(rows)
     has_sets = has_set_tables(connection)
     parts = SetParts(
-        routes=_read_routes(connection, rows.by_owner(), level),
+        routes=_read_routes(connection, rows, level),
         row_hashes=row_hashes,
         imports=_read_imports(connection),
         feedback=read_feedback(connection) if has_decision_tables(connection) else {},
@@ -346,17 +347,17 @@ def _split_rows(rows: Rows) -> tuple[NDArray[np.int64], dict[int, dict[int, byte
 
 
 def _read_routes(
-    connection: sqlite3.Connection,
-    owned: dict[int, tuple[tuple[int, ...], tuple[str, ...]]],  # Slots and texts by stored owner
-    level: int,
+    connection: sqlite3.Connection, rows: Rows, level: int
 ) -> dict[int, tuple[RouteRecord, ...]]:
+    owned = rows.by_owner()
+    has_kinds = bool((rows.owners & _KIND_BITS).any())
     cursor = connection.execute(
         "SELECT route_id, name, threshold, metadata, payload, epoch, seq FROM route"
         " ORDER BY route_id"
     )
     routes: dict[int, list[RouteRecord]] = {}
     confidence = read_confidence(connection) if level >= DECISION_LEVEL else {}
-    for number, rows in groupby(cursor.fetchall(), lambda row: set_number_of(row[0])):
+    for number, found in groupby(cursor.fetchall(), lambda row: set_number_of(row[0])):
         own = [
             RouteRecord(
                 route_id,
@@ -367,9 +368,9 @@ def _read_routes(
                 payload,
                 Revision(epoch, seq),
             )
-            for route_id, name, threshold, metadata, payload, epoch, seq in rows
+            for route_id, name, threshold, metadata, payload, epoch, seq in found
         ]
-        if level >= DECISION_LEVEL and (owned or confidence):
+        if level >= DECISION_LEVEL and (has_kinds or confidence):
             own = [_with_decision(route, owned, confidence) for route in own]
         routes[number] = own if number == 0 else [_inside(route, number) for route in own]
     if confidence:
