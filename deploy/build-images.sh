@@ -31,5 +31,5 @@ log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 build redis --file tests/deploy/images/redis.Dockerfile tests/deploy/images
 build haproxy --file tests/deploy/images/haproxy.Dockerfile tests/deploy/images
-build node --file deploy/Dockerfile --target node .
-build coordinator --file deploy/Dockerfile --target coordinator .
+build node --target node .
+build coordinator --target coordinator .

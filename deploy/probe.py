@@ -13,8 +13,10 @@ ANSWER_SECONDS_MAX = 2.0
 
 
 def main(arguments: list[str]) -> int:
-    """Request the URL in the first argument, or in PROBE_URL."""
-    url = arguments[0] if arguments else os.environ["PROBE_URL"]
+    """Request the URL in the first argument, or in PROBE_URL, or of a node's own port."""
+    port = os.environ.get("SYNAPTOROUTE_PORT")
+    url = os.environ.get("PROBE_URL", f"http://127.0.0.1:{port}/livez")
+    url = arguments[0] if arguments else url
     # The environment may set a proxy, which must not be used for the loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -200,6 +200,9 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
         routes_file: Route file that is applied when an empty database is first started.
         api_keys_file: File of API keys, one per line:
             ``scope[,scope] sha256:hex name [attribute=value]``.
+        first_api_key_file: File of API keys that a node makes for itself where it would refuse to
+            start, on a public address without ``api_keys_file`` and ``insecure``: with one admin
+            key, which it prints once.  The container image sets it.
         tls_cert: Certificate of the HTTP server, with intermediate certificates after it;
             the port then speaks HTTPS only.  Changed files are read within a second.
         tls_key: Private key of that certificate, not encrypted.
@@ -241,6 +244,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     sqlite_synchronous: Literal["full", "normal"] = "full"
     routes_file: Path | None = None
     api_keys_file: Path | None = None
+    first_api_key_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None

@@ -177,12 +177,11 @@ def test_secrets_are_files_never_variables(values: Path) -> None:
 
 def test_ports_of_a_node_are_consistent() -> None:
     """Image, container, headless Service and HAProxy use the same port."""
-    dockerfile = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
     objects = render({"haproxy.enabled": True})
     spec = pick(objects, "StatefulSet", "rel-synaptoroute")["spec"]["template"]["spec"]
     haproxy = pick(objects, "Deployment", "haproxy")["spec"]["template"]["spec"]
 
-    assert "SYNAPTOROUTE_PORT=8080" in dockerfile
+    assert "8080" == environment(objects, spec)["SYNAPTOROUTE_PORT"]
     assert 8080 == spec["containers"][0]["ports"][0]["containerPort"]
     assert 8080 == pick(objects, "Service", "-headless")["spec"]["ports"][0]["port"]
     assert environment(objects, haproxy)["NODE_ADDRESS"].endswith(

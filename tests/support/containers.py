@@ -233,6 +233,7 @@ class Stack:
             "SYNAPTOROUTE_INSECURE": "true",
             "SYNAPTOROUTE_LANES": "1",
             "SYNAPTOROUTE_NODE_NAME": host,
+            "SYNAPTOROUTE_PORT": "8080",
             "SYNAPTOROUTE_REDIS_URL": "redis://redis:6379/0",
             "SYNAPTOROUTE_SHUTDOWN_SECONDS": "10",
         }

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import uvloop
@@ -33,7 +34,7 @@ from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.version import __version__
-from synaptoroute.web.api_keys import ApiKeys
+from synaptoroute.web.api_keys import ApiKeys, add_line, key_line, make_key
 from synaptoroute.web.client_address import proxies_of
 from synaptoroute.web.connections import limits_of
 from synaptoroute.web.cors import unless_of_a_page
@@ -46,6 +47,7 @@ from synaptoroute.web.http_server import (
     url_of,
 )
 from synaptoroute.web.logs import configure_logs, server_log
+from synaptoroute.web.site_rules import is_loopback
 from synaptoroute.web.tls import ServerTls, client_tls, peer_files, server_tls
 
 DRAIN_SECONDS: Final = 0.5
@@ -56,6 +58,18 @@ COLLECT_RUNS: Final = (20, 100)
 """Collections of a generation after which the next older one is collected."""
 UNTRACED_PATHS: Final = "livez,readyz,metrics"
 SERVICE_NAME: Final = "synaptoroute"
+FIRST_KEY_NOTICE: Final = """
+This node was given no API keys, so it has made one with the scope admin.  It is shown only now:
+
+    {key}
+
+    curl http://localhost:{port}/v1/query -H 'Authorization: Bearer {key}' \\
+      -H 'Content-Type: application/json' -d '{{"text": "I want my money back"}}'
+
+Its hash is in {path}: keep that on a volume, or name a file of your own in
+SYNAPTOROUTE_API_KEYS_FILE.  SYNAPTOROUTE_INSECURE=true serves everybody without a key.
+
+"""
 
 
 def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
@@ -70,9 +84,10 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
         ConfigError: The settings contradict each other; nothing was started.
         SystemExit: With code 3, if the address or the router cannot be used; the log says why.
     """
+    keys_file = config.api_keys_file or first_api_key_file(config)
     check_exposure(
         config.host,
-        has_keys=config.api_keys_file is not None,
+        has_keys=keys_file is not None,
         insecure=config.insecure,
         ways_out="name a file of keys (SYNAPTOROUTE_API_KEYS_FILE), listen on 127.0.0.1 "
         "(SYNAPTOROUTE_HOST), or accept that everybody may change routes (--insecure, "
@@ -81,7 +96,7 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
     configure_logs(config.log_level, config.log_format)
     for warning in exposed_secrets(config):
         server_log().warning("secret_exposed", detail=warning)
-    keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
+    keys = ApiKeys(keys_file) if keys_file is not None else None
     tls = server_tls(config)
     # The router reads these files too, but a mistake in them must be told before it starts.
     client_tls(peer_files(config))
@@ -92,6 +107,26 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
         is_started = runner.run(_serve(config, keys, load, tls))
     if not is_started:
         raise SystemExit(FAILED_START)
+
+
+def first_api_key_file(config: NodeConfig) -> Path | None:
+    """Make an API key for a node that would refuse to start without one; returns its file.
+
+    None where nothing names the file, or the node needs no key.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    path = config.first_api_key_file
+    if path is None or config.insecure or is_loopback(config.host):
+        return None
+    if not path.exists():
+        key = make_key()
+        add_line(path, key_line(key, ["admin"], "first"))
+        # To the terminal, not to the log: logs are kept and collected.
+        sys.stdout.write(FIRST_KEY_NOTICE.format(key=key, port=config.port, path=path))
+        sys.stdout.flush()
+    return path
 
 
 async def _serve(

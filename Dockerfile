@@ -1,6 +1,11 @@
-# The images of this project: targets `node` and `coordinator`.
+# The images of this project: targets `node`, the default, and `coordinator`.
 #
-#   docker build -f deploy/Dockerfile --target node -t synaptoroute-node .
+#   docker build -t synaptoroute .
+#   docker run -p 8000:8000 synaptoroute
+#   docker build --target coordinator -t synaptoroute-coordinator .
+#
+# A node serves on port 8000.  Without settings it is a node on its own, which makes an API key at
+# its first start and prints it once; see docs/installation.md.
 #
 # Both are Debian with Python, a virtual environment from the lock files of requirements/, and
 # nothing else.  The root may be mounted read-only; only /data is written to.
@@ -57,7 +62,7 @@ FROM node-libraries AS application
 COPY --from=wheel /wheels/ /wheels/
 RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --root /application \
       /wheels/*.whl
-COPY deploy/probe.py /application/opt/synaptoroute/probe.py
+COPY deploy/probe.py deploy/data_folder.py /application/opt/synaptoroute/
 RUN mkdir /empty
 
 # --- the table of the cascade, which takes half a minute of one core to make -----------------
@@ -117,17 +122,17 @@ LABEL org.opencontainers.image.title="synaptoroute-node" \
       org.opencontainers.image.created="${CREATED}"
 ENV HOME=/tmp \
     HF_HUB_OFFLINE=1 \
-    PROBE_URL=http://127.0.0.1:8080/livez \
     SYNAPTOROUTE_DATABASE=/data/synaptoroute.sqlite \
+    SYNAPTOROUTE_FIRST_API_KEY_FILE=/data/api-keys \
     SYNAPTOROUTE_HOST=0.0.0.0 \
     SYNAPTOROUTE_LOG_FORMAT=json \
     SYNAPTOROUTE_MODEL_CACHE_DIR=/data/models \
-    SYNAPTOROUTE_PORT=8080 \
+    SYNAPTOROUTE_PORT=8000 \
     SYNAPTOROUTE_TABLE_DIR=/opt/synaptoroute/tables
 USER 10001:10001
 WORKDIR /data
 VOLUME ["/data"]
-EXPOSE 8080
+EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["python3", "-I", "/opt/synaptoroute/probe.py"]
