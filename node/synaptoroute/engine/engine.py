@@ -379,6 +379,9 @@ class Engine:
         """Forget the embeddings of queries; any thread."""
         self.encoders.clear()
 
+    def forget_shadowed(self) -> None:
+        self.scorer.sets.shadow_log.forget_texts()
+
     def known_texts(self, texts: Sequence[str], route_set: str = "") -> list[str]:
         # Without the scorer's lock: a look-up in a dictionary is one step of the interpreter.
         sets = self.scorer.sets

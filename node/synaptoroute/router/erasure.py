@@ -255,6 +255,7 @@ class Eraser:
                 count += unmatched.forget(frozenset(gone))
                 self._engine.decisions_of(name).forget(is_gone)
         self._engine.forget_embeddings()
+        self._engine.forget_shadowed()
         return count
 
     def _orphans(self, hashes: frozenset[str]) -> list[bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -69,15 +69,6 @@ class Gate(BaseModel):
             or self.max_regressions is not None
             or "min_tests" in self.model_fields_set
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ShadowCounts:
-    """Queries that an alias answered and that its shadow was asked as well, on this node."""
-
-    compared: int
-    agreed: int
-    shadow: str  # The set that was asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +141,10 @@ class Promotions:
         engine: QueryEngine,
         writer: Writer,
         config: EngineConfig,
-        shadow_counts: Callable[[str], ShadowCounts | None] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._writer = writer
         self._config = config
-        self._shadow_counts = shadow_counts
 
     # --- promote ---
 
@@ -240,8 +229,13 @@ class Promotions:
             base = await self._base(name, content)
             await self._measure_tests(evidence, content, base)
         if gate.min_shadow_agreement is not None:
-            counts = self._shadow_counts(name)
-            if counts is not None and counts.shadow == content.name and counts.compared:
+            counts = self._engine.shadow_figures(name)
+            is_of_content = (
+                counts is not None
+                and counts.shadow == content.name
+                and (counts.shadow_revision or Revision(0, 0)) == content.revision
+            )
+            if counts is not None and is_of_content and counts.compared:
                 evidence.shadow_queries = counts.compared
                 evidence.shadow_agreement = round(counts.agreed / counts.compared, 6)
         evidence.unmet = unmet(gate, evidence)

@@ -517,6 +517,10 @@ class QueryEngine(EnginePort, Protocol):
         """Forget the embeddings of queries."""
         ...
 
+    def forget_shadowed(self) -> None:
+        """Forget the texts of queries that a shadow would have answered otherwise."""
+        ...
+
     def start(self) -> None: ...
 
     def stop(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -78,16 +78,14 @@ class ShadowLog:
         with self._lock:
             self._counts.pop(alias, None)
 
-    def forget(self, is_gone: Callable[[str], bool]) -> int:
-        """Forget texts of the samples; return how many."""
-        count = 0
+    def forget_texts(self) -> None:
+        """Forget the samples; the counts stay.
+
+        All of them, since a redacted text does not tell whether it is one that is erased.
+        """
         with self._lock:
             for counts in self._counts.values():
-                gone = [each for each in counts.sample if is_gone(each.text)]
-                for each in gone:
-                    counts.sample.remove(each)
-                count += len(gone)
-        return count
+                counts.sample.clear()
 
     # --- on the thread that scores ---
 

@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from http_node import HttpNode, http_node
-from synaptoroute.core.mutation import ForkSet
+from synaptoroute.core.mutation import DeleteRoute, ForkSet, Proposal
 from synaptoroute.router import WriteOptions
+from synaptoroute.router.queries import answer_queries, make_query
 
 pytestmark = pytest.mark.unit
 
@@ -245,6 +246,34 @@ async def test_shadow_agreement_needs_compared_queries(node: HttpNode) -> None:
     answer = await put_alias(node, {"set": "default", "gate": {"min_shadow_agreement": 0.5}})
 
     assert (409, "gate_failed") == (answer.status_code, answer.json()["code"])
+
+
+async def test_shadow_agreement_is_that_of_the_present_content(node: HttpNode) -> None:
+    """Agreement that was counted before the shadow changed is no evidence."""
+    await fork(node, "v1")
+    await put_alias(node, {"set": "default", "shadow": "v1", "shadow_share": 1.0})
+    engine = node.router._engine()
+    for number in range(4):
+        query = make_query(f"where is my parcel {number}", is_checked=True)
+        query.route_set = "support"
+        await answer_queries(engine, [query], 10.0, "")
+    gate = {"min_shadow_agreement": 0.9, "min_shadow_queries": 4}
+    await asyncio.wrap_future(engine.read(lambda tensor: tensor.revision))
+    op_id = b"o" * 16
+    outcome = engine.expect_outcome(op_id)
+    engine.propose([Proposal(op_id, DeleteRoute("refund"), route_set="v1")])
+    await asyncio.wrap_future(outcome)
+    late = await put_alias(node, {"set": "v1", "gate": gate})
+    for number in range(4):
+        query = make_query(f"where is my parcel {number}", is_checked=True)
+        query.route_set = "support"
+        await answer_queries(engine, [query], 10.0, "")
+    await asyncio.wrap_future(engine.read(lambda tensor: tensor.revision))
+    passed = await put_alias(node, {"set": "v1", "gate": gate})
+
+    assert (409, "gate_failed") == (late.status_code, late.json()["code"])
+    assert 200 == passed.status_code, passed.text
+    assert 1.0 == passed.json()["evidence"]["shadow_agreement"]
 
 
 async def test_set_that_changes_while_it_is_measured_is_measured_again(

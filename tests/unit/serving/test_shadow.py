@@ -123,8 +123,8 @@ def test_sample_is_kept_and_redacted_as_the_review_queue_says(
 
     texts = {each.text for each in found.sample}
     assert (set() if is_hash_only else {f"{TEXTS[0]} for [email]", TEXTS[3]}) == texts
-    gone = node.engine.scorer.sets.shadow_log.forget(lambda text: text == TEXTS[3])
-    assert (not is_hash_only) == bool(gone)
+    node.engine.forget_shadowed()
+    assert ((), found.disagreed) == (figures(node).sample, figures(node).disagreed)
 
 
 def test_shadow_that_fails_harms_no_answer(node: SetNode, monkeypatch: pytest.MonkeyPatch) -> None:
