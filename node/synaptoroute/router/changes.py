@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from synaptoroute.config import EngineConfig
@@ -10,7 +11,7 @@ from synaptoroute.log import Log
 from synaptoroute.router.erasure import Eraser
 from synaptoroute.router.history import HistoryPage, HistoryQuery, read_history
 from synaptoroute.router.promotion import Promotions
-from synaptoroute.router.reverts import Reverter
+from synaptoroute.router.reverts import Reverter, SetWriters
 from synaptoroute.router.set_tests import SetTests
 from synaptoroute.router.writes import Writer
 from synaptoroute.serving.query import QueryEngine
@@ -23,6 +24,7 @@ class Changes:
     Attributes:
         engine: The engine, of all sets.
         writer: Writes into the set that the router is bound to.
+        writers_of: Finds what writes into another set.
         route_set: That set.
     """
 
@@ -30,6 +32,7 @@ class Changes:
     writer: Writer
     log: Log
     config: EngineConfig
+    writers_of: Callable[[str], SetWriters]
     route_set: str = DEFAULT_SET
 
     async def history(self, query: HistoryQuery) -> HistoryPage:
@@ -49,7 +52,7 @@ class Changes:
     @property
     def reverter(self) -> Reverter:
         """Reverts changes of the history."""
-        return Reverter(self.engine, self.writer)
+        return Reverter(self.engine, self.writer, self.writers_of)
 
     @property
     def eraser(self) -> Eraser:

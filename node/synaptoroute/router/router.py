@@ -65,6 +65,7 @@ from synaptoroute.router.queries import (
     split_query,
 )
 from synaptoroute.router.reads import CascadeReport, NodeStatus, RoutePage
+from synaptoroute.router.reverts import SetWriters
 from synaptoroute.router.route_checks import (
     checked_description,
     checked_name,
@@ -684,7 +685,8 @@ class AdaptiveRouter:
     @property
     def changes(self) -> Changes:
         """The history, reverts, tests, promotions and erasures."""
-        return Changes(self._engine(), self._writer(), self._log, self._config)
+        writers = SetWriters(self._engine(), self._writer(), self.set_changes)
+        return Changes(self._engine(), self._writer(), self._log, self._config, lambda _: writers)
 
     async def aorphans(self) -> list[OrphanedWrite]:
         """List the writes that recoveries left behind on this node."""

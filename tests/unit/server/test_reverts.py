@@ -274,6 +274,53 @@ async def test_revert_of_settings(node: HttpNode) -> None:
     assert (409, "change_superseded") == (again.status_code, again.json()["code"])
 
 
+async def test_revert_of_tests(node: HttpNode) -> None:
+    """Those that the change did not touch stay, whatever they are by now."""
+    tests = [{"text": "a", "route": "refund"}, {"text": "b", "route": None}]
+    await node.http.put("/v1/tests", json={"tests": tests})
+    body = {"tests": [{"text": "a", "route": None}, {"text": "c", "route": None}]}
+    wrote = await node.http.patch("/v1/tests", json={**body, "removed": ["b"]})
+    await node.http.patch("/v1/tests", json={"tests": [{"text": "d", "route": None}]})
+    answer = await revert(node, wrote.json()["version"])
+    found = (await node.http.get("/v1/tests")).json()["tests"]
+    again = await revert(node, wrote.json()["version"])
+
+    assert 200 == answer.status_code, answer.text
+    assert [*tests, {"text": "d", "route": None}] == found
+    assert (409, "change_superseded") == (again.status_code, again.json()["code"])
+
+
+async def test_revert_of_an_import_is_one_entry_or_nothing(node: HttpNode) -> None:
+    await node.fill()
+    routes = [{"name": "refund", "utterances": ["x"]}, {"name": "other", "utterances": ["y"]}]
+    await node.http.post("/v1/import?replace=true", json=routes)
+    version = (await newest(node))["version"]
+    await put(node, "other", {"utterances": ["z"]})
+    before = await node.digest()
+    refused = await revert(node, version)
+    kept = await node.digest()
+    await node.http.post("/v1/import?replace=true", json=[{"name": "new", "utterances": ["n"]}])
+    answer = await revert(node, (await newest(node))["version"])
+    found = (await node.http.get("/v1/routes")).json()["routes"]
+
+    assert (409, "change_superseded") == (refused.status_code, refused.json()["code"])
+    assert before == kept
+    assert 200 == answer.status_code, answer.text
+    assert {"refund": ["x"], "other": ["z"]} == {each["name"]: each["utterances"] for each in found}
+    assert {answer.json()["version"]} == {each["revision"] for each in found}
+
+
+async def test_revert_of_a_promotion(node: HttpNode) -> None:
+    await put(node, "refund", REFUND)
+    created = await node.http.put("/v1/aliases/support", json={"set": "default"})
+    gone = await revert(node, created.json()["version"])
+    restored = await revert(node, gone.json()["version"])
+    record = await node.router.changes.promotions.alias("support")
+
+    assert (200, 200) == (gone.status_code, restored.status_code), restored.text
+    assert "default" == record.target
+
+
 async def test_repeated_revert_has_one_effect(node: HttpNode) -> None:
     await put(node, "refund", REFUND)
     wrote = await put(node, "refund", PARCEL)
