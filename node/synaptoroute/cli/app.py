@@ -133,6 +133,7 @@ _unmatched.command("add")(feedback.add_unmatched)
 _unmatched.command("dismiss")(feedback.dismiss_unmatched)
 
 app.command("plan")(apply.plan)
+app.command("apply")(apply.apply)
 app.command("export")(apply.export)
 
 app.command("evaluate")(evaluate.evaluate)

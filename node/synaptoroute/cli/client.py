@@ -78,12 +78,26 @@ class NodeClient:
         """Send a change, which takes effect once even if it is sent several times."""
         return self._request(method, path, parameters, document, headers, is_write=True)
 
-    def upload(self, path: str, body: Body, content_type: str, **parameters: str | int) -> Any:
+    def upload(
+        self,
+        path: str,
+        body: Body,
+        content_type: str,
+        parameters: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """Upload a stream that changes something."""
         from synaptoroute.client.core import Reply, Request
 
         request = Request(
-            "POST", path, Reply.json, _texts(parameters), body, content_type, is_write=True
+            "POST",
+            path,
+            Reply.json,
+            _texts(parameters or {}),
+            body,
+            content_type,
+            headers=headers or {},
+            is_write=True,
         )
         with self._telling():
             return self._http.send(request)

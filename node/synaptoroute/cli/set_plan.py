@@ -92,6 +92,7 @@ class SetPlan:
         unchanged: Routes of the folder that are as it says.
         kept_routes: Routes that the folder does not have; a plan with ``prune`` deletes them.
         settings: Changes of settings.
+        are_settings_known: Whether their values before are those of the node.
         tests: Changes of tests.
         kept_tests: Tests that the folder does not have; as for routes.
         limits: Changes of limits.
@@ -104,6 +105,7 @@ class SetPlan:
     unchanged: int = 0
     kept_routes: tuple[str, ...] = ()
     settings: tuple[ValueChange, ...] = ()
+    are_settings_known: bool = True
     tests: TestChanges = field(default_factory=TestChanges)
     kept_tests: int = 0
     limits: tuple[ValueChange, ...] = ()
@@ -112,8 +114,12 @@ class SetPlan:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        changes = (self.routes, self.settings, self.tests.put, self.tests.removed, self.limits)
-        return not self.creates_set and not any(changes)
+        return not (self.creates_set or self.limits or self.has_content)
+
+    @property
+    def has_content(self) -> bool:
+        """Whether routes, settings or tests change."""
+        return any((self.routes, self.settings, self.tests.put, self.tests.removed))
 
     def counts(self) -> dict[str, int]:
         """How many routes and tests are created, changed and deleted."""
@@ -211,6 +217,7 @@ def plan_set(name: str, present: PresentSet, wanted: RouteFolder, *, prune: bool
         unchanged=unchanged,
         kept_routes=() if prune else tuple(others),
         settings=settings,
+        are_settings_known=bool(present.settings),
         tests=tests,
         kept_tests=kept_tests,
         limits=limits,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -9,7 +10,7 @@ from synaptoroute.cli.client import PAGE_ROUTES, NodeClient
 from synaptoroute.cli.exit_codes import NodeRefused
 from synaptoroute.cli.set_plan import PresentSet
 from synaptoroute.core.mutation import DEFAULT_SET, SetLimits
-from synaptoroute.importers.folder import RouteFolder, settings_document
+from synaptoroute.importers.folder import AliasEntry, RouteFolder, settings_document
 from synaptoroute.models import Route, RouteSetSettings
 
 READS_MAX: Final = 5
@@ -46,6 +47,46 @@ def read_present(client: NodeClient, name: str) -> PresentSet:
         settings=settings,
         tests=_tests(client, base),
         limits=_limits(client, name),
+    )
+
+
+def read_aliases(client: NodeClient, names: Iterable[str]) -> dict[str, tuple[AliasEntry, str]]:
+    """Read aliases, each with its revision; those that are not there are left out."""
+    found = {}
+    for name in names:
+        try:
+            each = client.get(f"/v1/aliases/{quote(name, safe='')}")
+        except NodeRefused as error:
+            if error.refused_code == "alias_not_found":
+                continue
+            raise
+        found[name] = (_alias(each), str(each["revision"]))
+    return found
+
+
+def aliases_of(client: NodeClient, names: Collection[str]) -> dict[str, AliasEntry]:
+    """The aliases that name nothing but the given sets."""
+    found = {}
+    parameters: dict[str, str | int] = {}
+    while True:
+        page = client.get("/v1/aliases", **parameters)
+        for each in page["aliases"]:
+            alias = _alias(each)
+            named = {alias.target, alias.shadow, alias.canary} - {""}
+            if named <= set(names):
+                found[str(each["name"])] = alias
+        if not page["next_after"]:
+            return found
+        parameters["after"] = page["next_after"]
+
+
+def _alias(document: dict[str, Any]) -> AliasEntry:
+    return AliasEntry(
+        document["set"],
+        document.get("shadow") or "",
+        document.get("shadow_share") or 0.0,
+        document.get("canary") or "",
+        document.get("canary_share") or 0.0,
     )
 
 
@@ -100,8 +141,12 @@ def _tests(client: NodeClient, base: str) -> dict[str, str | None] | None:
 
 
 def _limits(client: NodeClient, name: str) -> SetLimits | None:
-    if name in ("", DEFAULT_SET):
-        return None
-    limits = client.get(set_path(name)).get("limits") or {}
+    try:
+        found = client.get(f"/v1/sets/{quote(name or DEFAULT_SET, safe='')}")
+    except NodeRefused as error:
+        if error.status == 404 and error.refused_code != "set_not_found":
+            return None  # a node of the release before
+        raise
+    limits = found.get("limits") or {}
     known = {key: limits[key] or 0 for key in SetLimits.__dataclass_fields__ if key in limits}
     return SetLimits(**known)

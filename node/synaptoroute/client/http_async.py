@@ -211,7 +211,7 @@ class AsyncHttpClient:
             attempt.url + request.path,
             params=dict(request.parameters) or None,
             content=_stream(body()) if callable(body) else body,
-            headers={**trace_headers(), **attempt.headers},
+            headers=httpx.Headers({**trace_headers(), **attempt.headers}, encoding="utf-8"),
             timeout=timeout_of(attempt.connect_seconds, attempt.read_seconds),
         )
 

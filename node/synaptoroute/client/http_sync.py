@@ -205,7 +205,7 @@ class HttpClient:
             attempt.url + request.path,
             params=dict(request.parameters) or None,
             content=body() if callable(body) else body,
-            headers={**trace_headers(), **attempt.headers},
+            headers=httpx.Headers({**trace_headers(), **attempt.headers}, encoding="utf-8"),
             timeout=timeout_of(attempt.connect_seconds, attempt.read_seconds),
         )
 

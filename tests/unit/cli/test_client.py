@@ -106,7 +106,7 @@ def test_two_writes_have_two_idempotency_keys(client: NodeClient, script: Script
 def test_stream_is_made_again_for_each_attempt(client: NodeClient, script: ScriptedServer) -> None:
     """The second attempt of an import sends all of it."""
     script.answers = [(503, {}, PROBLEM), (200, {}, b"{}")]
-    client.upload("/v1/import", b"one\ntwo\n", "application/x-ndjson", replace="true")
+    client.upload("/v1/import", b"one\ntwo\n", "application/x-ndjson", {"replace": "true"})
 
     assert [body for _, _, _, body in script.asked] == [b"one\ntwo\n"] * 2
     assert script.asked[0][1] == "/v1/import?replace=true"

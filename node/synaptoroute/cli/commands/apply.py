@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -14,7 +15,7 @@ from synaptoroute.cli.terminal import note, print_json, print_line, printable
 from synaptoroute.errors import SynaptoRouteError
 
 if TYPE_CHECKING:
-    from synaptoroute.cli.set_plan import SetPlan
+    from synaptoroute.cli.set_plan import AliasChangePlan, SetPlan
     from synaptoroute.importers.folder import RouteFolder, SetFolders
 
 CHANGES_EXIT: Final = 2
@@ -64,32 +65,94 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what `apply` would change; changes nothing."""
+    from synaptoroute.cli.set_files import read_folders
+
     try:
-        plans = _plans(folder, set_name, prune, url, api_key)
+        folders = read_folders(folder)
+        with NodeClient(url, api_key) as client:
+            plans, aliases = _read_plans(client, folders, set_name, prune)
         if markdown is not None:
-            _write_markdown(markdown, plans)
+            _write_markdown(markdown, plans, aliases)
     except SynaptoRouteError as error:
         if not detailed_exitcode:
             raise
         note(f"synaptoroute: error: {one_line(error)}")
         raise typer.Exit(ERROR_EXIT) from None
     if as_json:
-        print_json(_document(plans))
+        print_json(_document(plans, aliases))
     else:
-        _show(plans)
-    if detailed_exitcode and not all(each.is_empty for each in plans):
+        _show(plans, aliases)
+    if detailed_exitcode and (aliases or not all(each.is_empty for each in plans)):
         raise typer.Exit(CHANGES_EXIT)
 
 
-def _plans(
-    folder: Path, set_name: str | None, prune: bool, url: str, api_key: str | None
-) -> list[SetPlan]:
+def apply(
+    folder: Folder,
+    set_name: SetName = None,
+    prune: Prune = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the plan, as `plan` does.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    note_text: Annotated[
+        str | None,
+        typer.Option("--note", show_default=False, help="Why, for the history of the set."),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a route set what a folder says: all of it at one position, or nothing.
+
+    A set that is not there is created. If somebody changed what the plan depends on, nothing is
+    applied.
+    """
     from synaptoroute.cli.set_files import read_folders
 
     folders = read_folders(folder)
-    wanted = chosen_sets(folders, set_name)
     with NodeClient(url, api_key) as client:
-        return [_plan_of(client, name, each, prune) for name, each in wanted]
+        plans, aliases = _read_plans(client, folders, set_name, prune)
+        is_empty = not aliases and all(each.is_empty for each in plans)
+        if not as_json:
+            _show(plans, aliases)
+        if not (is_empty or dry_run or yes):
+            _confirm()
+        versions = [] if is_empty or dry_run else _apply(client, plans, aliases, note_text)
+    if as_json:
+        print_json({**_document(plans, aliases), "versions": versions})
+    elif versions:
+        print_line(f"applied at {versions[-1]}")
+
+
+def _apply(
+    client: NodeClient,
+    plans: list[SetPlan],
+    aliases: list[AliasChangePlan],
+    note_text: str | None,
+) -> list[str]:
+    """Apply set by set, then the aliases; return the version of each."""
+    from synaptoroute.cli.set_applier import apply_alias, apply_plan
+
+    versions = [apply_plan(client, each, note_text) for each in plans if not each.is_empty]
+    return versions + [apply_alias(client, each, note_text) for each in aliases]
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise BadUsage("give --yes: there is no terminal to ask")
+    typer.confirm("Apply?", abort=True, err=True)
+
+
+def _read_plans(
+    client: NodeClient, folders: SetFolders, set_name: str | None, prune: bool
+) -> tuple[list[SetPlan], list[AliasChangePlan]]:
+    from synaptoroute.cli.set_plan import plan_aliases
+    from synaptoroute.cli.set_reader import read_aliases
+
+    chosen = chosen_sets(folders, set_name)
+    plans = [_plan_of(client, name, each, prune) for name, each in chosen]
+    wanted = (folders.aliases or {}) if set_name is None else {}
+    return plans, plan_aliases(read_aliases(client, wanted), wanted)
 
 
 def _plan_of(client: NodeClient, name: str, wanted: RouteFolder, prune: bool) -> SetPlan:
@@ -118,20 +181,23 @@ def chosen_sets(folders: SetFolders, set_name: str | None) -> list[tuple[str, Ro
     return found
 
 
-def _document(plans: list[SetPlan]) -> dict[str, Any]:
+def _document(plans: list[SetPlan], aliases: list[AliasChangePlan]) -> dict[str, Any]:
     return {
-        "has_changes": not all(each.is_empty for each in plans),
+        "has_changes": bool(aliases) or not all(each.is_empty for each in plans),
         "sets": [each.document() for each in plans],
+        "aliases": [each.document() for each in aliases],
     }
 
 
-def _show(plans: list[SetPlan]) -> None:
+def _show(plans: list[SetPlan], aliases: list[AliasChangePlan]) -> None:
     from synaptoroute.cli.set_plan import plan_lines, summary_line
 
     for each in plans:
         for line in plan_lines(each):
             print_line(f"  {_clean(line)}")
         print_line(_clean(summary_line(each)))
+    for alias in aliases:
+        print_line(f"  {_clean(alias.line())}")
 
 
 def _clean(line: str) -> str:
@@ -140,14 +206,17 @@ def _clean(line: str) -> str:
     return " " * (len(line) - len(text)) + printable(text)
 
 
-def _write_markdown(path: Path, plans: list[SetPlan]) -> None:
+def _write_markdown(path: Path, plans: list[SetPlan], aliases: list[AliasChangePlan]) -> None:
     from synaptoroute.cli.set_files import write_file
     from synaptoroute.cli.set_plan import plan_lines, summary_line
 
     parts = []
-    for each in plans:
-        lines = [_clean(line) for line in plan_lines(each)]
-        parts.append(f"**{_clean(summary_line(each))}**\n")
+    titled = [(summary_line(each), list(plan_lines(each))) for each in plans]
+    if aliases:
+        titled.append(("aliases", [each.line() for each in aliases]))
+    for title, given in titled:
+        lines = [_clean(line) for line in given]
+        parts.append(f"**{_clean(title)}**\n")
         if lines:
             fence = _fence(lines)
             shown = "\n".join(

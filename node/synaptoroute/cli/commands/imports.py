@@ -215,12 +215,12 @@ def _upload(
     client: NodeClient, routes: Sequence[Route], replace: bool, import_id: str | None
 ) -> Any:
     """Stream the routes; the progress bar counts the routes sent."""
-    parameters = {"import_id": import_id or uuid.uuid4().hex}
+    parameters: dict[str, str | int] = {"import_id": import_id or uuid.uuid4().hex}
     if replace:
         parameters["replace"] = "true"
     with progress("Importing", len(routes)) as step:
         return client.upload(
-            "/v1/import", lambda: _chunks(routes, step), "application/x-ndjson", **parameters
+            "/v1/import", lambda: _chunks(routes, step), "application/x-ndjson", parameters
         )
 
 
