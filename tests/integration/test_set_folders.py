@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -142,3 +148,153 @@ def test_errors_of_a_plan_have_their_exit_codes(run: Run, folder: Path) -> None:
 
     assert "invalid_route" in shown.stderr
     assert "refunds.yaml" in shown.stderr
+
+
+# --- apply -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty(run: Run) -> None:
+    """The node has no routes and no tests, whatever other tests left."""
+    for each in json.loads(run("routes", "list", "--json").stdout):
+        run("routes", "rm", each["name"])
+
+
+def routes_of(run: Run) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in json.loads(run("routes", "list", "--json").stdout)}
+
+
+@pytest.mark.usefixtures("empty")
+def test_applied_folder_has_nothing_left_to_do(run: Run, tmp_path: Path) -> None:
+    """Routes, settings and tests; a second apply writes nothing, and the export is the folder."""
+    (first,) = json.loads(run("apply", EXAMPLE, "--yes", "--json").stdout)["versions"]
+    again = json.loads(run("apply", EXAMPLE, "--yes", "--json").stdout)
+    run("plan", EXAMPLE, "--prune", "--detailed-exitcode")
+    run("export", "--out", tmp_path / "exported")
+
+    assert (False, []) == (again["has_changes"], again["versions"])
+    assert {first} == {each["revision"] for each in routes_of(run).values()}
+    exported = bodies(tmp_path / "exported")
+    assert {name: body for name, body in bodies(EXAMPLE).items() if name != "settings.yaml"} == {
+        name: body for name, body in exported.items() if name != "settings.yaml"
+    }
+    assert b"confidence_min: 0.45" in exported["settings.yaml"]
+
+
+@pytest.mark.usefixtures("empty")
+def test_nothing_is_deleted_without_prune(run: Run, folder: Path) -> None:
+    run("routes", "put", "other", "-u", "something else")
+    run("apply", folder, "--yes")
+    assert "other" in routes_of(run)
+
+    run("apply", folder, "--yes", "--prune")
+    assert {"order-status", "refunds", "returns", "sign-in"} == routes_of(run).keys()
+
+
+def test_dry_run_and_a_missing_answer_change_nothing(run: Run, folder: Path) -> None:
+    run("apply", folder, "--yes")
+    (folder / "new.yaml").write_text("name: new\nutterances: [a new text]\n", encoding="utf-8")
+    shown = run("apply", folder, "--dry-run").stdout
+    run("apply", folder, code=ExitCode.USAGE)
+
+    assert "+ route new" in shown
+    assert "new" not in routes_of(run)
+
+
+def test_change_between_plan_and_answer_refuses_the_apply(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody writes while a person reads the plan: nothing of it is applied."""
+    run("apply", folder, "--yes")
+    (folder / "new.yaml").write_text("name: new\nutterances: [a new text]\n", encoding="utf-8")
+    text = (folder / "refunds.yaml").read_text(encoding="utf-8")
+    (folder / "refunds.yaml").write_text(text.replace("I want my", "I need my"), encoding="utf-8")
+
+    def confirm() -> None:
+        run("routes", "put", "refunds", "-u", "what somebody else wrote")
+
+    monkeypatch.setattr("synaptoroute.cli.commands.apply._confirm", confirm)
+    refused = run("apply", folder, code=ExitCode.REFUSED)
+
+    assert "precondition_failed" in refused.stderr
+    assert "'refunds' is at" in refused.stderr
+    assert ["what somebody else wrote"] == routes_of(run)["refunds"]["utterances"]
+    assert "new" not in routes_of(run)
+    assert "[]" == run("imports", "list", "--json").stdout.strip()
+    monkeypatch.undo()
+    run("apply", folder, "--yes")
+
+
+def test_note_is_in_the_history(run: Run, folder: Path) -> None:
+    (folder / "noted.yaml").write_text("name: noted\nutterances: [noted]\n", encoding="utf-8")
+    run("apply", folder, "--yes", "--note", "Für den Winter")
+    (entry,) = json.loads(run("history", "noted", "--limit", "1", "--json").stdout)["entries"]
+
+    assert ("commit_plan", "applied") == (entry["action"], entry["status"])
+    run("apply", folder, "--yes", "--note", "two\nlines", code=ExitCode.USAGE)
+
+
+def large_folder(tmp_path: Path, routes: int) -> Path:
+    """A folder whose texts take seconds to encode."""
+    out = tmp_path / "large"
+    out.mkdir()
+    for number in range(routes):
+        texts = [f"a text of route {number} with the number {each}" for each in range(100)]
+        body = json.dumps({"name": f"r{number}", "utterances": texts})
+        (out / f"r{number}.yaml").write_text(body, encoding="utf-8")
+    return out
+
+
+def test_killed_apply_changes_all_or_nothing(run: Run, node: NodeProcess, tmp_path: Path) -> None:
+    """The command dies by -9 while its texts are encoded.
+
+    A node that has the whole request goes on with it.
+    """
+    large = large_folder(tmp_path, 20)
+    before = routes_of(run)
+    program = "from synaptoroute.cli import main; main()"
+    command = [sys.executable, "-c", program, "apply", str(large), "--yes", "--url", node.url]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while "[]" == run("imports", "list", "--json").stdout.strip():
+            assert time.monotonic() < deadline, "the apply did not begin"
+            assert process.poll() is None, "the apply ended"
+            time.sleep(0.02)
+        process.kill()
+    assert len(routes_of(run).keys() - before.keys()) in (0, 20)
+    while "[]" != run("imports", "list", "--json").stdout.strip():
+        assert time.monotonic() < deadline, "the import stays open"
+        time.sleep(0.1)
+    assert len(routes_of(run).keys() - before.keys()) in (0, 20)
+
+    run("apply", large, "--yes")
+    assert 20 == len(routes_of(run).keys() - before.keys())
+    run("plan", large, "--detailed-exitcode")
+
+
+def test_node_that_is_killed_during_an_apply_has_all_of_it_or_nothing(tmp_path: Path) -> None:
+    large = large_folder(tmp_path, 20)
+    settings = {"database": str(tmp_path / "node.sqlite")}
+    node = NodeProcess(free_port(), settings, tmp_path / "node.log")
+    node.start()
+    node.wait_ready()
+    program = "from synaptoroute.cli import main; main()"
+    command = [sys.executable, "-c", program, "apply", str(large), "--yes", "--url", node.url]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not httpx.get(f"{node.url}/v1/imports").json()["imports"]:
+            assert time.monotonic() < deadline, "the apply did not begin"
+            time.sleep(0.02)
+        os.kill(node.pid, signal.SIGKILL)
+        process.kill()
+        while node.is_running:
+            time.sleep(0.02)
+    node.start()
+    try:
+        node.wait_ready()
+        assert [] == httpx.get(f"{node.url}/v1/routes").json()["routes"]
+        result = CliRunner().invoke(app, ["apply", str(large), "--yes", "--url", node.url])
+        assert ExitCode.DONE == result.exit_code, result.output
+        assert 20 == len(httpx.get(f"{node.url}/v1/routes").json()["routes"])
+    finally:
+        node.stop()

@@ -288,7 +288,8 @@ class Importer:
                 await self._drop(run_id, options)
             return _import_result(result_of(taken[1], taken[0]), identity, request.utterances)
         except BaseException:
-            if import_id is None:
+            # A plan that is sent again is another one: what it saw has to be looked up again.
+            if import_id is None or plan is not None:
                 await self._drop(run_id, options)
             raise
         finally:

@@ -107,8 +107,10 @@ def apply(
     A set that is not there is created. If somebody changed what the plan depends on, nothing is
     applied.
     """
+    from synaptoroute.cli.set_applier import note_headers
     from synaptoroute.cli.set_files import read_folders
 
+    note_headers(note_text)  # refuses a malformed note before anything is asked
     folders = read_folders(folder)
     with NodeClient(url, api_key) as client:
         plans, aliases = _read_plans(client, folders, set_name, prune)
