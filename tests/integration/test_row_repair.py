@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from os import urandom
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from followers import Peers, peers, route
+from followers import Peers, peers, route, write
 from servers import Server
 from synaptoroute.core.change import SlotWrite
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.digest import stored_row_hash
-from synaptoroute.core.mutation import ForkSet, Proposal
+from synaptoroute.core.mutation import ForkSet
 from synaptoroute.core.rows import local_of, set_number_of, stored_number
 from synaptoroute.errors import ClusterError
 from synaptoroute.ports import AppliedState
@@ -39,11 +38,7 @@ async def filled(found: Peers) -> None:
     for number in range(8):
         made = route(f"r{number}", f"text {number}", f"other {number}")
         await found[0].router.aput_route(made.model_copy(update=more if number == 1 else {}))
-    engine, log = found[0].engine, found[0].follower.session.log
-    fork = Proposal(urandom(16), ForkSet("default", "copy"))
-    outcome = engine.expect_outcome(fork.op_id)
-    await log.append([fork], engine.encoder.fingerprint)
-    assert "applied" == (await asyncio.wrap_future(outcome)).status
+    assert "applied" == (await write(found[0], ForkSet("default", "copy"))).status
     await found.settle()
     held = found[0].engine.replica_status.level, found[0].router.status().slots_used
     assert (LEVEL, 19) == held

@@ -33,6 +33,12 @@ DUMPED = {
     "route_decision": "route_id, confidence_min",
     "decision": "payload, node, at_ms",
     "feedback": "item_id, text, route, was, at_ms, times, seq",
+    # Only at level 5
+    "route_set": "number, name, limits, created_epoch, created_seq, epoch, seq, forked_from,"
+    " settings",
+    "set_decision": "number, payload, node, at_ms",
+    "set_test": "number, text, route",
+    "alias": "name, target, shadow, shadow_share, canary, canary_share, epoch, seq, history",
 }
 
 

@@ -24,7 +24,8 @@ from servers import Server
 from synaptoroute.cascade import StaticTable
 from synaptoroute.cluster import RedisLog
 from synaptoroute.config import NodeConfig
-from synaptoroute.core.mutation import Position, Proposal, PutRoute
+from synaptoroute.core.change import Outcome
+from synaptoroute.core.mutation import Mutation, Position, Proposal, PutRoute
 from synaptoroute.encoder import HashEncoder, TextEncoder
 from synaptoroute.engine import Engine
 from synaptoroute.errors import SynaptoRouteError
@@ -205,6 +206,15 @@ def put(name: str, *texts: str) -> Proposal:
     rows = encoder.encode_utterances(list(texts) or [name])
     vectors = tuple(row.tobytes() for row in rows)
     return Proposal(urandom(16), PutRoute(name, tuple(texts) or (name,), vectors))
+
+
+async def write(peer: Peer, mutation: Mutation, route_set: str = "") -> Outcome:
+    """Append a mutation through one router; return its outcome there."""
+    engine = peer.engine
+    proposal = Proposal(urandom(16), mutation, route_set=route_set)
+    outcome = engine.expect_outcome(proposal.op_id)
+    await peer.follower.session.log.append([proposal], engine.encoder.fingerprint)
+    return await asyncio.wrap_future(outcome)
 
 
 def route(name: str, *texts: str) -> Route:
