@@ -459,6 +459,13 @@ class FickleNode(Node):
         return False
 
 
+class DeferentNode(Node):
+    """Waits for nodes that stand beyond it in an epoch that the log has left."""
+
+    def may_hold_more(self, position: Position, head: Head) -> bool:
+        return True
+
+
 # --- no level: nodes write and apply what older releases cannot read ----------------------------
 
 
@@ -609,6 +616,7 @@ RARE = {
     "signed_positions": Ablation("signed positions", Kinds(server=CountingServer), 0, "hijack"),
     "signed_reports": Ablation("signed reports to a ballot", Kinds(BelievingNode), 0, "hijack"),
     "confirm_answer": Ablation("the confirmed answer", Kinds(RunawayNode), 0, "head"),
+    "left_epoch": Ablation("the epoch of nodes beyond", Kinds(DeferentNode), 0, "hijack"),
     "return": Ablation("the return to a history", Kinds(StubbornNode), 0),
     "removed_voter": Ablation("what removed voters hold", Kinds(DismissiveNode), 0),
 }

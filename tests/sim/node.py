@@ -477,17 +477,27 @@ class Node:
         at = position.revision
         seen = {node.node_id: node for node in (self, *self.world.peers_of(self))}
         agreeing = {name for name, each in seen.items() if each.replica.position.revision <= at}
+        if not isinstance(head, Head):
+            return
         # What is merely missing may still come from the one node that has it.
-        if self.is_missing and not agreeing.issuperset(seen.keys() & set(self.replica.voters)):
+        beyond = {
+            name
+            for name, each in seen.items()
+            if name not in agreeing and self.may_hold_more(each.replica.position, head)
+        }
+        if self.is_missing and beyond.intersection(self.replica.voters):
             return
         if (
-            isinstance(head, Head)
-            and head.is_open
+            head.is_open
             and head.seq > position.seq
             and self.replica.position == position
             and is_majority(agreeing, self.replica.voters)
         ):
             yield from self._ballot(Cause.DAMAGED, head.epoch_id)
+
+    def may_hold_more(self, position: Position, head: Head) -> bool:
+        """Whether a node beyond this one may hold what the log lacks: not in an earlier epoch."""
+        return position.epoch >= head.epoch
 
     def _take(self, position: Position, result: ReadResult) -> bool:
         """Apply what the log gave; whether there may be more."""

@@ -537,7 +537,7 @@ class Recovery:
         head, state = await self._session.log.head(), await self._voter_state()
         if isinstance(head, NoLog) or not head.is_open:
             return False
-        agreeing, beyond = await self._around(position)
+        agreeing, beyond = await self._around(position, head.epoch)
         # A majority must be seen to lack the entry, too.  If others applied it, or if this
         # node cannot verify their rows either, it is this node that may lack a key of the
         # ring, and one misconfigured node must not close the log for all.
@@ -553,10 +553,12 @@ class Recovery:
             self._ballot_begun = await self._begin(Cause.DAMAGED, head, state) is not None
         return True
 
-    async def _around(self, position: Position) -> tuple[set[str], set[str]]:
+    async def _around(self, position: Position, epoch: int) -> tuple[set[str], set[str]]:
         """Nodes that report a place at or before a position, and beyond it, in rows made later.
 
-        Rows that were written before the suspicion say nothing about the entry.
+        Rows that were written before the suspicion say nothing about the entry.  Nodes beyond it
+        that have not joined the epoch of the log hold nothing that this epoch appended, so they
+        are neither.
         """
         presence = self._session.log.presence
         before = {seen.report.node_id: seen.report for seen in await presence.nodes()}
@@ -571,8 +573,10 @@ class Recovery:
                 old is None or not row.counter or (row.boot, row.counter) != (old.boot, old.counter)
             )
             if is_new and row.node_id != self._session.node_id:
-                is_at = row.position.revision <= position.revision
-                (agreeing if is_at else beyond).add(row.node_id)
+                if row.position.revision <= position.revision:
+                    agreeing.add(row.node_id)
+                elif row.position.epoch >= epoch:
+                    beyond.add(row.node_id)
         # This node itself may have caught up meanwhile.
         is_here = self._session.position.revision <= position.revision
         (agreeing if is_here else beyond).add(self._session.node_id)
