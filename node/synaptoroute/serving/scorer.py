@@ -50,6 +50,13 @@ FILL_ROWS_MAX: Final = 512
 FILL_SECONDS_MAX: Final = 30.0
 IDLE_SECONDS: Final = 0.002
 """After so long without work the scorer does deferred work of the tensor."""
+SHADOW_SECONDS: Final = 0.0005
+"""After so long without work the scorer scores shadows.
+
+At once, it would compete for the interpreter with the event loop that sends the answer.
+"""
+SHADOWS_WAITING_MAX: Final = 16
+"""Batches whose shadows may wait; of more, one is scored before each further item."""
 DELAYS_KEPT: Final = 2_048
 _ROUTES_AT_ONCE: Final = 1_024
 """Routes whose sums are copied between two batches, in about a millisecond."""
@@ -132,7 +139,12 @@ class _Call:
     set_number: int = 0
 
 
-_Item: TypeAlias = "Batch | _Fill | _Publish | _Call"
+@dataclass(frozen=True, slots=True)
+class _Wake:
+    """Lets the thread see that shadows wait."""
+
+
+_Item: TypeAlias = "Batch | _Fill | _Publish | _Call | _Wake"
 
 
 class Scorer:
@@ -339,6 +351,8 @@ class Scorer:
             while (item := self._next()) is not None:
                 with self._tensor_lock:
                     self._do(item)
+                    if len(self.sets.shadows) > SHADOWS_WAITING_MAX:
+                        self._compare_shadow()
         finally:
             for left in self._inbox.close_and_drop():
                 if isinstance(left, _Call):
@@ -349,10 +363,14 @@ class Scorer:
     def _next(self) -> _Item | None:
         """Wait for the next item; do deferred work of the tensors while there is none."""
         sets = self.sets
-        while self._default.tensor.is_behind or sets.behind:
+        while self._default.tensor.is_behind or sets.behind or sets.shadows:
             try:
-                return self._inbox.get(IDLE_SECONDS)
+                return self._inbox.get(SHADOW_SECONDS if sets.shadows else IDLE_SECONDS)
             except queue.Empty:
+                if sets.shadows:
+                    with self._tensor_lock:
+                        self._compare_shadow()
+                    continue
                 # Not at once, and not while a write is applied: the threads that were just
                 # answered, and the write on its way here, need the interpreter first.
                 if not self._is_applying():
@@ -362,6 +380,11 @@ class Scorer:
                         else:
                             sets.prepare()
         return self._inbox.get()
+
+    def _compare_shadow(self) -> None:
+        """Score the batch that waits longest on the shadows of its aliases."""
+        if self.sets.shadows:
+            self.sets.compare_shadow((self.published.version, self.node), self._scratch)
 
     def drain(self) -> None:
         """Do what is queued on the caller's thread, before ``start``."""
@@ -381,6 +404,8 @@ class Scorer:
                 done.set()
             case _Publish():
                 self._make_visible(item)
+            case _Wake():
+                pass
             case _Call(task, future, route_set, number):
                 if route_set or number:
                     run_into(future, self._run_on_set, task, route_set, number)
@@ -492,41 +517,10 @@ class Scorer:
                 loop.call_soon_threadsafe(_resolve, group)
             except RuntimeError:
                 continue  # the loop was closed while its query was in flight
-        if served is not None:
-            self._compare_shadows(batch, callers, served, answers)
-
-    def _compare_shadows(
-        self,
-        batch: Batch,
-        callers: Sequence[Sequence[object]],
-        served: Sequence[ServedSet | None],
-        answers: Sequence[Answer],
-    ) -> None:
-        """Score answered queries on the shadows of their aliases; nobody waits for it."""
-        chosen = [
-            (place, alias)
-            for place, own in enumerate(served)
-            if (alias := self.sets.shadowed(batch.queries[place], own)) is not None
-        ]
-        if not chosen or batch.error is not None:
-            return
-        answer_of = {id(query): (query, answer) for query, answer in answers}
-        by_alias: dict[str, list[int]] = {}
-        for place, alias in chosen:
-            by_alias.setdefault(alias.name, []).append(place)
-        for name, places in by_alias.items():
-            alias, by_name = self.sets.aliases[name], self.sets.by_name
-            flights = [
-                (
-                    batch.queries[place],
-                    batch.embeddings[place],
-                    [answer_of[id(each)] for each in callers[place] if id(each) in answer_of],
-                )
-                for place in places
-            ]
-            target, shadow = by_name[alias.target], by_name[alias.shadow]
-            at = self.published.version, self.node
-            self.sets.shadow_log.compare(alias, target, shadow, flights, at, self._scratch)
+        if served is not None and batch.error is None and self._thread is not None:
+            parts = zip(batch.queries, batch.embeddings, callers, served, strict=True)
+            if self.sets.defer_shadows(parts, answers):
+                self._inbox.put(_Wake())
 
     def _sets_of(self, batch: Batch) -> list[ServedSet | None]:
         """Find the set of each query at the position of the tensors; None for an unknown name."""

@@ -6,19 +6,24 @@ up meanwhile; the scorer looks it up again at the position at which it answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
 
 from synaptoroute.core.change import AliasRecord, Change, SetRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import SetNotFound
 from synaptoroute.ports import ShadowFigures
+from synaptoroute.scoring import Scratch
 from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import UnmatchedQueries
-from synaptoroute.serving.served_set import ServedSet
-from synaptoroute.serving.shadow import ShadowLog
+from synaptoroute.serving.served_set import Answer, ServedSet
+from synaptoroute.serving.shadow import Comparison, ShadowLog
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.score_terms import ScoreTerms
 
@@ -51,6 +56,7 @@ class ServedSets:
         aliases: By name.
         behind: Sets other than ``default`` that may have deferred work.
         shadow_log: What the shadows of aliases would have answered.
+        shadows: Answered queries that are to be scored on shadows, by batch.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class ServedSets:
         self.aliases = {each.name: each for each in aliases}
         self.behind: dict[ServedSet, None] = {}
         self.shadow_log = ShadowLog()
+        self.shadows: deque[list[Comparison]] = deque()
         self._new_unmatched = new_unmatched
         for served in others:
             self._add(served)
@@ -98,19 +105,6 @@ class ServedSets:
             raise set_not_found(name)
         return served
 
-    def shadowed(self, query: InFlightQuery, served: ServedSet | None) -> AliasRecord | None:
-        """Find the alias of a query that its shadow is asked as well; None if it is not.
-
-        Args:
-            served: The set that answered.
-        """
-        alias = self.aliases.get(query.route_set)
-        if alias is None or not alias.shadow or served is None or served.name != alias.target:
-            return None
-        share = alias.shadow_share
-        is_chosen = share >= 1.0 or share_of("shadow", alias.name, query.text) < share
-        return alias if is_chosen and alias.shadow in self.by_name else None
-
     def shadow_figures(self, name: str) -> ShadowFigures | None:
         """Count what the shadow of an alias would have answered; None without a shadow."""
         alias = self.aliases.get(name)
@@ -124,6 +118,59 @@ class ServedSets:
     def preparation_of(self, name: str, session: str | None = None) -> TextPreparation:
         """Find how the texts of queries to a set or an alias are read."""
         return (self.find(name, session) or self.default).preparation
+
+    # --- under the scorer's lock ---
+
+    def defer_shadows(
+        self,
+        parts: Iterable[
+            tuple[InFlightQuery, NDArray[np.float32], Sequence[object], ServedSet | None]
+        ],
+        answers: Iterable[Answer],
+    ) -> bool:
+        """Remember which answered queries of a batch their shadows are asked as well.
+
+        Args:
+            parts: Each query with its vector, float32[dim], its callers, and the set that answered.
+            answers: Those of all callers.
+
+        Returns:
+            Whether there are some.
+        """
+        chosen: dict[str, list[tuple[InFlightQuery, NDArray[np.float32], Sequence[object]]]] = {}
+        for query, vector, callers, served in parts:
+            alias = self.aliases.get(query.route_set)
+            if alias is None or not alias.shadow or served is None or served.name != alias.target:
+                continue
+            share = alias.shadow_share
+            if share >= 1.0 or share_of("shadow", alias.name, query.text) < share:
+                chosen.setdefault(alias.name, []).append((query, vector, callers))
+        if not chosen:
+            return False
+        of = {id(query): (query, answer) for query, answer in answers}
+        compared = []
+        for name, found in chosen.items():
+            alias = self.aliases[name]
+            target, shadow = self.by_name[alias.target], self.by_name.get(alias.shadow)
+            if shadow is not None:
+                flights = [
+                    (query, vector, [of[id(each)] for each in callers if id(each) in of])
+                    for query, vector, callers in found
+                ]
+                compared.append(Comparison(alias, target, shadow, flights))
+        self.shadows.append(compared)
+        return True
+
+    def compare_shadow(self, at: tuple[str, str], scratch: Scratch) -> None:
+        """Score the queries that wait longest on their shadows, and count.
+
+        Args:
+            at: Version and node, as of an answer.
+        """
+        for comparison in self.shadows.popleft():
+            alias = self.aliases.get(comparison.alias.name)
+            if alias is comparison.alias and comparison.is_current:
+                self.shadow_log.compare(comparison, at, scratch)
 
     # --- on the scorer's thread ---
 
@@ -184,6 +231,7 @@ class ServedSets:
         self.by_number, self.by_name = {0: self.default}, {self.default.name: self.default}
         self.aliases = {each.name: each for each in aliases}
         self.behind = {}
+        self.shadows.clear()
         for served in others:
             if (known := former.get(served.name)) is not None:
                 served.keep_counts_of(known)

@@ -1,6 +1,7 @@
 """Shadow scoring: what another route set would have answered, counted beside the answers.
 
-The vector of a query is scored on the shadow after the answer has left.  It is compared only
+The vector of a query is scored on the shadow once the answer has left and the scorer has
+nothing else to do.  It is compared only
 where both sets read the text alike, since another reading needs another encoding.  The counts are
 about the content of both sets at one revision each, and begin again once one of them changes.
 """
@@ -48,6 +49,32 @@ class _Counts:
     sample: deque[Disagreement] = field(default_factory=lambda: deque(maxlen=SAMPLE_MAX))
 
 
+class Comparison:
+    """Answered queries of one alias that are to be scored on its shadow.
+
+    Attributes:
+        flights: Each with its vector, float32[dim], and the answers that its callers got.
+    """
+
+    def __init__(
+        self,
+        alias: AliasRecord,
+        target: ServedSet,
+        shadow: ServedSet,
+        flights: Sequence[tuple[InFlightQuery, NDArray[np.float32], Sequence[Answer]]],
+    ) -> None:
+        self.alias = alias
+        self.target = target
+        self.shadow = shadow
+        self.flights = flights
+        self.content = _content(target, shadow)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether both sets have the content that they had when the queries were answered."""
+        return self.content == _content(self.target, self.shadow)
+
+
 class ShadowLog:
     """The counts of each alias that has a shadow; the scorer writes, any thread reads."""
 
@@ -89,25 +116,17 @@ class ShadowLog:
 
     # --- on the thread that scores ---
 
-    def compare(
-        self,
-        alias: AliasRecord,
-        target: ServedSet,
-        shadow: ServedSet,
-        flights: Sequence[tuple[InFlightQuery, NDArray[np.float32], Sequence[Answer]]],
-        at: tuple[str, str],
-        scratch: Scratch,
-    ) -> None:
+    def compare(self, comparison: Comparison, at: tuple[str, str], scratch: Scratch) -> None:
         """Score answered queries on the shadow, and count.
 
         Args:
-            flights: Each with its vector, float32[dim], and the answers that its callers got.
-            at: Version and node of the answers.
+            at: Version and node, as of an answer.
         """
+        target, shadow, of = comparison.target, comparison.shadow, comparison.content
         asked: list[tuple[Query, Match]] = []
         vectors, tokens = [], []
         skipped = 0
-        for flight, vector, answers in flights:
+        for flight, vector, answers in comparison.flights:
             pairs = [
                 (query, match)
                 for query, match in answers
@@ -132,10 +151,9 @@ class ShadowLog:
                 asked = []
         feedback = _feedback_of(target.tensor.settings.feedback)
         with self._lock:
-            counts = self._counts.get(alias.name)
-            of = _content(target, shadow)
+            counts = self._counts.get(comparison.alias.name)
             if counts is None or counts.of != of:
-                counts = self._counts[alias.name] = _Counts(of)
+                counts = self._counts[comparison.alias.name] = _Counts(of)
             counts.skipped += skipped
             for (query, match), (_, other) in zip(asked, found, strict=True):
                 if isinstance(other, Match):

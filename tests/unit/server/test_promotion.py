@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from http_node import HttpNode, http_node
+from routers import until
 from synaptoroute.core.mutation import DeleteRoute, ForkSet, Proposal
 from synaptoroute.router import WriteOptions
 from synaptoroute.router.queries import answer_queries, make_query
@@ -258,7 +259,7 @@ async def test_shadow_agreement_is_that_of_the_present_content(node: HttpNode) -
         query.route_set = "support"
         await answer_queries(engine, [query], 10.0, "")
     gate = {"min_shadow_agreement": 0.9, "min_shadow_queries": 4}
-    await asyncio.wrap_future(engine.read(lambda tensor: tensor.revision))
+    await until(lambda: engine.shadow_figures("support").compared == 4)
     op_id = b"o" * 16
     outcome = engine.expect_outcome(op_id)
     engine.propose([Proposal(op_id, DeleteRoute("refund"), route_set="v1")])
@@ -268,7 +269,7 @@ async def test_shadow_agreement_is_that_of_the_present_content(node: HttpNode) -
         query = make_query(f"where is my parcel {number}", is_checked=True)
         query.route_set = "support"
         await answer_queries(engine, [query], 10.0, "")
-    await asyncio.wrap_future(engine.read(lambda tensor: tensor.revision))
+    await until(lambda: engine.shadow_figures("support").compared == 4)
     passed = await put_alias(node, {"set": "v1", "gate": gate})
 
     assert (409, "gate_failed") == (late.status_code, late.json()["code"])

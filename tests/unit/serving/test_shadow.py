@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -36,7 +37,17 @@ def node() -> Iterator[SetNode]:
 
 def figures(node: SetNode) -> ShadowFigures:
     """The counts, once everything before is scored."""
-    node.engine.read(lambda tensor: tensor.revision).result(WAIT_SECONDS)
+
+    def settle() -> None:
+        # Whoever answers holds the lock until its shadows wait.
+        node.engine.read(lambda tensor: tensor.revision).result(WAIT_SECONDS)
+
+    settle()
+    until = time.monotonic() + WAIT_SECONDS
+    while node.engine.scorer.sets.shadows:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    settle()
     found = node.engine.shadow_figures("live")
     assert found is not None
     return found
