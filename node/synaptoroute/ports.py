@@ -16,9 +16,10 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import AliasRecord, EpochRecord, Outcome, StagedImport
+from synaptoroute.core.change import AliasRecord, EpochRecord, Outcome, SetRecord, StagedImport
 from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal, Revision, Settings
 from synaptoroute.core.replica import Replica, Source, State, Step
+from synaptoroute.core.table import RouteTable
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.tensor import Tensor
@@ -271,6 +272,14 @@ class AppliedState:
 
     replica: Replica
     storage: SQLiteStorage
+    route_set: str = ""  # The set that the task is about; empty for ``default``
+
+    @property
+    def table(self) -> RouteTable:
+        """The content of that set, which must exist."""
+        table = self.replica.sets.table_of(self.route_set)
+        assert table is not None, "the set was removed: whoever runs the task looks first"
+        return table
 
 
 class EnginePort(Protocol):
@@ -320,6 +329,14 @@ class EnginePort(Protocol):
 
     @property
     def replica_status(self) -> ReplicaStatus: ...
+
+    def set_record(self, name: str) -> SetRecord | None:
+        """Return the record of a route set as it is applied; any thread.
+
+        None for a set that does not exist, and for ``default``, which is empty, before its first
+        change at level 5 of the log.
+        """
+        ...
 
     @property
     def backlog_entries(self) -> int: ...

@@ -22,7 +22,7 @@ from synaptoroute.cascade.cascade import Cascade, CascadeStatus, QueryCoalescer
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import AliasRecord, Commit, Outcome, SetRecord, StagedImport
 from synaptoroute.core.codec import LEVEL
-from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
+from synaptoroute.core.mutation import DEFAULT_SET, OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.tensors import (
@@ -459,6 +459,11 @@ class Engine:
     @property
     def delays(self) -> tuple[tuple[int, int], ...]:
         return tuple(self.scorer.delays)
+
+    def set_record(self, name: str) -> SetRecord | None:
+        sets = self.applier.replica.sets
+        number = sets.numbers.get(name or DEFAULT_SET)
+        return None if number is None else sets.records.get(number)
 
     @property
     def replica_status(self) -> ReplicaStatus:

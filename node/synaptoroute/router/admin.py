@@ -40,6 +40,7 @@ from synaptoroute.sequencer.node_rows import NodeReport
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute.storage import Orphan
 
+_QUORUM: Final = WriteOptions(ack="quorum")
 _NAMED: Final = (PutRoute, DeleteRoute, AddUtterances, RemoveUtterances, PatchRoute)
 
 
@@ -239,6 +240,85 @@ class ClusterAdmin:
         # On the applier's thread: it owns the database's write connection.
         forgotten = self._engine.run_on_applier(lambda state: state.storage.drop_orphan(op_id))
         await asyncio.wrap_future(forgotten)
+
+
+class ClusterOperations:
+    """What a router does with its cluster, beside routes and queries."""
+
+    def _admin(self) -> ClusterAdmin:
+        raise NotImplementedError
+
+    async def arecovery(self) -> RecoveryOutlook:
+        """Describe the state of a recovery, and what forcing it may lose.
+
+        Raises:
+            SequencerUnavailable: Redis does not answer.
+        """
+        return await self._admin().recovery()
+
+    async def aforce_recovery(self, warrant: str = "") -> RecoveryOutlook:
+        """Open the log with the nodes that are present; return what that may have lost.
+
+        The absent voters lose their vote.
+
+        Raises:
+            OperatorSignatureNeeded: The cluster knows the operator's key, and ``warrant`` is not
+                its signature.
+            SequencerUnavailable: Redis does not answer.
+        """
+        return await self._admin().force_recovery(warrant)
+
+    async def aunfreeze(self) -> RecoveryOutlook:
+        """Open a log that was frozen: the header said so, whoever wrote it."""
+        return await self._admin().unfreeze()
+
+    async def achange_voter(
+        self,
+        node_id: str,
+        *,
+        is_adding: bool,
+        options: WriteOptions = _QUORUM,
+        warrant: str = "",
+    ) -> WriteResult:
+        """Give one node a vote on recoveries, or take it away.
+
+        Raises:
+            OperatorSignatureNeeded: The voters are pinned, it replaces no lost voter, and
+                ``warrant`` is not the operator's signature; see ``trust.operator``.
+            SequencerUnavailable: With reason ``unheld`` if a majority does not hold the
+                last change yet.
+        """
+        return await self._admin().change_voter(node_id, is_adding, options, warrant)
+
+    async def alevel(self) -> LevelOutlook:
+        """Show the level of the cluster's formats, and which nodes keep it from rising.
+
+        Raises:
+            SequencerUnavailable: Redis does not answer.
+        """
+        return await self._admin().level()
+
+    async def afinalize(self) -> LevelOutlook:
+        """Raise the formats to the newest level, if every node knows it.
+
+        An older release cannot join the cluster, or open this database, any more.
+
+        Raises:
+            SequencerUnavailable: The log did not take it.
+        """
+        return await self._admin().finalize()
+
+    async def aorphans(self) -> list[OrphanedWrite]:
+        """List the writes that recoveries left behind on this node."""
+        return await self._admin().orphans()
+
+    async def areplay_orphan(self, op_id: bytes) -> WriteResult:
+        """Replay an orphaned write, with its identity and its preconditions.
+
+        Raises:
+            RouteNotFound: This node has no such write.
+        """
+        return await self._admin().replay_orphan(op_id)
 
 
 def _knows_level(report: NodeReport | None) -> bool:

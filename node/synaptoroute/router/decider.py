@@ -61,13 +61,13 @@ class _KnownText:
 class OptionVectors:
     """Vectors of option texts of one encoder, the least recently used are dropped.
 
-    Used on the event loop only.
+    Those of different scopes are kept apart.  Used on the event loop only.
     """
 
     def __init__(self, kept: int = VECTORS_KEPT) -> None:
         self._kept = kept
         self._fingerprint = ""
-        self._known: OrderedDict[str, _KnownText] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], _KnownText] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -78,16 +78,16 @@ class OptionVectors:
             self._fingerprint = fingerprint
             self._known.clear()
 
-    def get(self, text: str) -> _KnownText | None:
-        found = self._known.get(text)
+    def get(self, text: str, scope: str = "") -> _KnownText | None:
+        found = self._known.get((scope, text))
         if found is not None:
-            self._known.move_to_end(text)
+            self._known.move_to_end((scope, text))
         return found
 
-    def put(self, fingerprint: str, text: str, known: _KnownText) -> None:
+    def put(self, fingerprint: str, text: str, known: _KnownText, scope: str = "") -> None:
         if fingerprint != self._fingerprint:
             return
-        self._known[text] = known
+        self._known[scope, text] = known
         if len(self._known) > self._kept:
             self._known.popitem(last=False)
 
@@ -95,10 +95,22 @@ class OptionVectors:
 class Decider:
     """Answers questions about texts; runs on the event loop of a started router."""
 
-    def __init__(self, engine: Callable[[], QueryEngine], config: EngineConfig) -> None:
+    def __init__(
+        self,
+        engine: Callable[[], QueryEngine],
+        config: EngineConfig,
+        vectors: OptionVectors | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            engine: Returns the engine.
+            config: Its configuration.
+            vectors: Those that another one keeps as well; None for its own.
+        """
         self._engine = engine
         self._config = config
-        self._vectors = OptionVectors()
+        self.vectors = vectors or OptionVectors()
 
     async def decide(
         self,
@@ -108,6 +120,8 @@ class Decider:
         deadline_ms: int | None = None,
         flow: str = "",
         use_cache: bool = True,
+        session: str | None = None,
+        cache_scope: str = "",
     ) -> Decision:
         """Answer all questions about a text at one position.
 
@@ -117,6 +131,8 @@ class Decider:
             deadline_ms: Give up after that many milliseconds, encoding of options included.
             flow: Name of the client, see ``begin_query``.
             use_cache: False encodes the text again, to measure.
+            session: See ``QueryArguments``.
+            cache_scope: See ``QueryArguments``.
 
         Raises:
             UnsupportedQuestion: A question has two sides, and the encoder has no numbers.
@@ -133,15 +149,17 @@ class Decider:
         for _ in range(_ATTEMPTS):
             engine = self._engine()
             encoder = engine.encoder
-            self._vectors.use(encoder.fingerprint)
-            options = self._options(questions, encoder, fresh)
+            self.vectors.use(encoder.fingerprint)
+            options = self._options(questions, encoder, fresh, cache_scope)
             left = max(ends_at - time.monotonic(), 0.001)
-            scores = await _score(engine, text, questions, options, left, flow, use_cache)
+            query = _query(text, questions, options, use_cache=use_cache)
+            query.session, query.cache_scope, query.flow = session, cache_scope, flow
+            scores = await _score(engine, query, left)
             if was_cached is None:
                 was_cached = scores.was_cached  # a later pass finds what this one encoded
             missing = _missing(questions, scores)
             if not missing:
-                return await self._answer(questions, scores, fresh, was_cached)
+                return await self._answer(questions, scores, fresh, was_cached, cache_scope)
             if len(missing) > TEXTS_PER_REQUEST_MAX:
                 raise InvalidQuery(
                     f"{len(missing)} distinct options are no routes and would have to be "
@@ -156,7 +174,7 @@ class Decider:
                 raise DeadlineExceeded(f"no answer within {seconds:g} s") from None
             fresh |= found
             for each, known in found.items():
-                self._vectors.put(encoder.fingerprint, each, known)
+                self.vectors.put(encoder.fingerprint, each, known, cache_scope)
         raise NotReady(
             "the routes changed too often while the options were encoded", retry_after_seconds=1.0
         )
@@ -166,6 +184,7 @@ class Decider:
         questions: Sequence[Question],
         encoder: TextEncoder,
         fresh: dict[str, _KnownText],
+        scope: str,
     ) -> OptionSet:
         """Collect the options whose vectors are known."""
         found: dict[tuple[str | None, str], NDArray[np.float32]] = {}
@@ -174,7 +193,7 @@ class Decider:
                 key = option.route, option.text
                 if option.is_none or key in found:
                     continue
-                known = fresh.get(option.text) or self._vectors.get(option.text)
+                known = fresh.get(option.text) or self.vectors.get(option.text, scope)
                 if known is not None and len(known.vector) == encoder.dim:
                     found[key] = known.vector
         names = [name for name, _ in found]
@@ -189,6 +208,7 @@ class Decider:
         scores: OptionScores,
         fresh: dict[str, _KnownText],
         was_cached: bool,
+        scope: str,
     ) -> Decision:
         answers, since = [], 0
         for question in questions:
@@ -201,7 +221,7 @@ class Decider:
         cached = scores.tokens if was_cached else 0
         for text in scores.texts:
             known = fresh.get(text)
-            if known is None and (known := self._vectors.get(text)) is not None:
+            if known is None and (known := self.vectors.get(text, scope)) is not None:
                 cached += known.tokens
             tokens += known.tokens if known is not None else 0
         return Decision(tuple(answers), scores.version, tokens, cached)
@@ -219,26 +239,24 @@ def _missing(questions: Sequence[Question], scores: OptionScores) -> list[str]:
     )
 
 
-async def _score(
-    engine: QueryEngine,
-    text: str,
-    questions: Sequence[Question],
-    options: OptionSet,
-    seconds: float,
-    flow: str,
-    use_cache: bool,
-) -> OptionScores:
-    """Have a text scored against all options, in the queue of queries."""
+def _query(
+    text: str, questions: Sequence[Question], options: OptionSet, *, use_cache: bool
+) -> Query:
+    """Make the query that scores a text against all options."""
     names = frozenset(
         option.route
         for question in questions
         for option in question.options
         if option.route is not None
     )
-    query = Query(text, 1, names, False, use_cache, options=options)
+    return Query(text, 1, names, False, use_cache, options=options)
+
+
+async def _score(engine: QueryEngine, query: Query, seconds: float) -> OptionScores:
+    """Have a text scored against all options, in the queue of queries."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[OptionScores] = loop.create_future()
-    query.future, query.loop, query.deadline_seconds, query.flow = future, loop, seconds, flow
+    query.future, query.loop, query.deadline_seconds = future, loop, seconds
     engine.submit(query)
     try:
         async with asyncio.timeout(seconds):

@@ -266,9 +266,7 @@ class DecisionFitter:
         """Describe the numbers that hold, and what is pending."""
         outlook = await self.look()
         engine = self._engine()
-        held = await asyncio.wrap_future(
-            engine.run_on_applier(lambda state: state.replica.table.decision)
-        )
+        held = await asyncio.wrap_future(engine.run_on_applier(lambda state: state.table.decision))
         report = CalibrationReport(
             state=outlook.state,
             changed_share=round(outlook.changed_share, 4),
@@ -400,6 +398,11 @@ class DecisionFitter:
             await self.look()
             self._looked_at = position
         return self._outlook.is_due and self._waits_seconds <= 0.0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the least time since the last fit has not passed."""
+        return self._waits_seconds > 0.0
 
     @property
     def _waits_seconds(self) -> float:

@@ -485,7 +485,7 @@ async def compare_encoders(
     name = generation_id(fingerprint, encoder.dim)
 
     def read(state: AppliedState) -> _StagedSet:
-        table = state.replica.table
+        table = state.table
         vectors = vectors_in(table.imports.get(name))
         routes = tuple(table.routes.values())
         if missing_texts(routes, vectors):

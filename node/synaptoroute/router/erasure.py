@@ -30,7 +30,8 @@ from synaptoroute.errors import InvalidQuery, ProtocolError, SetNotFound, Synapt
 from synaptoroute.log import Log
 from synaptoroute.models import WriteResult
 from synaptoroute.ports import AppliedState
-from synaptoroute.router.writes import WriteOptions, Writer, derived_op_id
+from synaptoroute.router.op_ids import derived_op_id
+from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.query import QueryEngine
 

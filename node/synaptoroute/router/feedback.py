@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
@@ -56,6 +56,7 @@ from synaptoroute.models import (
 )
 from synaptoroute.ports import AppliedState
 from synaptoroute.router.evaluation import OwnEvaluation, evaluate_own
+from synaptoroute.router.op_ids import derived_op_id
 from synaptoroute.router.revision_preview import (
     LabelledText,
     RevisionEffect,
@@ -64,7 +65,7 @@ from synaptoroute.router.revision_preview import (
     effect_of,
 )
 from synaptoroute.router.route_checks import checked_name
-from synaptoroute.router.writes import WriteOptions, Writer, derived_op_id
+from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.query import QueryEngine
 
@@ -245,7 +246,7 @@ class FeedbackQueue:
 
     async def _read(self) -> tuple[list[FeedbackItem], str, bool]:
         def read(state: AppliedState) -> tuple[list[FeedbackItem], str, bool]:
-            table = state.replica.table
+            table = state.table
             version = str(state.replica.position.revision)
             return list(table.feedback.values()), version, bool(table.settings.feedback)
 
@@ -404,17 +405,29 @@ class FeedbackQueue:
             await self._writer.write(ReviseRoutes((), tuple(gone)), WriteOptions(op_id=op_id))
         return len(gone)
 
-    async def purge(self, now_ms: int | None = None) -> bool:
+    @property
+    def is_on(self) -> bool:
+        """Whether the route set keeps feedback."""
+        return read_feedback_settings(self._engine.published.settings.feedback) is not None
+
+    @property
+    def kept_days(self) -> float:
+        """Days that feedback is kept; 0 while the queue is off."""
+        return self.retention_days if self.is_on else 0.0
+
+    async def purge(self, now_ms: int | None = None, kept_days: float | None = None) -> bool:
         """Drop entries of the log that hold feedback whose time is over, on this node.
 
         The entries before them go as well: a log has no gaps.
 
+        Args:
+            kept_days: Days that entries with feedback are kept; None for those of this queue.
+
         Returns:
             Whether nothing of it is left here, and in Redis.
         """
-        settings = read_feedback_settings(self._engine.published.settings.feedback)
         now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        kept_days = settings.retention_days if settings else 0.0
+        kept_days = self.kept_days if kept_days is None else kept_days
         before_us = round((now_ms - kept_days * DAY_MS) * 1_000)
         database = self._engine.database
         seq = await asyncio.to_thread(database.last_feedback, before_us)
@@ -433,8 +446,17 @@ class FeedbackQueue:
 class FeedbackExpiry:
     """Deletes old feedback in a task of its own: from the queue, and from the log."""
 
-    def __init__(self, queue: FeedbackQueue) -> None:
+    def __init__(
+        self, queue: FeedbackQueue, queues: Callable[[], Iterable[FeedbackQueue]] | None = None
+    ) -> None:
+        """Prepare; ``start`` begins to look.
+
+        Args:
+            queue: The queue of ``default``.
+            queues: Returns the queues of the sets that keep feedback; None for ``queue`` alone.
+        """
         self._queue = queue
+        self._queues = queues or (lambda: (queue,))
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -451,14 +473,18 @@ class FeedbackExpiry:
         purged_at = time.monotonic()
         while True:
             # Jitter, so that mostly one node proposes and the others find it done.
-            retention_seconds = self._queue.retention_days * DAY_MS / 1_000
+            days = min((each.retention_days for each in self._queues()), default=RETENTION_DAYS_MAX)
+            retention_seconds = days * DAY_MS / 1_000
             check_seconds = min(CHECK_SECONDS, max(CHECK_SECONDS_MIN, retention_seconds / 4))
             await asyncio.sleep(check_seconds * random.uniform(0.5, 1.5))
             try:
-                await self._queue.expire()
+                for each in self._queues():
+                    await each.expire()
                 if time.monotonic() - purged_at >= PURGE_CHECKS * check_seconds:
                     purged_at = time.monotonic()
-                    await self._queue.purge()
+                    kept = [each.kept_days for each in self._queues() if each.is_on]
+                    # The log of one set is that of all: entries go with the shortest time.
+                    await self._queue.purge(kept_days=min(kept, default=0.0))
             except SynaptoRouteError as error:
                 _log.debug("old feedback could not be deleted: %s", error)
             except Exception as error:  # a bug: the next round goes on

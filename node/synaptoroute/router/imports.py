@@ -45,6 +45,7 @@ from synaptoroute.core.mutation import (
 from synaptoroute.errors import (
     IdempotencyConflict,
     ImportRejected,
+    LimitExceeded,
     Overloaded,
     PreconditionFailed,
     SynaptoRouteError,
@@ -52,6 +53,7 @@ from synaptoroute.errors import (
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.router.chunks import CHUNK_TEXT_BYTES_MAX, CHUNK_UTTERANCES_MAX, pieces_of
+from synaptoroute.router.op_ids import derived_op_id, scoped_op_id
 from synaptoroute.router.route_checks import checked_route, put_mutation, texts_of
 from synaptoroute.router.text_warnings import (
     WARNINGS_MAX,
@@ -60,7 +62,8 @@ from synaptoroute.router.text_warnings import (
     not_understood_now,
 )
 from synaptoroute.router.vectors import row_bytes
-from synaptoroute.router.writes import Ack, WriteOptions, Writer, derived_op_id, result_of
+from synaptoroute.router.write_results import result_of
+from synaptoroute.router.writes import Ack, WriteOptions, Writer
 
 IMPORT_ID_CHARACTERS_MAX: Final = 64
 COMMIT_TIMEOUT_SECONDS: Final = 300.0
@@ -392,7 +395,9 @@ class Importer:
         # A rejected commit keeps its outcome under its op_id.  The next attempt gets another
         # op_id, so that the import can be repeated once the cause is removed.
         for attempt in range(ATTEMPTS_MAX):
-            commit_id = derived_op_id("import-commit", identity, str(attempt))
+            commit_id = scoped_op_id(
+                derived_op_id("import-commit", identity, str(attempt)), self._writer.route_set
+            )
             outcome = await asyncio.wrap_future(self._engine.look_up(commit_id))
             if outcome is None or outcome.status != "rejected":
                 return commit_id, outcome
@@ -494,13 +499,16 @@ class Importer:
             )
 
     async def _retry_overloaded(self, attempt: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Retry while the queue is full: an import can wait."""
+        """Retry while the queue is full, or the set at its rate: an import can wait."""
         waited_seconds = 0.0
         while True:
             try:
                 return await attempt()
-            except Overloaded:
-                if waited_seconds >= CHUNK_TIMEOUT_SECONDS:
+            except (Overloaded, LimitExceeded) as error:
+                is_for_good = error.retry_after_seconds is None and not isinstance(
+                    error, Overloaded
+                )
+                if waited_seconds >= CHUNK_TIMEOUT_SECONDS or is_for_good:
                     raise
             await asyncio.sleep(RETRY_SECONDS)
             waited_seconds += RETRY_SECONDS

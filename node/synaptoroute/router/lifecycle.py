@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from synaptoroute.errors import ConfigError, NotReady
+from synaptoroute.replication.follower import Follower
 from synaptoroute.serving.query import QueryEngine
 
 ResultT = TypeVar("ResultT")
@@ -114,3 +116,29 @@ def _run_in_thread(task: Callable[[], ResultT], name: str) -> Future[ResultT]:
 
     threading.Thread(target=run, name=name).start()
     return future
+
+
+@dataclass(slots=True)
+class Live:
+    """What the start of a router makes, which those bound to its route sets share."""
+
+    follower: Follower | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+
+def other_loop(live: Live, coroutine: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
+    """Return the router's event loop if it runs on another thread; close the coroutine if not."""
+    loop = live.loop
+    assert loop is not None
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop:
+        # Waiting here for the result would block the loop that has to compute it.
+        coroutine.close()
+        raise ConfigError("on the event loop's thread, await the coroutine instead")
+    if not loop.is_running():
+        coroutine.close()
+        raise NotReady("the event loop on which the router was started has ended")
+    return loop

@@ -30,7 +30,9 @@ from synaptoroute.ports import AppliedState, EnginePort
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.session import LogState
 from synaptoroute.router.imports import RUN_SEPARATOR
-from synaptoroute.router.writes import WriteOptions, Writer, result_of
+from synaptoroute.router.op_ids import scoped_op_id
+from synaptoroute.router.write_results import result_of
+from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.sequencer.append_errors import NotPlaced
 
@@ -47,6 +49,7 @@ class _Seen:
 
     import_id: str
     touched_seq: int
+    route_set: str  # Empty for ``default``
 
 
 class OpenImports:
@@ -82,7 +85,12 @@ class OpenImports:
 
     async def staged(self) -> list[StagedImport]:
         """Read the imports of routes that are neither committed nor aborted."""
-        return (await self._read())[1]
+
+        def read(state: AppliedState) -> list[StagedImport]:
+            imports = state.table.imports
+            return [found for name, found in imports.items() if encoder_of(name) is None]
+
+        return await asyncio.wrap_future(self._engine.run_on_applier(read))
 
     async def abort(self, identity: str, options: WriteOptions) -> WriteResult:
         """Abort every open run of an import.
@@ -91,10 +99,11 @@ class OpenImports:
             ImportNotFound: No import of this identity is open.
         """
         if options.op_id is not None:  # the same request again gets the same answer
-            known = self._engine.look_up(options.op_id, options.request_hash)
+            op_id = scoped_op_id(options.op_id, self._writer.route_set)
+            known = self._engine.look_up(op_id, options.request_hash)
             outcome = await asyncio.wrap_future(known)
             if outcome is not None:
-                return result_of(outcome, options.op_id)
+                return result_of(outcome, op_id)
         result: WriteResult | None = None
         for staged in await self.staged():
             name = staged.begin.import_id
@@ -130,9 +139,8 @@ class OpenImports:
         if self._follower and self._follower.session.log_state is not LogState.OPEN:
             self._since.clear()  # no chunk can arrive, so silence proves nothing
             return 0
-        at, found = await self._read()
+        at, seen = await self._read()
         now = time.monotonic()
-        seen = {_Seen(each.begin.import_id, each.touched_seq) for each in found}
         self._since = {each: self._since.get(each, now) for each in seen}
         idle = [
             each
@@ -147,7 +155,7 @@ class OpenImports:
         # The coordinator derives the same op_id.
         name = f"abort|{seen.import_id}|{seen.touched_seq}".encode()
         op_id = hashlib.sha256(name).digest()[:16]
-        proposal = Proposal(op_id, ImportAbort(seen.import_id))
+        proposal = Proposal(op_id, ImportAbort(seen.import_id), route_set=seen.route_set)
         if isinstance(self._log, RedisLog):
             encoder = self._engine.encoder
             placed = await self._log.append_unless_named(
@@ -159,12 +167,17 @@ class OpenImports:
             await self._log.append([proposal])
         _log.warning("the import %s was idle and is aborted", seen.import_id)
 
-    async def _read(self) -> tuple[Position, list[StagedImport]]:
-        """Read the open imports of routes, and the position at which they are open."""
+    async def _read(self) -> tuple[Position, set[_Seen]]:
+        """Read the open imports of all route sets, and the position at which they are open."""
 
-        def read(state: AppliedState) -> tuple[Position, list[StagedImport]]:
-            imports = state.replica.table.imports
-            found = [each for name, each in imports.items() if encoder_of(name) is None]
+        def read(state: AppliedState) -> tuple[Position, set[_Seen]]:
+            sets = state.replica.sets
+            found = {
+                _Seen(name, staged.touched_seq, "" if number == 0 else sets.records[number].name)
+                for number, table in sets.tables.items()
+                for name, staged in table.imports.items()
+                if encoder_of(name) is None
+            }
             return state.replica.position, found
 
         return await asyncio.wrap_future(self._engine.run_on_applier(read))

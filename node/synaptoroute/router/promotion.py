@@ -31,10 +31,12 @@ from synaptoroute.errors import (
 )
 from synaptoroute.models import WriteResult, canonical_json
 from synaptoroute.ports import AppliedState
+from synaptoroute.router.op_ids import derived_op_id
 from synaptoroute.router.set_answers import SetContent, answers_of, read_content
 from synaptoroute.router.set_diff import SetDiff, diff_sets
 from synaptoroute.router.set_tests import FailedTest, SetTestRun, run_of
-from synaptoroute.router.writes import WriteOptions, Writer, derived_op_id, result_of
+from synaptoroute.router.write_results import result_of
+from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.serving.query import QueryEngine
 
 TRIES_MAX: Final = 3

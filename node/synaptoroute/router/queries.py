@@ -42,6 +42,8 @@ class QueryArguments(TypedDict, total=False):
         use_cache: False encodes the text again, for measurements.
         context: Earlier turns of the conversation, oldest first: at most 8 texts of 32,768
             bytes together.  They count behind the text, see ``serving.context``.
+        session: Keeps the queries of one session on one side of an alias with a canary.
+        cache_scope: Embeddings are shared with queries of the same scope alone.
         prior: Weights of routes by name, -20 to 20, of at most 100 routes: logarithms of the
             factors by which their odds are multiplied, see ``serving.prior``.
     """
@@ -53,6 +55,8 @@ class QueryArguments(TypedDict, total=False):
     use_cache: bool
     context: Sequence[str]
     prior: Mapping[str, float] | None
+    session: str | None
+    cache_scope: str
 
 
 _NO_OPTIONS: Final = QueryArguments()
@@ -65,6 +69,7 @@ def make_query(
     limit, routes = options.get("limit", 1), options.get("routes")
     query = Query(text, limit, None, options.get("explain", False), options.get("use_cache", True))
     context, prior = options.get("context", ()), options.get("prior")
+    query.session, query.cache_scope = options.get("session"), options.get("cache_scope", "")
     if is_checked:
         query.prior = prior
         query.context = tuple(context)

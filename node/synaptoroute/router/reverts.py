@@ -33,7 +33,8 @@ from synaptoroute.router.feedback import stored_settings
 from synaptoroute.router.history import HistoryChange, HistoryEntry, read_entry
 from synaptoroute.router.past_states import settings_of
 from synaptoroute.router.set_changes import SetChange, SetChanger
-from synaptoroute.router.writes import WriteOptions, Writer, result_of
+from synaptoroute.router.write_results import result_of
+from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.serving.query import QueryEngine
 
 _OF_CONTENT: Final = frozenset({"route", "settings", "tests"})

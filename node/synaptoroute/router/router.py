@@ -8,15 +8,20 @@ methods are those of release 0.2; the coroutines beside them begin with ``a``.  
 from __future__ import annotations
 
 import asyncio
+import builtins
 import time
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from copy import copy
 from typing import Any, Final, Literal, Unpack, overload
 
 from synaptoroute.cascade import Calibration, StaticTable
 from synaptoroute.cascade.calibrator import Calibrator, calibrate_cascade
-from synaptoroute.cascade.cascade import Cascade
+from synaptoroute.cascade.cascade import Cascade, CascadeStatus
 from synaptoroute.config import ClusterConfig, EngineConfig
 from synaptoroute.core.mutation import (
+    DEFAULT_SET,
     KEEP,
     DeleteRoute,
     Keep,
@@ -27,7 +32,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import Engine
-from synaptoroute.errors import ConfigError, InvalidRoute, NotCaughtUp, NotReady
+from synaptoroute.errors import ConfigError, InvalidRoute, NotCaughtUp, NotReady, SetNotFound
 from synaptoroute.forks import guard
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
@@ -43,16 +48,17 @@ from synaptoroute.ports import Published
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
-from synaptoroute.router.admin import ClusterAdmin, LevelOutlook, OrphanedWrite, RecoveryOutlook
+from synaptoroute.router.admin import ClusterAdmin, ClusterOperations
 from synaptoroute.router.changes import Changes
 from synaptoroute.router.decider import Decider
 from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
 from synaptoroute.router.diagnostics import Diagnostics
 from synaptoroute.router.erasure import ErasureDuty
 from synaptoroute.router.feedback import FeedbackExpiry, FeedbackQueue, stored_settings
+from synaptoroute.router.fit_schedule import FitSchedule
 from synaptoroute.router.imports import Importer, Routes
 from synaptoroute.router.large_writes import LargeWrites
-from synaptoroute.router.lifecycle import Lifecycle
+from synaptoroute.router.lifecycle import Lifecycle, Live, other_loop
 from synaptoroute.router.open_imports import OpenImports
 from synaptoroute.router.queries import (
     QueryArguments,
@@ -74,20 +80,24 @@ from synaptoroute.router.route_checks import (
     is_confidence,
     is_threshold,
 )
+from synaptoroute.router.route_sets import RouteSetAdmin, RouteSetOperations
 from synaptoroute.router.set_changes import SetChanger
-from synaptoroute.router.writes import Ack, WriteOptions, Writer, result_of
+from synaptoroute.router.set_engine import of_set
+from synaptoroute.router.set_rates import SetRates
+from synaptoroute.router.write_results import result_of
+from synaptoroute.router.writes import Ack, WriteOptions, Writer
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.encoder_workers import Observer
 from synaptoroute.serving.query import QueryEngine
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.web.tls import TlsFiles, client_tls
 
+BOUND_ROUTERS_MAX: Final = 4_096
 READY_POLL_SECONDS: Final = 0.02
 _DEFAULTS: Final = WriteOptions()
-_QUORUM: Final = WriteOptions(ack="quorum")
 
 
-class AdaptiveRouter:
+class AdaptiveRouter(ClusterOperations, RouteSetOperations):
     """Routes texts to named routes, and changes the routes while it runs.
 
     Args:
@@ -103,8 +113,8 @@ class AdaptiveRouter:
             the route set ask for it, sure queries need no encoder.
 
     Attributes:
-        follower: Follows the log of a cluster; None for a router on its own.
         spare: The second encoder, if any.
+        route_set: The set that it is bound to; empty for ``default``.
     """
 
     def __init__(
@@ -127,10 +137,11 @@ class AdaptiveRouter:
         self._config = config or EngineConfig()
         self._cluster = cluster
         self._observer = observer
-        self.follower: Follower | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.route_set = ""
+        self._root = self
+        self._live = Live()
         self._calibrator: Calibrator | None = None
-        self._running_imports: set[str] = set()
+        self._running_imports: builtins.set[str] = builtins.set()
         self._open_imports: OpenImports | None = None
         self._expiry: FeedbackExpiry | None = None
         self._erasures: ErasureDuty | None = None
@@ -138,9 +149,55 @@ class AdaptiveRouter:
         self._lifecycle = Lifecycle(self._make_engine)
         # Returns the engine; before `start` the first call reads the database.
         self._engine = self._lifecycle.opened
-        self.fits = DecisionFitter(self._engine, self._writer, is_on=self._config.fit_confidence)
+        self._rates = SetRates()
+        self._schedule = FitSchedule(self._engine, self._fitter, is_on=self._config.fit_confidence)
         self.decider = Decider(self._engine, self._config)
+        self._bound: OrderedDict[str, AdaptiveRouter] = OrderedDict()
         guard(self)
+
+    # --- route sets --------------------------------------------------------------------
+
+    def set(self, name: str) -> AdaptiveRouter:
+        """Bind this router to one route set: what is returned queries, reads and writes there.
+
+        It is cheap, and shares everything else; it is started and stopped with this one.  The
+        set need not exist yet.  For queries, ``name`` may be an alias.
+
+        Calls of a router that is bound to a set that does not exist raise ``SetNotFound``.
+        """
+        root = self._root
+        if name in ("", DEFAULT_SET):
+            return root
+        bound = root._bound.get(name)
+        if bound is None:
+            bound = root._bound[name] = copy(root)
+            bound.route_set = name
+            bound._engine = lambda: of_set(root._engine(), name)
+            bound.decider = Decider(bound._engine, root._config, root.decider.vectors)
+            if len(root._bound) > BOUND_ROUTERS_MAX:  # names of clients, that may not exist
+                root._bound.popitem(last=False)
+        return bound
+
+    @property
+    def sets(self) -> RouteSetAdmin:
+        """The route sets and aliases of the cluster."""
+        root = self._root
+        return RouteSetAdmin(root._engine(), root._writer())
+
+    @property
+    def fits(self) -> DecisionFitter:
+        """Fits the numbers behind the confidence of the route set."""
+        return self._root._schedule.fitter_of(self.route_set)
+
+    def _fitter(self, name: str) -> DecisionFitter:
+        """What fits one set; it is not started by itself."""
+        bound = self.set(name)
+        return DecisionFitter(lambda: bound._engine(), lambda: bound._writer())
+
+    @property
+    def follower(self) -> Follower | None:
+        """Follows the log of a cluster; None for a router on its own."""
+        return self._live.follower
 
     # --- lifecycle ---------------------------------------------------------------------
 
@@ -158,7 +215,14 @@ class AdaptiveRouter:
         return engine
 
     def _writer(self) -> Writer:
-        return Writer(self._engine(), self._log, self.follower, self._large_writes)
+        return Writer(
+            self._engine(),
+            self._log,
+            self._live.follower,
+            self._large_writes,
+            self.route_set,
+            self._rates,
+        )
 
     async def start(self) -> None:
         """Read the database and start the threads; with a shared log, begin to follow it.
@@ -170,7 +234,9 @@ class AdaptiveRouter:
             EncoderMismatch: The database holds vectors of another encoder.
             StorageUnavailable: The database cannot be opened.
         """
-        self._loop = asyncio.get_running_loop()
+        if self._root is not self:
+            raise ConfigError("a router that is bound to a route set starts with its router")
+        self._live.loop = asyncio.get_running_loop()
         await self._lifecycle.start()
         if isinstance(self._log, RedisLog) and self.follower is None:
             engine, cluster = self._engine(), self._cluster or ClusterConfig()
@@ -178,25 +244,25 @@ class AdaptiveRouter:
             identity = await asyncio.to_thread(open_identity, cluster, database)
             files = TlsFiles(cluster.peer_cert_file, cluster.peer_key_file, cluster.peer_ca_file)
             tls = await asyncio.to_thread(client_tls, files)
-            self.follower = Follower(engine, self._log, cluster, identity, tls)
-            await self.follower.start()
+            self._live.follower = Follower(engine, self._log, cluster, identity, tls)
+            await self._live.follower.start()
         if self._open_imports is None:
             self._open_imports = self.open_imports
             self._open_imports.start()
         if self._expiry is None:
-            self._expiry = FeedbackExpiry(self.feedback)
+            self._expiry = FeedbackExpiry(self.feedback, self._feedback_queues)
             self._expiry.start()
         if self._erasures is None:
             self._erasures = ErasureDuty(lambda: self.changes.eraser)
             self._erasures.start()
-        self.fits.start(SPREAD_SECONDS if self.follower else 0.0)
+        self._schedule.start(SPREAD_SECONDS if self.follower else 0.0)
         if self._cascade is not None and self._calibrator is None:
             self._calibrator = Calibrator(
                 self.acalibrate, self._cascade, self._live_tables if self.follower else None
             )
             self._calibrator.start()
 
-    async def _live_tables(self) -> set[str]:
+    async def _live_tables(self) -> builtins.set[str]:
         """Names of the static tables that live nodes have."""
         assert isinstance(self._log, RedisLog)
         nodes = await self._log.presence.nodes()
@@ -216,8 +282,10 @@ class AdaptiveRouter:
 
     async def stop(self) -> None:
         """Refuse new requests, answer the accepted ones, close the database."""
-        duties = (self._calibrator, self.fits, self._expiry, self._erasures, self._open_imports)
-        for duty in duties:
+        if self._root is not self:
+            raise ConfigError("a router that is bound to a route set stops with its router")
+        duties = (self._calibrator, self._expiry, self._erasures, self._open_imports)
+        for duty in (self._schedule, *duties):
             if duty is not None:
                 await duty.stop()
         await self._large_writes.close()
@@ -231,7 +299,7 @@ class AdaptiveRouter:
         Raises:
             ConfigError: It was started; await ``stop``.
         """
-        self.fits.close()
+        self._schedule.close()
         self._lifecycle.close()
 
     # --- queries -----------------------------------------------------------------------
@@ -327,29 +395,13 @@ class AdaptiveRouter:
                 self.aquery(text, split=True, **options) if split else self.aquery(text, **options)
             )
             answer: Match | list[Match] = asyncio.run_coroutine_threadsafe(
-                asked, self._other_loop(asked)
+                asked, other_loop(self._live, asked)
             ).result()
             return answer
         if split:
             parts, queries = split_query(text, options)
             return parts.combine(answer_on_this_thread(engine, queries))
         return answer_on_this_thread(engine, [make_query(text, options)])[0]
-
-    def _other_loop(self, coroutine: Any) -> asyncio.AbstractEventLoop:
-        """Return the router's event loop if it runs on another thread."""
-        assert self._loop is not None
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is self._loop:
-            # Waiting here for the result would block the loop that has to compute it.
-            coroutine.close()
-            raise ConfigError("on the event loop's thread, await the coroutine instead")
-        if not self._loop.is_running():
-            coroutine.close()
-            raise NotReady("the event loop on which the router was started has ended")
-        return self._loop
 
     def check_queue(self, deadline_ms: int, flow: str = "") -> None:
         """Refuse a query of a client, before it is parsed, if each would be refused now.
@@ -476,7 +528,7 @@ class AdaptiveRouter:
     @property
     def open_imports(self) -> OpenImports:
         """The imports that are neither committed nor aborted."""
-        if self._open_imports is not None:
+        if self._open_imports is not None and self._root is self:
             return self._open_imports
         return OpenImports(
             self._engine(),
@@ -570,8 +622,8 @@ class AdaptiveRouter:
 
     @property
     def visible(self) -> Published:
-        """The state that queries see: another object after every change."""
-        return self._engine().published
+        """The state that queries see: another object after every change in any route set."""
+        return self._lifecycle.opened().published
 
     def status(self) -> NodeStatus:
         """Describe the node; never blocks."""
@@ -587,6 +639,8 @@ class AdaptiveRouter:
 
     def cascade(self) -> CascadeReport:
         """Describe the cascade on this node; never blocks."""
+        if self.route_set:
+            return reads.cascade_report(CascadeStatus("off", "the cascade is of `default` alone"))
         return reads.cascade_report(self.status().cascade)
 
     def propagation(self) -> list[tuple[int, float]]:
@@ -600,6 +654,14 @@ class AdaptiveRouter:
         """Previews, conflicts, scrubs and comparisons of encoders."""
         return Diagnostics(self._engine(), self._writer(), self.follower)
 
+    def _feedback_queues(self) -> Iterator[FeedbackQueue]:
+        """The review queues of the sets that keep feedback."""
+        engine = self._engine()
+        for name in engine.set_names:
+            with suppress(SetNotFound):  # it was removed meanwhile
+                if engine.published_of(name).settings.feedback or name == DEFAULT_SET:
+                    yield self.set(name).feedback
+
     @property
     def feedback(self) -> FeedbackQueue:
         """The review queue, and changes of several routes at once."""
@@ -608,67 +670,8 @@ class AdaptiveRouter:
     # --- the cluster -------------------------------------------------------------------
 
     def _admin(self) -> ClusterAdmin:
-        return ClusterAdmin(self._engine(), self._writer(), self.follower)
-
-    async def arecovery(self) -> RecoveryOutlook:
-        """Describe the state of a recovery, and what forcing it may lose.
-
-        Raises:
-            SequencerUnavailable: Redis does not answer.
-        """
-        return await self._admin().recovery()
-
-    async def aforce_recovery(self, warrant: str = "") -> RecoveryOutlook:
-        """Open the log with the nodes that are present; return what that may have lost.
-
-        The absent voters lose their vote.
-
-        Raises:
-            OperatorSignatureNeeded: The cluster knows the operator's key, and ``warrant`` is not
-                its signature.
-            SequencerUnavailable: Redis does not answer.
-        """
-        return await self._admin().force_recovery(warrant)
-
-    async def aunfreeze(self) -> RecoveryOutlook:
-        """Open a log that was frozen: the header said so, whoever wrote it."""
-        return await self._admin().unfreeze()
-
-    async def achange_voter(
-        self,
-        node_id: str,
-        *,
-        is_adding: bool,
-        options: WriteOptions = _QUORUM,
-        warrant: str = "",
-    ) -> WriteResult:
-        """Give one node a vote on recoveries, or take it away.
-
-        Raises:
-            OperatorSignatureNeeded: The voters are pinned, it replaces no lost voter, and
-                ``warrant`` is not the operator's signature; see ``trust.operator``.
-            SequencerUnavailable: With reason ``unheld`` if a majority does not hold the
-                last change yet.
-        """
-        return await self._admin().change_voter(node_id, is_adding, options, warrant)
-
-    async def alevel(self) -> LevelOutlook:
-        """Show the level of the cluster's formats, and which nodes keep it from rising.
-
-        Raises:
-            SequencerUnavailable: Redis does not answer.
-        """
-        return await self._admin().level()
-
-    async def afinalize(self) -> LevelOutlook:
-        """Raise the formats to the newest level, if every node knows it.
-
-        An older release cannot join the cluster, or open this database, any more.
-
-        Raises:
-            SequencerUnavailable: The log did not take it.
-        """
-        return await self._admin().finalize()
+        root = self._root
+        return ClusterAdmin(root._engine(), root._writer(), root.follower)
 
     async def acalibrate(self) -> tuple[Calibration, WriteResult]:
         """Calibrate the cascade on the current routes, on every node at one position.
@@ -677,6 +680,8 @@ class AdaptiveRouter:
             ConfigError: This node has no table of the encoder that serves.
             ClusterError: The log did not take it.
         """
+        if self.route_set:
+            raise ConfigError("the cascade is of `default` alone")
         writer = self._writer()
         return await calibrate_cascade(
             self._engine(), self._cascade, lambda change: writer.write(change, _DEFAULTS)
@@ -685,17 +690,10 @@ class AdaptiveRouter:
     @property
     def changes(self) -> Changes:
         """The history, reverts, tests, promotions and erasures."""
-        writers = SetWriters(self._engine(), self._writer(), self.set_changes)
-        return Changes(self._engine(), self._writer(), self._log, self._config, lambda _: writers)
+        engine, name = self._root._engine(), self.route_set or DEFAULT_SET
+        log, config = self._log, self._config
+        return Changes(engine, self._writer(), log, config, self._writers_of, name)
 
-    async def aorphans(self) -> list[OrphanedWrite]:
-        """List the writes that recoveries left behind on this node."""
-        return await self._admin().orphans()
-
-    async def areplay_orphan(self, op_id: bytes) -> WriteResult:
-        """Replay an orphaned write, with its identity and its preconditions.
-
-        Raises:
-            RouteNotFound: This node has no such write.
-        """
-        return await self._admin().replay_orphan(op_id)
+    def _writers_of(self, name: str) -> SetWriters:
+        bound = self.set(name)
+        return SetWriters(bound._engine(), bound._writer(), bound.set_changes)

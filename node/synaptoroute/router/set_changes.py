@@ -192,7 +192,7 @@ class _Plan:
 
     async def _at_commit(self, run_id: str, chunk_count: int) -> CommitPlan:
         def read(state: AppliedState) -> CommitPlan:
-            return self._plan(state.replica.table, run_id, chunk_count)
+            return self._plan(state.table, run_id, chunk_count)
 
         return await asyncio.wrap_future(self._engine.run_on_applier(read))
 

@@ -13,9 +13,10 @@ from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import PutTests, SetTest
 from synaptoroute.errors import InvalidQuery, InvalidRoute
 from synaptoroute.models import UTTERANCE_BYTES_MAX, Match, WriteResult, check_text, normal_name
+from synaptoroute.router.op_ids import derived_op_id
 from synaptoroute.router.route_checks import checked_name
 from synaptoroute.router.set_answers import SetContent, answers_of, read_content
-from synaptoroute.router.writes import WriteOptions, Writer, derived_op_id
+from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.serving.query import QueryEngine
 
 PAGE_TESTS_MAX: Final = 1_000

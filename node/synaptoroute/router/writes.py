@@ -15,17 +15,16 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.author import AUTHOR
+from synaptoroute.author import AUTHOR, NOTE
 from synaptoroute.core.change import Outcome
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.imports import StagedKind
-from synaptoroute.core.levels import BASE_LEVEL, is_at_level, level_of
+from synaptoroute.core.levels import BASE_LEVEL, SETS_LEVEL, is_at_level, level_of
 from synaptoroute.core.mutation import (
     KEEP,
     OP_ID_BYTES,
@@ -44,25 +43,14 @@ from synaptoroute.core.mutation import (
 from synaptoroute.core.replica import State
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import (
-    CapacityExceeded,
     ClusterError,
     DeadlineExceeded,
     EncoderMismatch,
-    FeedbackFull,
-    FeedbackNotFound,
-    FeedbackOff,
-    IdempotencyConflict,
-    ImportRejected,
     InvalidRoute,
-    InvalidVector,
     NotFinalized,
     PreconditionFailed,
     RouteError,
-    RouteNotFound,
     SequencerUnavailable,
-    StorageUnavailable,
-    SynaptoRouteError,
-    UtteranceNotFound,
 )
 from synaptoroute.log import Appended, Log
 from synaptoroute.models import (
@@ -80,6 +68,7 @@ from synaptoroute.router.large_writes import (
     staged_form,
     too_large,
 )
+from synaptoroute.router.op_ids import scoped_op_id
 from synaptoroute.router.route_checks import (
     checked_name,
     checked_route,
@@ -87,8 +76,10 @@ from synaptoroute.router.route_checks import (
     put_mutation,
     texts_of,
 )
+from synaptoroute.router.set_rates import SetRates
 from synaptoroute.router.text_warnings import warnings_now, warnings_of
 from synaptoroute.router.vectors import checked_rows, row_bytes
+from synaptoroute.router.write_results import outcome_of_failure, pending, result_of
 from synaptoroute.sequencer.append_errors import Reason
 
 INLINE_TIMEOUT_SECONDS: Final = 60.0
@@ -102,28 +93,8 @@ ACK_SECONDS_BY_UTTERANCE: Final = 0.05
 ACK_SECONDS_MAX: Final = 60.0
 
 AUTHOR_LEVEL: Final = 2  # From this level of the log on, entries name their authors
-_NOTHING_WRITTEN: Final = frozenset({"disk_full", "read_only"})
-"""Reasons of a storage that refused a transaction before it wrote anything."""
 
 Ack: TypeAlias = Literal["accepted", "applied", "quorum", "all"]
-
-_ERROR_BY_CODE: Final[dict[str, type[RouteError]]] = {
-    error.code: error
-    for error in (
-        CapacityExceeded,
-        FeedbackFull,
-        FeedbackNotFound,
-        FeedbackOff,
-        IdempotencyConflict,
-        ImportRejected,
-        InvalidRoute,
-        InvalidVector,
-        NotFinalized,
-        PreconditionFailed,
-        RouteNotFound,
-        UtteranceNotFound,
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +107,7 @@ class WriteOptions:
         request_hash: 16 bytes over the client's request; empty if unknown.
         if_match: The route must have this revision.
         if_none_match: The route must not exist.
+        note: What the history says about the change; at most 512 bytes of UTF-8.
         ack: Level of durability to wait for.
         ack_timeout_seconds: Longest time for the whole write: encoding, the log, and ``ack``.
             None for 5 seconds, and 50 ms more for each utterance, at most 60 seconds, from the
@@ -148,6 +120,7 @@ class WriteOptions:
     if_none_match: bool = False
     ack: Ack = "applied"
     ack_timeout_seconds: float | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.op_id is not None and len(self.op_id) != OP_ID_BYTES:
@@ -155,7 +128,9 @@ class WriteOptions:
         if len(self.request_hash) not in (0, OP_ID_BYTES):
             raise ValueError(f"a request_hash has {OP_ID_BYTES} bytes or none")
 
-    def propose(self, mutation: Mutation, author: str = "") -> Proposal:
+    def propose(
+        self, mutation: Mutation, author: str = "", route_set: str = "", note: str = ""
+    ) -> Proposal:
         """Make the proposal of a mutation with these options."""
         return Proposal(
             op_id=self.op_id or os.urandom(OP_ID_BYTES),
@@ -164,16 +139,18 @@ class WriteOptions:
             if_match=self.if_match,
             if_none_match=self.if_none_match,
             author=author,
+            route_set=route_set,
+            note=note,
         )
 
 
-def derived_op_id(*parts: str) -> bytes:
-    """Derive an op_id, so that the same write, repeated, has the same one."""
-    return blake2b("\x00".join(parts).encode(), digest_size=OP_ID_BYTES).digest()
-
-
 class Writer:
-    """Encodes, proposes and waits for outcomes."""
+    """Encodes, proposes and waits for outcomes.
+
+    Args:
+        route_set: The set that it writes to; empty for ``default``.
+        rates: How fast each set was written to at this node.
+    """
 
     def __init__(
         self,
@@ -181,7 +158,11 @@ class Writer:
         log: Log,
         follower: Follower | None = None,
         large: LargeWrites | None = None,
+        route_set: str = "",
+        rates: SetRates | None = None,
     ) -> None:
+        self.route_set = route_set
+        self._rates = rates or SetRates()
         self._engine = engine
         self._log = log
         self._follower = follower
@@ -200,12 +181,38 @@ class Writer:
             return ""
         return author if self._level >= AUTHOR_LEVEL else ""
 
+    def _proposal(self, mutation: Mutation, options: WriteOptions) -> Proposal:
+        """Make the proposal of a write.
+
+        Raises:
+            NotFinalized: The log has not reached the level of the write.
+        """
+        self._check_level(mutation)
+        note = "" if isinstance(mutation, ImportChunk) else options.note or NOTE.get()
+        if self.route_set or note:
+            self.require_level(SETS_LEVEL)
+        author, name = self._author_of(mutation), self.route_set
+        proposal = options.propose(mutation, author, name, note)
+        if name:
+            proposal = replace(proposal, op_id=scoped_op_id(proposal.op_id, name))
+        return proposal
+
     @property
     def _level(self) -> int:
         """Level of the log that the next write meets."""
         status = self._engine.replica_status
         # The first write founds a log of its own at the newest level.
         return LEVEL if not status.epochs and self._log.is_local else status.level
+
+    def _check_rate(self, proposal: Proposal) -> None:
+        """Refuse a write to a set that is written to too fast.
+
+        Raises:
+            LimitExceeded: It is.
+        """
+        record = self._engine.set_record(self.route_set)
+        if record is not None:
+            self._rates.take(proposal, record)
 
     def _check_level(self, mutation: Mutation) -> None:
         """Refuse a write that nodes of the release before would stop at.
@@ -291,6 +298,7 @@ class Writer:
         utterances: Sequence[str] | None = None,  # Those among the texts; None for all
     ) -> WriteResult:
         """Encode and write; retry once if the cluster switched its encoder meanwhile."""
+        options = self._own(options)
         deadline = deadline_of(options, len(texts))
         if options.op_id is not None and (known := await self._repeated(options, deadline)):
             return known
@@ -347,6 +355,7 @@ class Writer:
             ClusterError: The log did not take it, or it is not known whether it did: the
                 field ``outcome`` is ``not_taken`` or ``unknown``.
         """
+        options = self._own(options)
         removed = len(mutation.utterances) if isinstance(mutation, RemoveUtterances) else 0
         deadline = deadline_of(options, removed)
         if options.op_id is not None and (known := await self._repeated(options, deadline)):
@@ -361,7 +370,13 @@ class Writer:
         """
         if options.op_id is None:
             return None
-        return await self._repeated(options, deadline_of(options))
+        return await self._repeated(self._own(options), deadline_of(options))
+
+    def _own(self, options: WriteOptions) -> WriteOptions:
+        """The options of a write in this set."""
+        if not self.route_set or options.op_id is None:
+            return options
+        return replace(options, op_id=scoped_op_id(options.op_id, self.route_set))
 
     async def _repeated(self, options: WriteOptions, deadline: float) -> WriteResult | None:
         """Answer a write that this node has applied already; None if it has not."""
@@ -378,8 +393,8 @@ class Writer:
     async def _send(
         self, mutation: Mutation, options: WriteOptions, fingerprint: str | None, deadline: float
     ) -> WriteResult:
-        self._check_level(mutation)
-        proposal = options.propose(mutation, self._author_of(mutation))
+        proposal = self._proposal(mutation, options)
+        self._check_rate(proposal)
         if not is_too_large(proposal, self._log.entry_bytes_max):
             return await self._send_entry(proposal, options, fingerprint, deadline)
         if isinstance(mutation, PatchRoute) and self._has_staged_writes:
@@ -407,7 +422,8 @@ class Writer:
                 if tries == 0:
                     raise
             # Somebody else changed the route meanwhile.  That decision keeps its identity.
-            proposal = replace(proposal, op_id=os.urandom(OP_ID_BYTES))
+            op_id = scoped_op_id(os.urandom(OP_ID_BYTES), self.route_set)
+            proposal = replace(proposal, op_id=op_id)
             await self._follow(deadline)
 
     async def _send_large(
@@ -425,7 +441,7 @@ class Writer:
             is_drop = isinstance(mutation, ImportAbort)
             until = time.monotonic() + DROP_SECONDS if is_drop else deadline
             staging = WriteOptions()
-            sent = staging.propose(mutation, self._author_of(mutation))
+            sent = self._proposal(mutation, staging)
             result = await self._send_entry(sent, staging, fingerprint, until)
             if result.status == "pending":
                 raise DeadlineExceeded("the write was not staged in time")
@@ -472,17 +488,17 @@ class Writer:
             # Of a write with a key only its outcome tells the version: an earlier entry may
             # have decided it.
             if options.ack == "accepted" and at is not None and options.op_id is None:
-                return _pending(proposal.op_id, at)
+                return pending(proposal.op_id, at)
             lost = "unknown"
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 outcome = await asyncio.wrap_future(future)
         except TimeoutError:
             # Not an error: the entry is in the log, or on its way, and may be applied later.
-            return _pending(proposal.op_id, None if options.op_id else at)
+            return pending(proposal.op_id, None if options.op_id else at)
         except (ClusterError, EncoderMismatch) as error:
             # An equal write on another node may have decided it meanwhile.
             if not future.done() or future.exception() is not None:
-                error.fields.setdefault("outcome", _outcome_of_failure(error, lost))
+                error.fields.setdefault("outcome", outcome_of_failure(error, lost))
                 error.fields.setdefault("op_id", proposal.op_id.hex())
                 raise
             outcome = future.result()
@@ -495,7 +511,7 @@ class Writer:
     ) -> WriteResult:
         result = result_of(outcome, op_id)
         if options.ack == "accepted":
-            return _pending(op_id, outcome.at)
+            return pending(op_id, outcome.at)
         if options.ack == "applied":
             return result
         return await self._await_ack(result, outcome, options.ack, deadline)
@@ -613,23 +629,23 @@ class Writer:
 
     def write_now(self, mutation: Mutation, options: WriteOptions) -> WriteResult:
         """Propose to the engine and wait on this thread; only without a shared log."""
-        self._check_level(mutation)
-        proposal = options.propose(mutation, self._author_of(mutation))
+        proposal = self._proposal(mutation, self._own(options))
+        self._check_rate(proposal)
         if not is_too_large(proposal, self._log.entry_bytes_max):
             return self._propose_now(proposal)
         kind, part = self._staged_form(proposal)
         run_id = new_run_id(kind, is_plain=False)
         chunks = pieces_of([part])
         staging = WriteOptions()
-        self._propose_now(staging.propose(ImportBegin(run_id)))
+        self._propose_now(self._proposal(ImportBegin(run_id), staging))
         try:
             for number, piece in enumerate(chunks):
                 chunk = ImportChunk(run_id, number, tuple(piece))
-                self._propose_now(staging.propose(chunk))
+                self._propose_now(self._proposal(chunk, staging))
             commit = ImportCommit(run_id, len(chunks))
             return self._propose_now(replace(proposal, mutation=commit))
         except RouteError:
-            self._propose_now(staging.propose(ImportAbort(run_id)))
+            self._propose_now(self._proposal(ImportAbort(run_id), staging))
             raise
 
     def _propose_now(self, proposal: Proposal) -> WriteResult:
@@ -638,29 +654,10 @@ class Writer:
             self._engine.propose([proposal])
             outcome = future.result(INLINE_TIMEOUT_SECONDS)
         except FutureTimeoutError:
-            return _pending(proposal.op_id, None)
+            return pending(proposal.op_id, None)
         finally:
             self._engine.forget_outcome(proposal.op_id, future)
         return result_of(outcome, proposal.op_id)
-
-
-# --- results -------------------------------------------------------------------------------
-
-
-def result_of(outcome: Outcome, op_id: bytes) -> WriteResult:
-    """Make the result of a write, or raise the error of a rejected one."""
-    if outcome.status == "rejected":
-        kind = _ERROR_BY_CODE.get(outcome.code or "", RouteError)
-        current = str(outcome.revision) if outcome.revision else None
-        raise kind(outcome.message, current=current, version=str(outcome.at), op_id=op_id.hex())
-    return WriteResult(
-        status=outcome.status,
-        op_id=op_id.hex(),
-        version=str(outcome.at),
-        revision=str(outcome.revision) if outcome.revision else None,
-        count=outcome.count,
-        created=outcome.created,
-    )
 
 
 def deadline_of(options: WriteOptions, utterance_count: int = 0) -> float:
@@ -670,16 +667,3 @@ def deadline_of(options: WriteOptions, utterance_count: int = 0) -> float:
         more_seconds = ACK_SECONDS_BY_UTTERANCE * utterance_count
         seconds = min(ACK_SECONDS_MAX, ACK_SECONDS_DEFAULT + more_seconds)
     return time.monotonic() + seconds
-
-
-def _outcome_of_failure(error: SynaptoRouteError, lost: str) -> str:
-    """Whether a failed write may still be applied: ``not_taken`` or ``unknown``."""
-    if isinstance(error, StorageUnavailable) and error.fields.get("reason") in _NOTHING_WRITTEN:
-        return "not_taken"
-    return lost
-
-
-def _pending(op_id: bytes, at: Revision | None) -> WriteResult:
-    """Make the result of a write that is in the log, or on its way, but not decided."""
-    version = str(at) if at else ""
-    return WriteResult(status="pending", op_id=op_id.hex(), version=version, ack="accepted")

@@ -22,6 +22,7 @@ from synaptoroute.server import (
     promotion_endpoints,
     query_endpoints,
     route_endpoints,
+    set_endpoints,
     transfer_endpoints,
 )
 from synaptoroute.server.decision_handler import DecisionHandler
@@ -42,6 +43,7 @@ _READING: Final = (
     query_endpoints,
     decision_endpoints,
     route_endpoints,
+    set_endpoints,
     transfer_endpoints,
     change_endpoints,
     promotion_endpoints,
@@ -103,6 +105,7 @@ def create_app(
     )
     app.state.runtime = runtime
     policy = NodePolicy(runtime)
+    app.state.policy = policy
     app.state.decision_handler = DecisionHandler(runtime, policy)
     app.state.query_handler = QueryHandler(runtime, policy, app.state.decision_handler)
     app.add_middleware(Middleware, policy=policy)

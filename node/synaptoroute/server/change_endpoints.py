@@ -18,6 +18,7 @@ from synaptoroute.server.parameters import (
     IdempotencyKey,
     ReadingRoute,
     checked,
+    own_op_id,
     parse_op_id,
 )
 from synaptoroute.server.responses import (
@@ -28,10 +29,11 @@ from synaptoroute.server.responses import (
     success,
     version_headers,
 )
-from synaptoroute.server.runtime import runtime_of
+from synaptoroute.server.runtime import router_of, runtime_of
 from synaptoroute.server.transfer_endpoints import IMPORT_ID_PATTERN
 from synaptoroute.web.middleware import context_of
 from synaptoroute.web.problems import Forbidden, MalformedBody, UnsupportedMediaType
+from synaptoroute.web.set_paths import set_of
 
 endpoints = APIRouter(route_class=ReadingRoute, tags=["transfer"])
 
@@ -100,6 +102,8 @@ async def apply_change(
     """
     runtime = runtime_of(request)
     op_id = parse_op_id(idempotency_key, runtime.config.namespace)
+    if op_id is not None:
+        op_id = own_op_id(request, op_id)
     if import_id is None and op_id is not None:
         import_id = f"key-{op_id.hex()}"
     if KIND_BY_MEDIA_TYPE.get(media_type(request)) != "ndjson":
@@ -107,11 +111,12 @@ async def apply_change(
     pieces = body_pieces(request, runtime.config.import_bytes_max)
     lines = lines_of(pieces, runtime.config.body_bytes_max)
     change = await _first_line(lines)
-    key = context_of(request.scope).key
-    if change.settings and key is not None and not key.may("admin"):
+    context = context_of(request.scope)
+    name = set_of(context.route_set)
+    if change.settings and context.key is not None and not context.key.may_in("admin", name):
         raise Forbidden("settings are changed with the scope admin")
     routes: AsyncIterator[Route] = routes_of_lines(lines, first=2)
-    changes = runtime.router.set_changes
+    changes = router_of(request).set_changes
     result = await changes.apply(change, routes, import_id=import_id, ack=ack)
     headers = version_headers(result.version)
     headers["SR-Op-Id"] = result.op_id

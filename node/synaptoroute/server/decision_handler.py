@@ -19,8 +19,9 @@ from starlette.responses import Response
 
 from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS
 from synaptoroute.config import NodeConfig
-from synaptoroute.errors import InvalidQuery, SetNotFound, UnsupportedQuestion
-from synaptoroute.models import QUERY_BYTES_MAX, check_text
+from synaptoroute.core.names import is_set_name
+from synaptoroute.errors import InvalidQuery, UnsupportedQuestion
+from synaptoroute.models import QUERY_BYTES_MAX, check_text, normal_name
 from synaptoroute.questions import (
     Answer,
     ChoiceQuestion,
@@ -58,8 +59,15 @@ from synaptoroute.server.responses import unless_gone
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.web.http_parser import Header, HttpRequest
 from synaptoroute.web.http_protocol import Respond
-from synaptoroute.web.middleware import PROOF_KEY, RequestContext, flow_of, request_flow
-from synaptoroute.web.problems import field_errors, first_message
+from synaptoroute.web.middleware import (
+    PROOF_KEY,
+    RequestContext,
+    context_of,
+    flow_of,
+    request_flow,
+)
+from synaptoroute.web.problems import Forbidden, field_errors, first_message
+from synaptoroute.web.set_paths import set_not_found, set_of, split_set_path
 
 OPENAI_PATH: Final = "/v1/decisions"
 SYSTEM_ONE_PATH: Final = "/v1/systemone"
@@ -278,17 +286,47 @@ def parse_request(dialect: Dialect[Any], body: bytes) -> Asked:
     return dialect.read(request)
 
 
-def check_model(name: str, config: NodeConfig) -> None:
-    """Check that a name is one of the route set.
+def set_of_model(name: str, config: NodeConfig, context: RequestContext) -> str:
+    """The set, or the alias, that a ``model`` means; empty for ``default``.
+
+    The set of the path counts; there ``model`` may be its name, or one of those that every set
+    has.
 
     Raises:
-        SetNotFound: It is not.
+        SetNotFound: The key may not know it, or it is another one than that of the path.
+        Forbidden: The key must not query it.
     """
     provider, _, rest = name.partition("/")
-    bare = rest if rest and provider in PROVIDERS else name
+    bare = normal_name(rest if rest and provider in PROVIDERS else name)
     further = [each.strip() for each in config.model_names.split(",")]
-    if bare not in (*MODEL_NAMES, config.namespace, *further) or not bare:
-        raise SetNotFound(f"no route set has the name {name[:120]!r}")
+    is_any = bool(bare) and bare in (*MODEL_NAMES, config.namespace, *further)
+    named = "" if is_any else bare
+    if context.route_set:
+        if named not in ("", context.route_set):
+            raise set_not_found(name)
+        return context.route_set
+    if not is_any and not is_set_name(bare):
+        raise set_not_found(name)
+    key = context.key
+    if key is not None and not key.may_in("read", set_of(named)):
+        if named and not key.sees(named):
+            raise set_not_found(name)
+        raise Forbidden(f"the API key {key.name!r} lacks the scope 'read' in {set_of(named)!r}")
+    return named
+
+
+def _cache_key(body: bytes, options: QueryOptions, context: RequestContext) -> bytes:
+    """What a response is cached under: the body names the set, but not who may see it."""
+    scope = "" if context.key is None else context.key.cache_scope
+    if not (scope or context.route_set or options.session):
+        return body
+    parts = (scope, context.route_set, options.session or "")
+    return b"\0".join((*(each.encode() for each in parts), body))
+
+
+def _texts_in(asked: Asked) -> int:
+    """Texts of options, which are encoded unless they are routes."""
+    return sum(len(question.options) for question in asked.questions)
 
 
 class DecisionHandler:
@@ -305,7 +343,12 @@ class DecisionHandler:
     def __call__(self, request: HttpRequest, respond: Respond) -> bool:
         """Answer a plain request; a direct handler of a connection, see ``QueryHandler``."""
         path = request.path
-        if path not in DIALECTS or request.method != "POST" or request.query_string:
+        if path not in DIALECTS:
+            found_set = split_set_path(path)
+            if found_set is None or found_set[1] not in DIALECTS:
+                return False
+            path = found_set[1]
+        if request.method != "POST" or request.query_string:
             return False
         headers = dict(reversed(request.headers))
         body = bytes(request.body)
@@ -321,11 +364,12 @@ class DecisionHandler:
         ):
             return False
         context = RequestContext(headers.get(b"x-request-id"), path, request.client)
+        self._policy.locate(request.path, context)
         self._policy.started()
         try:
             self._policy.authorize("POST", path, headers, context)
             options = options_of(headers)
-            found = self._cached(path, body, options)
+            found = self._cached(path, body, options, context)
         except Exception as error:
             self._send_problem(request, respond, context, error)
             return True
@@ -347,14 +391,14 @@ class DecisionHandler:
         body: bytes,
         options: QueryOptions,
     ) -> None:
-        flow = flow_of(context, request.client)
+        flow, path = flow_of(context, request.client), context.endpoint
         # The texts of options are encoded on behalf of the client.
         AUTHOR.set(context.author)
         AUTHOR_ADDRESS.set(context.client_address)
         try:
             with self._runtime.bodies.lease(flow) as lease:
                 lease.take(len(body))
-                found = await self._answer(request.path, body, options, flow)
+                found = await self._answer(path, body, options, flow, context)
         except asyncio.CancelledError:
             self._policy.finished("POST", request.path, request.client, context)
             raise
@@ -391,24 +435,29 @@ class DecisionHandler:
         require_json(request)
         options = options_of(dict(reversed(request.scope["headers"])))
         runtime, flow = self._runtime, request_flow(request)
+        context = context_of(request.scope)
         with runtime.bodies.lease(flow) as lease:
             body = await read_body(request, lease, runtime.config.body_bytes_max)
-            found = self._cached(path, body, options)
+            found = self._cached(path, body, options, context)
             if found is None:
-                found = await unless_gone(request, self._answer(path, body, options, flow))
+                work = self._answer(path, body, options, flow, context)
+                found = await unless_gone(request, work)
         headers = {name.decode(): value.decode() for name, value in found.headers}
         return Response(found.body, headers=headers)
 
     # --- decisions -------------------------------------------------------------------
 
-    def _cached(self, path: str, body: bytes, options: QueryOptions) -> QueryResponse | None:
+    def _cached(
+        self, path: str, body: bytes, options: QueryOptions, context: RequestContext
+    ) -> QueryResponse | None:
         runtime = self._runtime
         if not options.use_cache or runtime.config.log_queries:
             return None
-        return self._caches[path].get(body, runtime.serving_router.visible)
+        key = _cache_key(body, options, context)
+        return self._caches[path].get(key, runtime.serving_router.visible)
 
     async def _answer(
-        self, path: str, body: bytes, options: QueryOptions, flow: str
+        self, path: str, body: bytes, options: QueryOptions, flow: str, context: RequestContext
     ) -> QueryResponse:
         runtime = self._runtime
         config, router, dialect = runtime.config, runtime.serving_router, DIALECTS[path]
@@ -420,7 +469,10 @@ class DecisionHandler:
             asked = parse_request(dialect, body)
         else:
             asked = await asyncio.to_thread(parse_request, dialect, body)
-        check_model(asked.model, config)
+        route_set = set_of_model(asked.model, config, context)
+        if route_set:
+            router = router.set(route_set)
+        self._policy.take_texts(context, 1 + _texts_in(asked))
         if config.log_queries:
             runtime.log.debug("queries", texts=[asked.text])
         found = await router.decider.decide(
@@ -429,6 +481,8 @@ class DecisionHandler:
             deadline_ms=deadline_ms,
             flow=flow,
             use_cache=options.use_cache,
+            session=options.session,
+            cache_scope="" if context.key is None else context.key.cache_scope,
         )
         sides = sum(isinstance(each, SidesAnswer) for each in found.answers)
         runtime.metrics.count_questions(path, "choice", len(found.answers) - sides)
@@ -445,7 +499,8 @@ class DecisionHandler:
         ):
             # Whoever gets this response again pays for no token.
             known = replace(found, cached_tokens=found.input_tokens)
-            self._caches[path].put(body, _rendered(visible, dialect, asked, known))
+            key = _cache_key(body, options, context)
+            self._caches[path].put(key, _rendered(visible, dialect, asked, known))
         return response
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -210,7 +210,7 @@ def _file_lines(body: bytes) -> list[Route]:
     return routes
 
 
-async def each_route(routes: Sequence[Route]) -> AsyncIterator[Route]:
+async def each_route(routes: Iterable[Route]) -> AsyncIterator[Route]:
     """Yield routes as an import takes them."""
     for route in routes:
         yield route

@@ -18,7 +18,7 @@ from synaptoroute.models import CANDIDATES_MAX, FeedbackPage, FeedbackReceipt, M
 from synaptoroute.router.evaluation import OwnEvaluation
 from synaptoroute.router.feedback import PAGE_ITEMS_MAX, Resolution
 from synaptoroute.router.revision_preview import LabelledText, RouteChange
-from synaptoroute.server.parameters import WriteParameters, checked, read_document
+from synaptoroute.server.parameters import WriteParameters, checked, read_document, take_texts
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -34,7 +34,7 @@ from synaptoroute.server.responses import (
     write_response,
 )
 from synaptoroute.server.route_endpoints import write_responses
-from synaptoroute.server.runtime import runtime_of
+from synaptoroute.server.runtime import router_of, serving_router_of
 from synaptoroute.server.schemas import (
     ClustersRequest,
     DismissRequest,
@@ -89,7 +89,7 @@ async def put_feedback(request: Request, write: WriteParameters) -> Response:
     """
     document = await read_document(request)
     said = checked(FeedbackRequest, document, InvalidQuery)
-    receipt = await runtime_of(request).router.feedback.put(
+    receipt = await router_of(request).feedback.put(
         said.route,
         text=said.text,
         decision_id=said.decision_id,
@@ -130,7 +130,7 @@ async def list_feedback(
     ] = "",
 ) -> Response:
     """Items of the review queue. They are texts of users, so they need the scope admin."""
-    queue = runtime_of(request).router.feedback
+    queue = router_of(request).feedback
     page = await queue.page(after=after, limit=limit, route=route or None)
     return model_response(page, headers=version_headers(page.version))
 
@@ -146,7 +146,7 @@ async def resolve_item(request: Request, item: ItemId, write: WriteParameters) -
     document = await read_document(request)
     asked = checked(ResolveRequest, document, InvalidQuery)
     options = write.options(document)
-    queue = runtime_of(request).router.feedback
+    queue = router_of(request).feedback
     result = await queue.resolve([_resolution(item, asked)], options)
     return write_response(result, options)
 
@@ -166,7 +166,7 @@ async def resolve_items(request: Request, write: WriteParameters) -> Response:
     asked = checked(ResolutionsRequest, document, InvalidQuery)
     options = write.options(document)
     resolutions = [_resolution(each.id, each) for each in asked.items]
-    result = await runtime_of(request).router.feedback.resolve(resolutions, options)
+    result = await router_of(request).feedback.resolve(resolutions, options)
     return write_response(result, options)
 
 
@@ -185,6 +185,7 @@ async def revise(request: Request, write: WriteParameters) -> Response:
     asked = checked(RevisionRequest, document, InvalidQuery)
     options = write.options(document)
     changes = [_change(each) for each in asked.routes]
+    take_texts(request, sum(len(each.utterances) + len(each.negatives) for each in changes))
     context = context_of(request.scope)
     if (
         asked.settings is not None
@@ -192,7 +193,7 @@ async def revise(request: Request, write: WriteParameters) -> Response:
         and not context.key.may_in("admin", set_of(context.route_set))
     ):
         raise Forbidden("settings need an API key with the scope admin")
-    result = await runtime_of(request).router.feedback.revise(
+    result = await router_of(request).feedback.revise(
         changes, asked.resolved, options, asked.settings
     )
     return write_response(result, options)
@@ -215,7 +216,7 @@ async def preview_revision(request: Request) -> Response:
         LabelledText(each.text, "route" in each.model_fields_set, each.route)
         for each in asked.texts
     ]
-    queue = runtime_of(request).serving_router.feedback
+    queue = serving_router_of(request).feedback
     found = await unless_gone(request, queue.preview(changes, asked.resolved, texts))
     shown = dataclasses.asdict(found)
     for name in ("texts", "utterances_changed"):
@@ -237,7 +238,7 @@ async def show_evaluation(
     """Each utterance as a query, by a copy of the route set without it: coverage against accuracy,
     reliability, and pairs of routes that are confused.
     """
-    router = runtime_of(request).serving_router
+    router = serving_router_of(request)
     found = await unless_gone(request, router.feedback.evaluate(limit))
     shown = evaluation_document(found)
     if answers:
@@ -265,7 +266,8 @@ async def cluster_texts(request: Request) -> Response:
     the nearest route. Equal texts give equal groups.
     """
     asked = checked(ClustersRequest, await read_document(request), InvalidQuery)
-    router = runtime_of(request).serving_router
+    take_texts(request, len(asked.texts))
+    router = serving_router_of(request)
 
     async def ask_all(texts: Any) -> list[Match]:
         return await router.aquery_batch(texts, explain=True)
@@ -295,7 +297,7 @@ async def cluster_texts(request: Request) -> Response:
 async def dismiss_unmatched(request: Request) -> Response:
     """Forget the queries with these texts on this node."""
     asked = checked(DismissRequest, await read_document(request), InvalidQuery)
-    count = runtime_of(request).router.diagnostics.dismiss(asked.texts)
+    count = router_of(request).diagnostics.dismiss(asked.texts)
     return json_response(json.dumps({"dismissed": count}))
 
 

@@ -18,6 +18,7 @@ from synaptoroute.router.history import (
     HistoryPage,
     HistoryQuery,
 )
+from synaptoroute.router.reverts import change_not_found
 from synaptoroute.server.parameters import VERSION_PATTERN, WriteParameters
 from synaptoroute.server.responses import (
     READ_PROBLEMS,
@@ -28,9 +29,11 @@ from synaptoroute.server.responses import (
     write_response,
 )
 from synaptoroute.server.route_endpoints import write_responses
-from synaptoroute.server.runtime import runtime_of
+from synaptoroute.server.runtime import router_of
+from synaptoroute.server.set_access import visible_to
 from synaptoroute.web.middleware import context_of
 from synaptoroute.web.problems import Forbidden
+from synaptoroute.web.set_paths import set_of
 
 endpoints = APIRouter(tags=["settings"])
 
@@ -119,9 +122,17 @@ async def show_history(
     that wrote. A page of a route may be short although there are more: go on with
     `next_before` until it is null. `changes=false` is cheaper.
     """
-    router = runtime_of(request).router
+    router = router_of(request)
+    context = context_of(request.scope)
+    if context.route_set or (route_set is None and visible_to(request) is not None):
+        route_set = set_of(context.route_set)
     query = HistoryQuery(
-        route=route, route_set=route_set, before_seq=before, limit=limit, has_changes=changes
+        route=route,
+        route_set=route_set,
+        before_seq=before,
+        limit=limit,
+        has_changes=changes,
+        is_visible=visible_to(request),
     )
     page = await router.changes.history(query)
     return model_response(page, headers=version_headers(router.status().version))
@@ -147,12 +158,18 @@ async def revert_change(
     epoch, _, seq = version.partition(".")
     options = write.options()
     revision = Revision(int(epoch), int(seq))
-    key = context_of(request.scope).key
+    context = context_of(request.scope)
+    key, name = context.key, set_of(context.route_set)
+
+    is_bound = bool(context.route_set) or visible_to(request) is not None
 
     def check(entry: HistoryEntry) -> None:
+        # Without a set in the path, a key for every set reverts changes of any.
+        if is_bound and entry.route_set != name:
+            raise change_not_found(version)
         is_route = all(each.kind == "route" for each in entry.changes or ())
-        if not is_route and key is not None and not key.may("admin"):
+        if not is_route and key is not None and not key.may_in("admin", entry.route_set or name):
             raise Forbidden("only changes of routes are reverted without the scope admin")
 
-    result = await runtime_of(request).router.changes.reverter.revert(revision, options, check)
+    result = await router_of(request).changes.reverter.revert(revision, options, check)
     return write_response(result, options)

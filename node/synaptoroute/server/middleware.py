@@ -11,6 +11,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from synaptoroute.core.mutation import DEFAULT_SET
+from synaptoroute.core.set_validation import NOTE_BYTES_MAX
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.sequencer.peers import CERTIFICATE_PATH, HEAD_PATH
 from synaptoroute.sequencer.proven_http import NONCE_PATH
@@ -28,7 +29,7 @@ from synaptoroute.web.middleware import (
     RequestPolicy,
     presented_key,
 )
-from synaptoroute.web.problems import Forbidden, Unauthorized
+from synaptoroute.web.problems import Forbidden, InvalidParameter, Unauthorized
 from synaptoroute.web.set_paths import (
     ALIASES_PATH,
     SETS_PATH,
@@ -44,6 +45,7 @@ PEER_PREFIX: Final = "/peer/"
 QUERY_PATH: Final = "/v1/query"
 DECISION_PATHS: Final = frozenset({"/v1/decisions", "/v1/systemone"})
 _QUERY_PATHS: Final = frozenset({QUERY_PATH, *DECISION_PATHS})
+NOTE_KEY: Final = b"sr-note"
 METRICS_PATH: Final = "/metrics"
 PROBES: Final = frozenset({"/livez", "/readyz", METRICS_PATH})
 PEER_QUESTIONS: Final = frozenset({HEAD_PATH, NONCE_PATH, CERTIFICATE_PATH})
@@ -97,8 +99,6 @@ class NodePolicy(RequestPolicy):
         )
         tls, keys = self._runtime.tls, self._runtime.keys
         self._sites.check(method, headers, is_keyless=keys is None)
-        if context.route_set and keys is None:
-            raise set_not_found(context.route_set)
         if (
             tls is not None
             and tls.asks_clients
@@ -127,8 +127,6 @@ class NodePolicy(RequestPolicy):
             raise Unauthorized("the API key has expired")
         if not key.may(needed):
             _check_set(key, needed, path, context.route_set)
-        if context.route_set:
-            raise set_not_found(context.route_set)
         if key.limits is not NO_LIMITS:
             context.is_held = self._limiter.admit(
                 key.key_hash, key.limits, is_query=path in _LIMITED_QUERIES
@@ -144,6 +142,20 @@ class NodePolicy(RequestPolicy):
         if name != DEFAULT_SET:
             context.route_set = name
         return endpoint
+
+    def note_of(self, headers: Mapping[bytes, bytes]) -> str:
+        value = headers.get(NOTE_KEY)
+        if value is None:
+            return ""
+        try:
+            note = value.decode()
+        except UnicodeDecodeError:
+            note = ""
+        if not note.isprintable() or not note or len(value) > NOTE_BYTES_MAX:
+            raise InvalidParameter(
+                f"SR-Note must be 1 to {NOTE_BYTES_MAX} bytes of UTF-8 without control characters"
+            )
+        return note
 
     def take_texts(self, context: RequestContext, count: int) -> None:
         """Count texts that a request has encoded against the limit of its key.
@@ -268,8 +280,13 @@ def _check_set(key: ApiKey, needed: KeyScope, path: str, route_set: str) -> None
     if path in _OF_ANY_KEY and (key.scopes or key.grants):
         if key.is_scoped:
             return
-    elif path.startswith((SETS_PATH, ALIASES_PATH)) or path == DIFF_PATH:
-        # Those endpoints show and change only what the key holds for.
+    elif (
+        path.startswith((SETS_PATH, ALIASES_PATH))
+        or path == DIFF_PATH
+        or (path in DECISION_PATHS and not route_set)
+    ):
+        # Those endpoints show and change only what the key holds for; of decisions, the body
+        # names the set.
         if key.grants:
             return
     elif is_of_a_set(path) and key.grants:

@@ -23,7 +23,13 @@ from synaptoroute.router.decision_fits import CalibrationReport
 from synaptoroute.router.diagnostics import LabelledText
 from synaptoroute.router.reads import CascadeReport
 from synaptoroute.server.metrics import CONTENT_TYPE
-from synaptoroute.server.parameters import WriteParameters, checked, read_document
+from synaptoroute.server.parameters import (
+    WriteParameters,
+    checked,
+    own_op_id,
+    read_document,
+    take_texts,
+)
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -38,7 +44,7 @@ from synaptoroute.server.responses import (
     write_response,
 )
 from synaptoroute.server.route_endpoints import WRITE_EXAMPLE, write_responses
-from synaptoroute.server.runtime import runtime_of
+from synaptoroute.server.runtime import router_of, runtime_of, serving_router_of
 from synaptoroute.server.schemas import (
     KeyDescription,
     Liveness,
@@ -116,7 +122,7 @@ async def show_settings(request: Request) -> Response:
     """How the scores of a route's utterances become one score, the default threshold, and
     the size of the tensor.
     """
-    router = runtime_of(request).serving_router
+    router = serving_router_of(request)
     version = router.visible.version  # before the read: what is read is not older
     settings = await router.aget_settings()
     return model_response(settings, headers=version_headers(version))
@@ -136,7 +142,7 @@ async def put_settings(request: Request, write: WriteParameters) -> Response:
     options = write.options(document)
     if options.if_match is not None or options.if_none_match:
         raise InvalidParameter("settings have no ETag: If-Match and If-None-Match do not apply")
-    result = await runtime_of(request).router.aput_settings(settings, options)
+    result = await router_of(request).aput_settings(settings, options)
     return write_response(result, options)
 
 
@@ -153,7 +159,7 @@ async def show_cascade(request: Request) -> Response:
     """Whether this node answers sure queries without the encoder, the measurements behind
     that decision, and the reason if it does not.
     """
-    router = runtime_of(request).serving_router
+    router = serving_router_of(request)
     version = router.visible.version
     return model_response(router.cascade(), headers=version_headers(version))
 
@@ -176,7 +182,7 @@ async def show_calibration(request: Request) -> Response:
     """When and by which node the route set was fitted, the numbers, how good they are on its own
     utterances, and whether a fit is due.
     """
-    router = runtime_of(request).serving_router
+    router = serving_router_of(request)
     report = await router.fits.report()
     return model_response(report, headers=version_headers(router.visible.version))
 
@@ -199,7 +205,7 @@ async def fit_calibration(request: Request) -> Response:
     """Fit the route set as it is now, on this node, and write the numbers to the log. Nodes do
     this by themselves when enough utterances have changed. Needs the scope `admin`.
     """
-    router = runtime_of(request).serving_router
+    router = serving_router_of(request)
     result = await router.fits.fit_now()
     report = await router.fits.report()
     headers = version_headers(result.version if result else router.visible.version)
@@ -266,7 +272,7 @@ async def show_operation(
     """The outcome of a write, remembered for the next 65,536 entries of the log."""
     identity = uuid.UUID(op_id)
     try:
-        result = await runtime_of(request).router.aoutcome(identity.bytes)
+        result = await router_of(request).aoutcome(own_op_id(request, identity.bytes))
     except RouteError as error:
         rejected = _rejected(identity.hex, error)
         return model_response(rejected, headers=version_headers(rejected.version))
@@ -433,8 +439,9 @@ _TRIAL_EXAMPLE: Final = {
 )
 async def preview(request: Request) -> Response:
     """Nothing changes: the route is scored beside the route set and compared with it."""
-    router = runtime_of(request).serving_router
+    router = serving_router_of(request)
     asked = checked(PreviewRequest, await read_document(request), InvalidQuery)
+    take_texts(request, len(asked.texts))
 
     async def ask_all(texts: Any) -> list[Match]:
         return await router.aquery_batch(texts, limit=CANDIDATES_MAX, explain=True)
@@ -459,7 +466,7 @@ async def list_conflicts(
     """Two utterances of different routes that mean the same make the route of a query
     arbitrary.
     """
-    work = runtime_of(request).serving_router.diagnostics.conflicts(similarity_min, limit)
+    work = serving_router_of(request).diagnostics.conflicts(similarity_min, limit)
     found = await unless_gone(request, work)
     shown = json.dumps(dataclasses.asdict(found))
     return json_response(shown, headers=version_headers(found.version))
@@ -522,7 +529,7 @@ async def try_encoder(request: Request) -> Response:
 )
 async def list_unmatched(request: Request) -> Response:
     """Empty unless the setting `unmatched_kept` is above 0."""
-    is_on, found = runtime_of(request).router.diagnostics.unmatched()
+    is_on, found = router_of(request).diagnostics.unmatched()
     queries = [dataclasses.asdict(each) for each in found]
     return json_response(json.dumps({"is_on": is_on, "queries": queries}))
 

@@ -25,13 +25,19 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from synaptoroute.core.mutation import OP_ID_BYTES, Revision
-from synaptoroute.errors import HeadNotConfirmed, InvalidRoute, PreconditionFailed, RouteError
+from synaptoroute.core.mutation import DEFAULT_SET, OP_ID_BYTES, Revision
+from synaptoroute.errors import (
+    HeadNotConfirmed,
+    InvalidRoute,
+    PreconditionFailed,
+    RouteError,
+)
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN, check_name
 from synaptoroute.router import WriteOptions
+from synaptoroute.router.op_ids import scoped_op_id
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.runtime import runtime_of
-from synaptoroute.web.middleware import request_flow
+from synaptoroute.web.middleware import context_of, request_flow
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 
 Ack = Literal["accepted", "applied", "quorum", "all"]
@@ -98,7 +104,7 @@ IfMatch = Annotated[
     str | None,
     Header(
         alias="If-Match",
-        description='The route must stand at this ETag, such as "1.42".',
+        description='What is changed must stand at this ETag, such as "1.42".',
         json_schema_extra={"pattern": r'^(\*|"[0-9]{1,18}\.[0-9]{1,18}")$'},
     ),
 ]
@@ -207,6 +213,8 @@ class WriteRequest:
         request, headers = self.request, self.request.headers
         namespace = runtime_of(request).config.namespace
         op_id = parse_op_id(headers.get("idempotency-key"), namespace)
+        if op_id is not None:
+            op_id = own_op_id(request, op_id)
         # A reused key with another request must be noticed; without a key there is nothing
         # to compare.
         asked = request_hash(request.method, request.url.path, document) if op_id else b""
@@ -238,6 +246,18 @@ async def write_request(
 
 
 WriteParameters = Annotated[WriteRequest, Depends(write_request)]
+
+
+def own_op_id(request: Request, op_id: bytes) -> bytes:
+    """The op_id of a request that names one.
+
+    In ``default`` it is the write's, unless the key holds in some route sets only: of two such
+    keys, each would learn what the other did with an identity that it can guess.
+    """
+    context = context_of(request.scope)
+    if context.route_set or context.key is None or not context.key.is_scoped:
+        return op_id
+    return scoped_op_id(op_id, DEFAULT_SET)
 
 
 def etag(revision: str) -> str:
@@ -300,6 +320,18 @@ def request_hash(method: str, path: str, document: Any) -> bytes:
 def reached(ack: Ack, asked: Ack) -> bool:
     """Whether the level of durability reached is at least the one asked for."""
     return ACKS.index(ack) >= ACKS.index(asked)
+
+
+# --- limits of the key ---------------------------------------------------------------
+
+
+def take_texts(request: Request, count: int) -> None:
+    """Count texts that a request has encoded against the limit of its key.
+
+    Raises:
+        LimitExceeded: The key is over its limit.
+    """
+    request.app.state.policy.take_texts(context_of(request.scope), count)
 
 
 # --- bodies --------------------------------------------------------------------------

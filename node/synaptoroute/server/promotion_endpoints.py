@@ -14,6 +14,7 @@ from synaptoroute.core.mutation import Revision, SetTest
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import NAME_CHARACTERS_MAX, UTTERANCE_BYTES_MAX, normal_name
 from synaptoroute.router.promotion import AliasTarget, Evidence
+from synaptoroute.router.route_sets import alias_not_found
 from synaptoroute.router.set_diff import SetDiff
 from synaptoroute.router.set_tests import PAGE_TESTS_MAX, SetTestPage, SetTestRun
 from synaptoroute.server.parameters import (
@@ -45,8 +46,8 @@ from synaptoroute.server.responses import (
     write_response,
 )
 from synaptoroute.server.route_endpoints import write_responses
-from synaptoroute.server.runtime import runtime_of
-from synaptoroute.server.set_access import check_may, router_of_request
+from synaptoroute.server.runtime import router_of, runtime_of
+from synaptoroute.server.set_access import check_may
 from synaptoroute.web.problems import InvalidParameter
 
 endpoints = APIRouter(route_class=ReadingRoute, tags=["sets"])
@@ -144,7 +145,7 @@ async def list_tests(
     """Labelled queries that belong to the set: a fork copies them, and a gate asks them. Follow
     `next_after` until it is null. The ETag is the revision of the set.
     """
-    page = await router_of_request(request).changes.tests.page(after=after, limit=limit)
+    page = await router_of(request).changes.tests.page(after=after, limit=limit)
     return model_response(page, headers=version_headers(page.version, page.revision))
 
 
@@ -159,7 +160,7 @@ async def put_tests(request: Request, write: WriteParameters) -> Response:
     document = await read_document(request)
     asked = checked(TestsBody, document, InvalidQuery)
     options = _options(write, document)
-    tests = router_of_request(request).changes.tests
+    tests = router_of(request).changes.tests
     result = await tests.put(_labelled(asked.tests), options, is_replacing=True)
     return write_response(result, options)
 
@@ -177,7 +178,7 @@ async def patch_tests(request: Request, write: WriteParameters) -> Response:
     document = await read_document(request)
     asked = checked(TestsPatch, document, InvalidQuery)
     options = _options(write, document)
-    tests = router_of_request(request).changes.tests
+    tests = router_of(request).changes.tests
     result = await tests.put(_labelled(asked.tests), options, removed=asked.removed)
     return write_response(result, options)
 
@@ -190,7 +191,7 @@ async def patch_tests(request: Request, write: WriteParameters) -> Response:
 async def delete_tests(request: Request, write: WriteParameters) -> Response:
     """The routes stay as they are."""
     options = _options(write, None)
-    result = await router_of_request(request).changes.tests.put([], options, is_replacing=True)
+    result = await router_of(request).changes.tests.put([], options, is_replacing=True)
     return write_response(result, options)
 
 
@@ -210,7 +211,7 @@ async def run_tests(request: Request) -> Response:
     document = await read_document(request) if await _has_body(request) else {}
     asked = checked(EvaluationRequest, document, InvalidQuery)
     texts = None if asked.texts is None else _labelled(asked.texts)
-    run = await unless_gone(request, router_of_request(request).changes.tests.run(texts))
+    run = await unless_gone(request, router_of(request).changes.tests.run(texts))
     return model_response(run, headers=version_headers(run.version))
 
 
@@ -257,7 +258,7 @@ async def put_alias(request: Request, alias: AliasName, write: WriteParameters) 
     """
     document = await read_document(request)
     asked = checked(AliasBody, document, InvalidQuery)
-    check_may(request, "write", alias)
+    check_may(request, "write", alias, alias_not_found(alias))
     for name in (asked.route_set, asked.shadow, asked.canary):
         if name is not None:
             check_may(request, "read", name)
@@ -294,7 +295,7 @@ async def roll_back(request: Request, alias: AliasName, write: WriteParameters) 
     """
     document: Any = await read_document(request) if await _has_body(request) else {}
     asked = checked(RollbackRequest, document, InvalidQuery)
-    check_may(request, "write", alias)
+    check_may(request, "write", alias, alias_not_found(alias))
     options = write.options(document)
     version = None
     if asked.version is not None:

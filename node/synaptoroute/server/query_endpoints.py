@@ -12,9 +12,10 @@ from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import Match
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.metrics import parse_version
-from synaptoroute.server.parameters import ReadingRoute, checked, read_document
+from synaptoroute.server.parameters import ReadingRoute, checked, read_document, take_texts
 from synaptoroute.server.query_handler import (
     DEADLINE_HEADER,
+    SESSION_HEADER,
     QueryHandler,
     longest_deadline_ms,
     options_of,
@@ -34,15 +35,16 @@ from synaptoroute.server.responses import (
     unless_gone,
     version_headers,
 )
-from synaptoroute.server.runtime import runtime_of
+from synaptoroute.server.runtime import runtime_of, serving_router_of
 from synaptoroute.server.schemas import (
+    SESSION_CHARACTERS_MAX,
     BatchAnswer,
     ReadingAnswer,
     ReadingRequest,
     SplitAnswer,
     SplitBatchAnswer,
 )
-from synaptoroute.web.middleware import request_flow
+from synaptoroute.web.middleware import context_of, request_flow
 
 DEADLINE_PATTERN: Final = "^([1-9][0-9]{0,4}|[1-5][0-9]{5}|600000)$"
 
@@ -54,6 +56,15 @@ Deadline = Annotated[
         "if the predicted wait is longer.",
         json_schema_extra={"pattern": DEADLINE_PATTERN},
         examples=["250"],
+    ),
+]
+Session = Annotated[
+    str | None,
+    Header(
+        alias=SESSION_HEADER,
+        description="Where the body has no `session`: keeps the queries of one session on one "
+        "side of an alias with a canary.",
+        json_schema_extra={"minLength": 1, "maxLength": SESSION_CHARACTERS_MAX},
     ),
 ]
 endpoints = APIRouter(route_class=ReadingRoute, tags=["queries"])
@@ -90,11 +101,11 @@ _MATCH_EXAMPLE = {
     },
     openapi_extra=json_body("QueryRequest", {"text": "How do I get my money back?"}),
 )
-async def query(request: Request, deadline: Deadline = None) -> Response:
+async def query(request: Request, deadline: Deadline = None, session: Session = None) -> Response:
     """Say which route a text belongs to, with its score, the most similar utterance,
     the runner-up and the margin. `route` is null with a `reason` when nothing passes.
     """
-    del deadline  # declared for the document; the handler reads all headers itself
+    del deadline, session  # declared for the document; the handler reads all headers itself
     handler: QueryHandler = request.app.state.query_handler
     return await handler.serve(request)
 
@@ -115,11 +126,13 @@ async def query(request: Request, deadline: Deadline = None) -> Response:
         "BatchRequest", {"texts": ["How do I get my money back?", "Where is my parcel?"]}
     ),
 )
-async def query_batch(request: Request, deadline: Deadline = None) -> Response:
+async def query_batch(
+    request: Request, deadline: Deadline = None, session: Session = None
+) -> Response:
     """Route up to 1,024 texts; each gets the match that it would get alone. The work is
     cancelled if the client goes away.
     """
-    del deadline
+    del deadline, session
     runtime = runtime_of(request)
     require_json(request)
     options = options_of(dict(reversed(request.scope["headers"])))
@@ -128,9 +141,16 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
         batch = parse_batch(body)
         if runtime.config.log_queries:
             runtime.log.debug("queries", texts=batch.texts)
+        context = context_of(request.scope)
+        take_texts(request, len(batch.texts))
         router, arguments = (
-            runtime.serving_router,
-            query_arguments(batch, longest_deadline_ms(options.deadline_ms, runtime.config)),
+            serving_router_of(request),
+            query_arguments(
+                batch,
+                longest_deadline_ms(options.deadline_ms, runtime.config),
+                options.session,
+                "" if context.key is None else context.key.cache_scope,
+            ),
         )
         arguments |= {"use_cache": options.use_cache, "flow": request_flow(request)}
         if batch.split:
@@ -178,7 +198,7 @@ async def preview_texts(request: Request) -> Response:
     """Nothing is encoded or routed. `ignore` tries patterns in place of those of the
     settings.
     """
-    router = runtime_of(request).serving_router
+    router = serving_router_of(request)
     version = router.visible.version
     asked = checked(ReadingRequest, await read_document(request), InvalidQuery)
     texts = router.diagnostics.read_texts(asked.texts, asked.ignore)

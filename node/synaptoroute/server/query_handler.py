@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import Request
@@ -39,6 +40,7 @@ from synaptoroute.server.middleware import QUERY_PATH, NodePolicy
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.server.schemas import (
     QUERY_DEADLINE_MS_MAX,
+    SESSION_CHARACTERS_MAX,
     BatchRequest,
     QueryFields,
     QueryRequest,
@@ -46,16 +48,25 @@ from synaptoroute.server.schemas import (
 from synaptoroute.server.traffic import Tally
 from synaptoroute.web.http_parser import Header, HttpRequest
 from synaptoroute.web.http_protocol import DirectHandler, Respond
-from synaptoroute.web.middleware import PROOF_KEY, RequestContext, flow_of, request_flow
+from synaptoroute.web.middleware import (
+    PROOF_KEY,
+    RequestContext,
+    context_of,
+    flow_of,
+    request_flow,
+)
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 
 PATH: Final = QUERY_PATH
 DEADLINE_HEADER: Final = "SR-Deadline-Ms"
+SESSION_HEADER: Final = "SR-Session"
+_OF_A_SET: Final = "/query"
 RESPONSES_MAX: Final = 8_192
 RESPONSES_BYTES_MAX: Final = 33_554_432
 CACHED_BODY_BYTES_MAX: Final = 4_096
 """Longer bodies are seldom sent twice."""
 _DEADLINE_KEY: Final = DEADLINE_HEADER.lower().encode()
+_SESSION_KEY: Final = SESSION_HEADER.lower().encode()
 MIN_VERSION: Final = b"sr-min-version"
 _VERSION: Final = re.compile(rb"[0-9]{1,16}\.[0-9]{1,16}")
 _DEADLINE: Final = re.compile(r"[1-9][0-9]{0,5}")
@@ -83,6 +94,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class QueryOptions:
     use_cache: bool
     deadline_ms: int | None
+    session: str | None = None  # Where the body names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +119,7 @@ class PendingQuery:
         router: The router that answers it.
         answer: The match, or a future of it; of one match a part for a query to split.
         body: Bytes of the request.
+        key: What the response is cached under.
         options: What its headers say.
         visible: State of the router when the query began.
         is_first: Whether later queries with the same bytes may join this one.
@@ -116,6 +129,7 @@ class PendingQuery:
     router: AdaptiveRouter
     answer: Match | asyncio.Future[Match] | asyncio.Future[list[Match]]
     body: bytes
+    key: bytes
     options: QueryOptions
     visible: Published
     is_first: bool
@@ -174,7 +188,7 @@ class QueryHandler:
     ) -> None:
         self._others = others
         self._runtime = runtime
-        self._policy = policy
+        self.policy = policy
         self._cache = ResponseCache()
         self._in_flight: set[bytes] = set()
         runtime.metrics.watch_cached_responses(lambda: self._cache.hits)
@@ -187,7 +201,8 @@ class QueryHandler:
         Returns:
             False for every other request, which goes to the application.
         """
-        if request.path != PATH:
+        path = request.path
+        if path != PATH and not path.endswith(_OF_A_SET):
             return self._others is not None and self._others(request, respond)
         if request.method != "POST" or request.query_string:
             return False
@@ -206,10 +221,13 @@ class QueryHandler:
         ):
             return False
         context = RequestContext(headers.get(b"x-request-id"), PATH, request.client)
-        self._policy.started()
+        if path != PATH and self.policy.locate(path, context) != PATH:
+            return False
+        self.policy.started()
         try:
-            self._policy.authorize("POST", PATH, headers, context)
-            pending = self.begin(body, options_of(headers), flow_of(context, request.client))
+            self.policy.authorize("POST", PATH, headers, context)
+            flow = flow_of(context, request.client)
+            pending = self.begin(body, options_of(headers), flow, context)
         except Exception as error:
             self._send_problem(request, respond, context, error)
             return True
@@ -238,7 +256,7 @@ class QueryHandler:
         """Send what became of a query; nothing to a client that has gone."""
         self.release(pending)
         if future.cancelled():
-            self._policy.finished("POST", PATH, request.client, context)
+            self.policy.finished("POST", request.path, request.client, context)
             return
         try:
             response = self.complete(pending, future.result())
@@ -250,9 +268,9 @@ class QueryHandler:
     def _send_problem(
         self, request: HttpRequest, respond: Respond, context: RequestContext, error: Exception
     ) -> None:
-        status, headers, body = self._policy.problem_response(error, context)
+        status, headers, body = self.policy.problem_response(error, context)
         if not any(name == b"sr-version" for name, _ in headers):
-            headers += self._policy.default_headers()
+            headers += self.policy.default_headers()
         self._send(request, respond, context, status, headers, body)
 
     def _send(
@@ -265,8 +283,8 @@ class QueryHandler:
         body: bytes,
     ) -> None:
         context.status = status
-        self._policy.finished("POST", PATH, request.client, context)
-        respond(request, status, [*headers, *self._policy.common_headers(context)], body)
+        self.policy.finished("POST", request.path, request.client, context)
+        respond(request, status, [*headers, *self.policy.common_headers(context)], body)
 
     # --- behind the framework --------------------------------------------------------
 
@@ -277,7 +295,7 @@ class QueryHandler:
         runtime = self._runtime
         with runtime.bodies.lease(request_flow(request)) as lease:
             body = await read_body(request, lease, runtime.config.body_bytes_max)
-        found = self.begin(body, options, request_flow(request))
+        found = self.begin(body, options, request_flow(request), context_of(request.scope))
         if isinstance(found, PendingQuery):
             try:
                 match: Any = await answered(found.answer)  # type: ignore[arg-type]
@@ -290,7 +308,11 @@ class QueryHandler:
     # --- decisions -------------------------------------------------------------------
 
     def begin(
-        self, body: bytes, options: QueryOptions, flow: str = ""
+        self,
+        body: bytes,
+        options: QueryOptions,
+        flow: str = "",
+        context: RequestContext | None = None,
     ) -> QueryResponse | PendingQuery:
         """Answer a query from the cache, or begin to answer it.
 
@@ -300,25 +322,35 @@ class QueryHandler:
         router = runtime.serving_router
         visible = router.visible
         use_cache = options.use_cache
+        key, cache_scope = body, ""
+        if context is not None:
+            if name := context.route_set:
+                # No JSON text has a zero byte, so no body of another path gives this key.
+                key = b"\0".join((name.encode(), (options.session or "").encode(), body))
+                router = router.set(name)
+            if context.key is not None:
+                cache_scope = context.key.cache_scope
         if use_cache and not runtime.config.log_queries:
-            cached = self._cache.get(body, visible)
+            cached = self._cache.get(key, visible)
             if cached is not None:
                 for tally, confidence in cached.counted:
                     tally.answers += 1
                     tally.confidence_sum += confidence
                 return cached
-        is_first = use_cache and body not in self._in_flight
+        is_first = use_cache and key not in self._in_flight
         deadline_ms = longest_deadline_ms(options.deadline_ms, runtime.config)
         if is_first or not use_cache:
             # Parsing costs more than refusing, and an overloaded node mostly refuses.  A
             # query that is on its way may be joined at any load.
             router.check_queue(deadline_ms, flow)
         query = parse_query(body)
+        if context is not None and context.key is not None:
+            self.policy.take_texts(context, 1)
         if runtime.config.log_queries:
             runtime.log.debug("queries", texts=[query.text])
         runtime.bodies.take(len(body), flow)
         answer: Match | asyncio.Future[Match] | asyncio.Future[list[Match]]
-        arguments = query_arguments(query, deadline_ms)
+        arguments = query_arguments(query, deadline_ms, options.session, cache_scope)
         try:
             if query.split:
                 # Spans count from the text as it was sent, before it was trimmed.
@@ -337,8 +369,8 @@ class QueryHandler:
             runtime.bodies.release(len(body), flow)
             raise
         if is_first:
-            self._in_flight.add(body)
-        return PendingQuery(router, answer, body, options, visible, is_first, flow)
+            self._in_flight.add(key)
+        return PendingQuery(router, answer, body, key, options, visible, is_first, flow)
 
     def complete(self, pending: PendingQuery, answer: Match | list[Match]) -> QueryResponse:
         """Render the answer of a pending query, and cache it where it may come again."""
@@ -353,6 +385,8 @@ class QueryHandler:
         headers = [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON)]
         if match.version:
             headers.append((b"sr-version", match.version.encode()))
+        if match.route_set is not None:
+            headers.append((b"sr-route-set", quote(match.route_set, safe=" @:").encode()))
         response = QueryResponse(visible, headers, body, counted)
         # Where unmatched queries are counted, each of them must reach the scorer.
         is_counted = match.route is None and config.unmatched_kept > 0
@@ -360,14 +394,14 @@ class QueryHandler:
         # neither state for certain.
         is_current = pending.router.visible is visible and match.version == visible.version
         if pending.options.use_cache and is_current and not (config.log_queries or is_counted):
-            self._cache.put(pending.body, response)
+            self._cache.put(pending.key, response)
         return response
 
     def release(self, pending: PendingQuery) -> None:
         """End a pending query, answered or not."""
         self._runtime.bodies.release(len(pending.body), pending.flow)
         if pending.is_first:
-            self._in_flight.discard(pending.body)
+            self._in_flight.discard(pending.key)
 
 
 async def _only(work: Awaitable[list[list[Match]]]) -> list[Match]:
@@ -401,7 +435,20 @@ def must_wait(runtime: Runtime, version: bytes) -> bool:
 def options_of(headers: Mapping[bytes, bytes]) -> QueryOptions:
     deadline = headers.get(_DEADLINE_KEY)
     deadline_ms = None if deadline is None else parse_deadline(deadline.decode("latin-1"))
-    return QueryOptions(b"no-cache" not in headers.get(b"cache-control", b""), deadline_ms)
+    session = headers.get(_SESSION_KEY)
+    return QueryOptions(
+        b"no-cache" not in headers.get(b"cache-control", b""),
+        deadline_ms,
+        None if session is None else parse_session(session.decode("latin-1")),
+    )
+
+
+def parse_session(value: str) -> str:
+    if not 1 <= len(value) <= SESSION_CHARACTERS_MAX or not value.isprintable():
+        raise InvalidParameter(
+            f"{SESSION_HEADER} must be 1 to {SESSION_CHARACTERS_MAX} printable characters"
+        )
+    return value
 
 
 def parse_deadline(value: str) -> int:
@@ -418,9 +465,19 @@ def longest_deadline_ms(header_ms: int | None, config: NodeConfig) -> int:
     return own_ms if header_ms is None else min(own_ms, header_ms)
 
 
-def query_arguments(query: QueryFields, deadline_ms: int) -> dict[str, Any]:
-    """Arguments for the router, out of a request; ``deadline_ms`` is the longest deadline."""
+def query_arguments(
+    query: QueryFields, deadline_ms: int, session: str | None = None, cache_scope: str = ""
+) -> dict[str, Any]:
+    """Arguments for the router, out of a request.
+
+    Args:
+        deadline_ms: The longest deadline.
+        session: The session where the body names none.
+        cache_scope: See ``QueryArguments``.
+    """
     return {
+        "session": query.session or session,
+        "cache_scope": cache_scope,
         "limit": query.limit,
         "routes": query.routes,
         "explain": query.explain,

@@ -24,6 +24,7 @@ from synaptoroute.server.parameters import etag, reached
 from synaptoroute.version import __version__
 from synaptoroute.web.openapi import SECURITY, SECURITY_SCHEMES
 from synaptoroute.web.problems import PROBLEM_JSON, ClientGone, status_phrase
+from synaptoroute.web.set_paths import is_of_a_set, path_in_a_set
 
 JSON: Final = "application/json"
 ResultT = TypeVar("ResultT")
@@ -92,14 +93,21 @@ Finds the named route that a text belongs to.
 
 Every error is an RFC 9457 problem document with a stable `code`. Every write carries its
 position in the order of all writes (`SR-Version`), may be made safe to repeat
-(`Idempotency-Key`) and may be conditional (`If-Match`, `If-None-Match: *`)."""
+(`Idempotency-Key`) and may be conditional (`If-Match`, `If-None-Match: *`).
+
+Operations with `x-route-set-path` are about one route set. Their own path is that of the set
+`default`; the other is that of any set, and for queries and decisions of any alias, with the same
+parameters, bodies and answers."""
 
 TAGS: Final = [
     {"name": "queries", "description": "Find the route of a text."},
     {"name": "decisions", "description": "Choose an option, in the protocols of other servers."},
     {"name": "routes", "description": "Read and change routes."},
     {"name": "learning", "description": "Feedback, its review, and changes of several routes."},
-    {"name": "sets", "description": "Tests, comparisons and promotions of route sets; erasure."},
+    {
+        "name": "sets",
+        "description": "Route sets and aliases: tests, comparisons, promotions; erasure.",
+    },
     {"name": "transfer", "description": "Import and export many routes at once."},
     {"name": "settings", "description": "Settings of the route set, and outcomes of writes."},
     {"name": "cluster", "description": "Members, voters, recoveries and orphaned writes."},
@@ -125,6 +133,9 @@ REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.RevisionPreviewRequest,
     schemas.ClustersRequest,
     schemas.DismissRequest,
+    schemas.SetBody,
+    schemas.SetPatch,
+    schemas.ForkBody,
     schemas.ProblemDocument,
     promotion_schemas.TestsBody,
     promotion_schemas.TestsPatch,
@@ -217,6 +228,10 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         named["RouteBody"] = _route_body(named["Route"])
         components["securitySchemes"] = SECURITY_SCHEMES
         document["security"] = list(SECURITY)
+        for path, operations in document["paths"].items():
+            if is_of_a_set(path):
+                for operation in operations.values():
+                    operation["x-route-set-path"] = path_in_a_set(path, "{set}")
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -26,6 +26,7 @@ from synaptoroute.server.parameters import (
     checked,
     is_unchanged,
     read_document,
+    take_texts,
 )
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
@@ -38,7 +39,7 @@ from synaptoroute.server.responses import (
     version_headers,
     write_response,
 )
-from synaptoroute.server.runtime import runtime_of
+from synaptoroute.server.runtime import router_of
 from synaptoroute.server.schemas import (
     RouteList,
     RoutePatch,
@@ -115,7 +116,7 @@ async def list_routes(
     limit: Annotated[int, Query(ge=1, le=PAGE_ROUTES_MAX)] = PAGE_ROUTES_DEFAULT,
 ) -> Response:
     """Routes in order of name. Follow `next_after` until it is null."""
-    page = await runtime_of(request).router.alist_routes(after=after, limit=limit)
+    page = await router_of(request).alist_routes(after=after, limit=limit)
     headers = version_headers(page.version)
     if page.next_after is not None:
         next_page = f"/v1/routes?after={quote(page.next_after)}&limit={limit}"
@@ -137,7 +138,7 @@ async def list_routes(
 )
 async def show_route(request: Request, name: RouteName) -> Response:
     """A route with its utterances, as this node holds it."""
-    route = await runtime_of(request).router.aget_route(name)
+    route = await router_of(request).aget_route(name)
     headers = version_headers(route.version, route.revision)
     if is_unchanged(request.headers.get("if-none-match"), route.revision):
         return Response(status_code=304, headers=headers)
@@ -156,8 +157,9 @@ async def put_route(request: Request, name: RouteName, write: WriteParameters) -
     """
     document = await read_document(request)
     route = checked(Route, _named(document, name))
+    take_texts(request, len(route.utterances) + len(route.negatives))
     options = write.options(document)
-    result = await runtime_of(request).router.aput_route(route, options, is_checked=True)
+    result = await router_of(request).aput_route(route, options, is_checked=True)
     return write_response(result, options, is_new=result.created)
 
 
@@ -174,9 +176,10 @@ async def patch_route(request: Request, name: RouteName, write: WriteParameters)
     """
     document = await read_document(request)
     patch = checked(RoutePatch, document)
+    take_texts(request, len(patch.negatives or ()))
     given = patch.model_fields_set
     options = write.options(document)
-    result = await runtime_of(request).router.apatch_route(
+    result = await router_of(request).apatch_route(
         name,
         threshold=patch.threshold if "threshold" in given else KEEP,
         metadata=patch.metadata if "metadata" in given else KEEP,
@@ -197,7 +200,7 @@ async def patch_route(request: Request, name: RouteName, write: WriteParameters)
 async def delete_route(request: Request, name: RouteName, write: WriteParameters) -> Response:
     """Remove a route. The response has a body that shows the version of the write."""
     options = write.options()
-    result = await runtime_of(request).router.adelete_route(name, options)
+    result = await router_of(request).adelete_route(name, options)
     return write_response(result, options)
 
 
@@ -211,8 +214,9 @@ async def add_utterances(request: Request, name: RouteName, write: WriteParamete
     """Add examples to a route; examples that it already has stay as they are."""
     document = await read_document(request)
     asked = checked(UtterancesToAdd, document)
+    take_texts(request, len(asked.utterances))
     options = write.options(document)
-    result = await runtime_of(request).router.aadd_utterances(
+    result = await router_of(request).aadd_utterances(
         name, asked.utterances, asked.vectors, options
     )
     return write_response(result, options)
@@ -229,7 +233,7 @@ async def remove_utterances(request: Request, name: RouteName, write: WriteParam
     document = await read_document(request)
     asked = checked(UtterancesToRemove, document)
     options = write.options(document)
-    result = await runtime_of(request).router.aremove_utterances(name, asked.utterances, options)
+    result = await router_of(request).aremove_utterances(name, asked.utterances, options)
     return write_response(result, options)
 
 

@@ -37,6 +37,7 @@ from synaptoroute.server.metrics import Metrics, parse_version
 from synaptoroute.server.traffic import RouteTraffic
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.logs import server_log
+from synaptoroute.web.middleware import context_of
 from synaptoroute.web.tls import ClientTls, ServerTls
 
 OpenRouter = Callable[[], tuple[AdaptiveRouter, TextEncoder]]
@@ -256,6 +257,20 @@ class Runtime:
 def runtime_of(request: Request) -> Runtime:
     runtime: Runtime = request.app.state.runtime
     return runtime
+
+
+def router_of(request: Request) -> AdaptiveRouter:
+    """The router as soon as it is open, bound to the route set that the path names."""
+    name = context_of(request.scope).route_set
+    router = runtime_of(request).router
+    return router.set(name) if name else router
+
+
+def serving_router_of(request: Request) -> AdaptiveRouter:
+    """The router once it may take queries, bound to the set or alias that the path names."""
+    name = context_of(request.scope).route_set
+    router = runtime_of(request).serving_router
+    return router.set(name) if name else router
 
 
 async def _was_used(router: AdaptiveRouter) -> bool:

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from synaptoroute.core.names import NAME_CHARACTERS_MAX
 from synaptoroute.core.validation import IGNORE_PATTERNS_MAX, NEGATIVES_MAX
 from synaptoroute.learning.clusters import SIMILARITY_MIN
 from synaptoroute.learning.clusters import TEXTS_MAX as CLUSTERED_MAX
@@ -48,6 +49,7 @@ from synaptoroute.models import (
 )
 from synaptoroute.router.diagnostics import COMPARED_TEXTS_MAX
 from synaptoroute.router.feedback import RESOLVED_MAX
+from synaptoroute.router.route_sets import RouteSetLimits
 from synaptoroute.trust.operator import WARRANT_CHARACTERS_MAX
 
 QUERY_DEADLINE_MS_MAX: Final = 600_000
@@ -86,6 +88,9 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+SESSION_CHARACTERS_MAX: Final = 256
+
+
 class QueryFields(RequestModel):
     """Fields that a query and a batch share."""
 
@@ -116,6 +121,12 @@ class QueryFields(RequestModel):
         ge=1,
         le=QUERY_DEADLINE_MS_MAX,
         description="Give up after this time; the limit of the node still holds.",
+    )
+    session: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=SESSION_CHARACTERS_MAX,
+        description="Keeps the queries of one session on one side of an alias with a canary.",
     )
 
 
@@ -453,6 +464,32 @@ class Operation(BaseModel):
     count: int = 0
     code: str | None = None
     detail: str | None = None
+
+
+class SetBody(RequestModel):
+    """A route set to create, or whose limits are replaced.
+
+    Attributes:
+        limits: Its limits; absent, they stay as they are.
+    """
+
+    limits: RouteSetLimits | None = None
+
+
+class SetPatch(RequestModel):
+    """Limits of a route set to change; absent ones stay as they are."""
+
+    limits: dict[str, int]
+
+
+class ForkBody(RequestModel):
+    """A copy of a route set.
+
+    Attributes:
+        into: Name of the copy.
+    """
+
+    into: str = Field(alias="as", min_length=1, max_length=NAME_CHARACTERS_MAX)
 
 
 class KeyDescription(BaseModel):

@@ -7,7 +7,7 @@ one position; NDJSON is the format that neither side needs to hold whole.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from synaptoroute.errors import ClusterError
-from synaptoroute.models import ImportResult, StoredRoute
+from synaptoroute.errors import ClusterError, LimitExceeded
+from synaptoroute.models import ImportResult, Route, StoredRoute
 from synaptoroute.router import AdaptiveRouter
-from synaptoroute.router.imports import RUN_SEPARATOR
+from synaptoroute.router.imports import RUN_SEPARATOR, Routes
 from synaptoroute.server.bodies import body_pieces, is_json, media_type, read_body
 from synaptoroute.server.documents import (
     KIND_BY_MEDIA_TYPE,
@@ -35,6 +35,7 @@ from synaptoroute.server.parameters import (
     ReadingRoute,
     WriteParameters,
     parse_op_id,
+    take_texts,
 )
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
@@ -47,7 +48,7 @@ from synaptoroute.server.responses import (
     write_response,
 )
 from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX, write_responses
-from synaptoroute.server.runtime import runtime_of
+from synaptoroute.server.runtime import router_of, runtime_of
 from synaptoroute.web.middleware import request_flow
 from synaptoroute.web.problems import NotAcceptable, UnsupportedMediaType
 
@@ -129,7 +130,7 @@ async def import_routes(
     arrives, and errors name the line. An `Idempotency-Key` serves as `import_id`.
     """
     runtime = runtime_of(request)
-    router = runtime.router
+    router = router_of(request)
     op_id = parse_op_id(idempotency_key, runtime.config.namespace)
     if import_id is None and op_id is not None:
         import_id = f"key-{op_id.hex()}"
@@ -141,6 +142,7 @@ async def import_routes(
         else:
             body = await read_body(request, lease, runtime.config.body_bytes_max)
             routes = each_route(await asyncio.to_thread(parse_document, body, kind))
+        routes = _at_the_rate_of(request, routes)
         result = await router.aimport(routes, replace=replace, import_id=import_id, ack=ack)
     headers = version_headers(result.version)
     headers["SR-Op-Id"] = result.op_id
@@ -148,6 +150,19 @@ async def import_routes(
     if is_pending:
         headers["Location"] = f"/v1/ops/{result.op_id}"
     return model_response(result, status=202 if is_pending else 200, headers=headers)
+
+
+async def _at_the_rate_of(request: Request, routes: Routes) -> AsyncIterator[Route]:
+    """Yield routes no faster than the key of a request may have texts encoded."""
+    stream = routes if isinstance(routes, AsyncIterable) else each_route(routes)
+    async for route in stream:
+        while True:
+            try:
+                take_texts(request, len(route.utterances) + len(route.negatives))
+                break
+            except LimitExceeded as error:
+                await asyncio.sleep(error.retry_after_seconds or 1.0)
+        yield route
 
 
 class OpenImport(BaseModel):
@@ -195,7 +210,7 @@ async def list_open_imports(request: Request) -> Response:
     """Imports that are neither committed nor aborted. One to which nothing is added for
     `import_idle_seconds` is aborted by any node.
     """
-    found = await runtime_of(request).router.open_imports.staged()
+    found = await router_of(request).open_imports.staged()
     imports = [
         OpenImport(
             import_id=each.begin.import_id.partition(RUN_SEPARATOR)[0],
@@ -223,7 +238,7 @@ async def abort_import(
     it gets 409 `import_rejected`.
     """
     options = write.options()
-    result = await runtime_of(request).router.open_imports.abort(import_id, options)
+    result = await router_of(request).open_imports.abort(import_id, options)
     return write_response(result, options)
 
 
@@ -241,7 +256,7 @@ async def export_routes(request: Request) -> Response:
     `Accept`. Vectors are not exported; the texts are encoded again.
     """
     kind = accepted_kind(request.headers.get("accept", "*/*"))
-    routes, version = await _read_all(runtime_of(request).router)
+    routes, version = await _read_all(router_of(request))
     return StreamingResponse(
         _pieces(routes, kind),
         media_type=MEDIA_TYPES[kind],

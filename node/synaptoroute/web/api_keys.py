@@ -58,6 +58,7 @@ class ApiKey:
         expires_at: Unix time in seconds from which on it is refused; None for never.
         grants: What it may do in some route sets only.
         limits: How fast it may be used at one node.
+        cache_scope: Caches that it shares with keys of equal grants; empty for the common ones.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ApiKey:
     expires_at: float | None = None
     grants: tuple[Grant, ...] = ()
     limits: KeyLimits = NO_LIMITS
+    cache_scope: str = ""
     # Distinguishes a key from the same key before it was removed, had other rights or expired
     serial: int = field(default=0, compare=False)
 
@@ -86,12 +88,7 @@ class ApiKey:
     @property
     def is_scoped(self) -> bool:
         """Whether it is for some route sets only."""
-        return not self.scopes - {"metrics"}
-
-    @property
-    def cache_scope(self) -> str:
-        """Caches that it shares with keys of equal grants; empty for the common ones."""
-        return ",".join(sorted(map(str, self.grants))) if self.is_scoped else ""
+        return is_scoped(self.scopes)
 
     def has_rights_of(self, other: ApiKey) -> bool:
         """Whether both allow the same; their expiry and their limits may differ."""
@@ -203,7 +200,13 @@ def _parse_line(line: str, where: str) -> ApiKey:
         raise ConfigError(f"{where}: the second word must be sha256: and 64 hexadecimal digits")
     _check_name(name, where)
     expires_at, limits = _parse_attributes(words[3:], where)
-    return ApiKey(name, bytes.fromhex(digest[1]), scopes, expires_at, grants, limits)
+    cache_scope = ",".join(sorted(map(str, grants))) if is_scoped(scopes) else ""
+    return ApiKey(name, bytes.fromhex(digest[1]), scopes, expires_at, grants, limits, cache_scope)
+
+
+def is_scoped(scopes: frozenset[Scope]) -> bool:
+    """Whether scopes allow nothing in every route set."""
+    return not scopes - {"metrics"}
 
 
 def _parse_scopes(word: str, where: str) -> tuple[frozenset[Scope], tuple[Grant, ...]]:

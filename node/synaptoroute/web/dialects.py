@@ -28,6 +28,9 @@ def render_error(problem: Problem, path: str, instance: str) -> tuple[str, bytes
         instance: Names this one occurrence.
     """
     path = path.rstrip("/")
+    parts = path.split("/")
+    if len(parts) == 5 and parts[1:3] == ["v1", "sets"]:  # the same endpoint for a route set
+        path = f"/v1/{parts[4]}"
     if path in OPENAI_PATHS:
         return "application/json", _openai_error(problem)
     if path in SYSTEM_ONE_PATHS:

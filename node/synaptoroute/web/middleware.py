@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS
+from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS, NOTE
 from synaptoroute.errors import SynaptoRouteError, TooLarge
 from synaptoroute.trust.requests import PROOF_HEADER, Proven
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, ApiKey
@@ -160,6 +160,14 @@ class RequestPolicy(ABC):
         """Path of the endpoint that serves a path; the context keeps what else the path says."""
         return path
 
+    def note_of(self, headers: Mapping[bytes, bytes]) -> str:
+        """What the client says about the change that it asks for; empty for nothing.
+
+        Raises:
+            InvalidParameter: It is malformed.
+        """
+        return ""
+
     def default_headers(self) -> list[Header]:
         """Headers of a response whose endpoint did not set ``default_name`` itself."""
         return []
@@ -295,6 +303,7 @@ class Middleware:
                 receive_bounded = receive
             policy.authorize(scope["method"], path, headers, context)
             AUTHOR.set(context.author)
+            NOTE.set(policy.note_of(headers))
             if policy.body_bytes_max is not None:
                 receive_bounded = _bounded(receive, policy.body_bytes_max)
             await self._app(located, receive_in_force, send_answer)

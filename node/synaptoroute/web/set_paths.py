@@ -18,6 +18,7 @@ ALIASES_PATH: Final = "/v1/aliases"
 _PREFIX: Final = f"{SETS_PATH}/"
 _OF_A_SET: Final = frozenset(
     {
+        "apply",
         "clusters",
         "conflicts",
         "decisions",
@@ -65,6 +66,11 @@ def split_set_path(path: str) -> tuple[str, str] | None:
     else:
         return None
     return unicodedata.normalize("NFC", name), endpoint
+
+
+def path_in_a_set(endpoint: str, route_set: str) -> str:
+    """Path of an endpoint for a set, whose name is not quoted here."""
+    return f"{_PREFIX}{route_set}/{endpoint.split('/', 2)[2]}"
 
 
 def base_of(route_set: str) -> str:

@@ -14,7 +14,7 @@ from routers import HeldEncoder
 from synaptoroute.errors import DeadlineExceeded, InvalidQuery
 from synaptoroute.questions import ChoiceAnswer, ChoiceQuestion, Option, OptionScores
 from synaptoroute.router import decider as module
-from synaptoroute.router.decider import _score
+from synaptoroute.router.decider import _query, _score
 from synaptoroute.serving.query import OptionSet
 
 pytestmark = pytest.mark.unit
@@ -44,7 +44,7 @@ async def scores_of(node: Any, asked: ChoiceQuestion) -> OptionScores:
         texts,
         engine.encoder.encode_utterances(texts),
     )
-    return await _score(engine, TEXT, [asked], options, 5.0, "", True)
+    return await _score(engine, _query(TEXT, [asked], options, use_cache=True), 5.0)
 
 
 @pytest.mark.parametrize("aggregation", ["adaptive", "blend", "max", "topk", "centroid", "mean"])

@@ -14,7 +14,7 @@ from synaptoroute.core.replica import State
 from synaptoroute.errors import IdempotencyConflict, PreconditionFailed, RouteError
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.router import AdaptiveRouter, WriteOptions
-from synaptoroute.router.writes import derived_op_id
+from synaptoroute.router.op_ids import derived_op_id
 
 pytestmark = pytest.mark.unit
 

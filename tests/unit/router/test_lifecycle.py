@@ -175,7 +175,7 @@ async def test_boot_that_fails_after_opening_unlocks_the_file(
     """Running out of memory while the tensor is filled does not keep the file locked."""
     path = tmp_path / "node.sqlite"
 
-    def explode(*_: object) -> None:
+    def explode(*_: object, **__: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:

@@ -18,15 +18,16 @@ from synaptoroute_coordinator.config import CoordinatorConfig
 pytestmark = pytest.mark.unit
 
 NODE = """
-abort_import add_utterances apply_change change_voter cluster_texts decisions delete_route
-delete_tests diff_sets dismiss_unmatched erase_texts export_routes finalize fit_calibration
-import_routes list_conflicts list_feedback list_imports list_open_imports list_orphans list_routes
-list_tests list_unmatched live metrics patch_route patch_tests preview preview_revision
-preview_texts put_alias put_feedback put_route put_settings put_tests query query_batch ready
-recover remove_utterances replay_orphan resolve_item resolve_items revert_change revise roll_back
-run_tests scrub show_calibration show_cascade show_cluster show_digest show_erasures show_evaluation
+abort_import add_utterances apply_change change_voter cluster_texts decisions delete_alias
+delete_route delete_set delete_tests diff_sets dismiss_unmatched erase_texts export_routes finalize
+fit_calibration fork_set import_routes list_aliases list_conflicts list_feedback list_imports
+list_open_imports list_orphans list_routes list_sets list_tests list_unmatched live metrics
+patch_route patch_set patch_tests preview preview_revision preview_texts put_alias put_feedback
+put_route put_set put_settings put_tests query query_batch ready recover remove_utterances
+replay_orphan resolve_item resolve_items revert_change revise roll_back run_tests scrub show_alias
+show_calibration show_cascade show_cluster show_digest show_erasures show_evaluation
 show_generations show_history show_key show_operation show_process_settings show_propagation
-show_route show_settings show_state show_traffic systemone try_encoder unfreeze
+show_route show_set show_settings show_state show_traffic systemone try_encoder unfreeze
 """
 COORDINATOR = """
 abort_import change_encoder change_voter close_session delete_route dismiss_unmatched follow
