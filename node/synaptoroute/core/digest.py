@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b, sha1, sha256
 from typing import Final
 
@@ -37,6 +37,7 @@ from synaptoroute.core.mutation import (
     ImportBegin,
     ImportChunk,
     PutRoute,
+    SetLimits,
     SetTest,
     Settings,
 )
@@ -117,9 +118,15 @@ def test_hash(test: SetTest) -> bytes:
 
 def set_hash(record: SetRecord) -> bytes:
     """Hash the record of a route set to 16 bytes."""
-    places = f"{record.created}|{record.revision}"
-    limits = ".".join(str(getattr(record.limits, each.name)) for each in fields(record.limits))
+    (epoch, seq), (last_epoch, last_seq) = record.created, record.revision
+    places = f"{epoch}.{seq}|{last_epoch}.{last_seq}"
+    limits = _limits_text(record.limits)
     return hash_fields(b"set", str(record.number), record.name, record.forked_from, places, limits)
+
+
+@lru_cache(maxsize=64)  # Every write hashes a record twice
+def _limits_text(limits: SetLimits) -> str:
+    return ".".join([str(getattr(limits, each.name)) for each in fields(limits)])
 
 
 def alias_hash(alias: AliasRecord) -> bytes:

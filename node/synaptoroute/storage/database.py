@@ -221,7 +221,7 @@ class Database:
         written = freed = 0
         for commit in commits:
             sizes.append((commit.entry.seq, len(commit.entry.frame)))
-            for part in commit.change.parts():
+            for part in (commit.change, *commit.change.others):
                 written += len(part.writes)
                 freed += len(part.freed)
         log = self._log

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 from synaptoroute.core.change import NO_DECISION, AliasRecord, Change, FittedDecision, SetRecord
@@ -53,39 +54,30 @@ def key_bounds(number: int) -> tuple[str, str]:
 # --- parts of changes ---
 
 
-def has_set_facts(change: Change) -> bool:
-    """Whether a change writes to a table of version 5."""
-    return bool(
-        change.set_record is not None
-        or change.tests
-        or change.tests_before
-        or change.alias is not None
-        or change.alias_before is not None
-        or (change.set_number and (change.settings is not None or change.decision is not None))
-    )
-
-
 def write_set_facts(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
-    """Write what changes say about sets, tests and aliases, in order."""
+    """Write what changes say about records, settings, tests and aliases, in order."""
     records: dict[int, SetRecord] = {}
+    settings: dict[int, Settings] = {}
     for change in changes:
         number = change.set_number
         if change.set_record is not None:
             records[number] = change.set_record
-        gone = [(number, test.text) for test in change.tests_before]
-        connection.executemany(_DELETE_TEST, gone)
-        connection.executemany(_PUT_TEST, [(number, *test) for test in change.tests])
+        if change.settings is not None and number:
+            settings[number] = change.settings
+        if change.tests_before:
+            gone = [(number, test.text) for test in change.tests_before]
+            connection.executemany(_DELETE_TEST, gone)
+        if change.tests:
+            write_tests(connection, number, change.tests)
         if change.alias is not None:
             connection.execute(_PUT_ALIAS, alias_row(change.alias))
         elif change.alias_before is not None:
             connection.execute("DELETE FROM alias WHERE name = ?", (change.alias_before.name,))
-        if number and change.decision is not None:
-            write_set_decision(connection, number, change.decision)
     # One row a set, however many entries of the group changed it.
-    connection.executemany(_PUT_RECORD, [record_row(record) for record in records.values()])
-    for change in changes:
-        if change.set_number and change.settings is not None:
-            write_set_settings(connection, change.set_number, change.settings)
+    for record in records.values():
+        connection.execute(_PUT_RECORD, record_row(record))
+    for number, held in settings.items():
+        write_set_settings(connection, number, held)
 
 
 def write_set_settings(connection: sqlite3.Connection, number: int, settings: Settings) -> None:
@@ -211,6 +203,7 @@ def record_row(record: SetRecord, settings: str = "") -> tuple[object, ...]:
     )
 
 
+@lru_cache(maxsize=64)
 def limits_text(limits: SetLimits) -> str:
     """Limits as a JSON object of those that are set."""
     named = {name: getattr(limits, name) for name in SetLimits.__dataclass_fields__}

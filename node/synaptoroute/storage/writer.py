@@ -21,7 +21,6 @@ from synaptoroute.storage.levels import (
     add_voter_link,
     trim_seals,
     write_confidence,
-    write_decision,
     write_feedback,
     write_level,
     write_seals,
@@ -37,7 +36,12 @@ from synaptoroute.storage.records import (
     remembered_row,
     route_row,
 )
-from synaptoroute.storage.sets import fork_into, has_set_facts, remove_set, write_set_facts
+from synaptoroute.storage.sets import (
+    fork_into,
+    remove_set,
+    write_set_decision,
+    write_set_facts,
+)
 
 TRIM_SLACK_SHIFT: Final = 5
 """Old entries are deleted in batches: once the limit is exceeded by a thirty-second part."""
@@ -187,23 +191,23 @@ def _write_contents(
     connection: sqlite3.Connection, commits: Sequence[Commit], is_re_embedding: bool
 ) -> None:
     """Write what entries change in the content of sets, none of which copies or removes a set."""
-    changes = [part for commit in commits for part in commit.change.parts()]
+    changes: list[Change] = []
+    for commit in commits:
+        for change in (commit.change, *commit.change.others):
+            changes.append(change)
+            if change.opened or change.staged or change.closed:
+                _write_import(connection, change, commit.entry)
     slots = _write_rows(connection, changes)
     if is_re_embedding:
         # A new vector of the old text must never be swapped in.
         connection.executemany("DELETE FROM slot_next WHERE slot = ?", [(each,) for each in slots])
-    for commit in commits:
-        for change in commit.change.parts():
-            if change.opened or change.staged or change.closed:
-                _write_import(connection, change, commit.entry)
     for change in changes:
         number = change.set_number
         if change.feedback or change.feedback_before:
             write_feedback(connection, change.feedback, change.feedback_before, number)
-        if change.decision is not None and not number:
-            write_decision(connection, change.decision)
-    if any(map(has_set_facts, changes)):
-        write_set_facts(connection, changes)
+        if change.decision is not None:
+            write_set_decision(connection, number, change.decision)
+    write_set_facts(connection, changes)
 
 
 def _write_rows(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[int]:
