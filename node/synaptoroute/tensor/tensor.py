@@ -53,6 +53,8 @@ from synaptoroute.tensor.view import NegativeRows, TensorView
 CHUNK_SLOTS: Final = 65_536
 DEFERRED_ROWS_MAX: Final = 256
 """A write of so many rows defers what is derived from them until it was answered."""
+SUMMED_LATER_ROWS_MAX: Final = 2_048
+"""A small route set of up to so many rows is summed after its boot, by ``prepare`` or a query."""
 _DEFERRED_BLOCKS_MAX: Final = 8
 """So many blocks are built in one step between two batches; about a millisecond."""
 
@@ -478,10 +480,16 @@ class Tensor:
         self._owners[negatives] = tensor_owners(of | RowKind.NEGATIVE << ROUTE_ID_BITS)
         self.slots_used = self._unviewed_rows = len(slots) + len(negatives)
         self._blocks.mark_stale(slots)
-        if derived is None or not self._centroids.unpack(np.sort(ids), derived):
+        is_known = derived is not None and self._centroids.unpack(np.sort(ids), derived)
+        is_deferred = self._routes_at_first and len(slots) <= SUMMED_LATER_ROWS_MAX
+        if not is_known and not is_deferred:
             self._centroids.add_rows(owners, slots)
             self._centroids.normalize(ids, counts.astype(np.float64))
         self._put_all(records, slots)
+        if not is_known and is_deferred:
+            # A boot with a thousand small sets must not wait for all of them.
+            self._centroids.defer_sums(ids)
+            self._centroids.defer(ids.tolist())
         self._use_fit()
 
     def load(
@@ -506,7 +514,8 @@ class Tensor:
         if is_dense and self._rows.adopt(vectors):
             self._quantized.defer_all(len(vectors))
         else:
-            self._reset(settings, revision)
+            if self._routes:
+                self._reset(settings, revision)
             self.fill(slots, vectors, revision)
         self.adopt(routes, settings, revision, derived, decision)
 
