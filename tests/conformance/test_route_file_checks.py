@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from ports import free_port
 from repository import QUERIES, ROOT, ROUTES
+from synaptoroute.cli.processes import NodeProcess
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
 
@@ -34,6 +39,12 @@ def repository(tmp_path: Path) -> Path:
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
     return folder
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a runner, into which the first run installs."""
+    return tmp_path_factory.mktemp("runner")
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -61,7 +72,11 @@ def run_action(repository: Path, runner: Path, **inputs: str) -> tuple[list[str]
     for step in ACTION["runs"]["steps"]:
         if "run" not in step or not holds(step, values):
             continue
+        if step["name"] == "Install" and (runner / "synaptoroute/bin/synaptoroute").exists():
+            ran.append("Install")
+            continue
         variables = {name: evaluated(text, values) for name, text in step["env"].items()}
+        variables |= {name: str(runner / name) for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
             cwd=repository,
@@ -102,23 +117,72 @@ def environment(runner: Path) -> dict[str, str]:
     }
 
 
-def test_action_checks_the_route_file(repository: Path, tmp_path: Path) -> None:
+def test_action_checks_the_route_file(repository: Path, runner: Path) -> None:
     """Good routes pass, and an accuracy out of reach fails."""
     steps = ["Install", "Lint", "Evaluate"]
     given = {"package": str(ROOT), "queries": "queries.txt", "strict": "false"}
 
-    assert (steps, 0) == run_action(repository, tmp_path / "a", min_accuracy="0.8", **given)
-    assert (steps, 1) == run_action(repository, tmp_path / "b", min_accuracy="1.0", **given)
+    assert (steps, 0) == run_action(repository, runner, min_accuracy="0.8", **given)
+    assert (steps, 1) == run_action(repository, runner, min_accuracy="1.0", **given)
 
 
-def test_action_runs_no_text_of_an_input(repository: Path, tmp_path: Path) -> None:
+def test_action_runs_no_text_of_an_input(repository: Path, runner: Path) -> None:
     """A pull request may choose the name of a file."""
     name = "$(touch stolen); touch stolen #.yaml"
     (repository / name).write_text(CONTRADICTION, encoding="utf-8")
-    ran, status = run_action(repository, tmp_path / "runner", package=str(ROOT), routes=name)
+    ran, status = run_action(repository, runner, package=str(ROOT), routes=name)
 
     assert (["Install", "Lint"], 1) == (ran, status)
     assert not list(repository.glob("stolen*"))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeProcess]:
+    settings = {"database": str(tmp_path / "node.sqlite")}
+    process = NodeProcess(free_port(), settings, tmp_path / "node.log")
+    process.start()
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        process.stop()
+
+
+def test_action_plans_and_applies_a_folder(
+    repository: Path, runner: Path, node: NodeProcess
+) -> None:
+    """A pull request gets the plan as a comment; the main branch applies it."""
+    shutil.copytree(ROOT / "examples/support", repository / "support")
+    given = {
+        "package": str(ROOT),
+        "routes": "support",
+        "min_accuracy": "0.9",
+        "url": node.url,
+        "note": "$(touch stolen)",
+    }
+    steps = ["Install", "Lint", "Evaluate", "Plan", "Apply"]
+
+    assert (steps, 0) == run_action(repository, runner, **given)
+    outputs = dict(
+        line.split("=", 1) for line in (runner / "GITHUB_OUTPUT").read_text().splitlines()
+    )
+    assert "true" == outputs["changes"]
+    assert "+ route refunds" in Path(outputs["comment-file"]).read_text()
+    assert "+ route refunds" in (runner / "GITHUB_STEP_SUMMARY").read_text()
+    assert [] == httpx.get(f"{node.url}/v1/routes").json()["routes"]
+
+    assert (steps, 0) == run_action(repository, runner, apply="true", **given)
+    assert 4 == len(httpx.get(f"{node.url}/v1/routes").json()["routes"])
+    assert not list(repository.glob("stolen*"))
+    run_action(repository, runner, **{**given, "min_accuracy": ""})
+    assert "changes=false" in (runner / "GITHUB_OUTPUT").read_text()
+
+
+def test_action_fails_without_a_node(repository: Path, runner: Path) -> None:
+    shutil.copytree(ROOT / "examples/support", repository / "support")
+    given = {"package": str(ROOT), "routes": "support", "url": f"http://127.0.0.1:{free_port()}"}
+
+    assert (["Install", "Lint", "Plan"], 1) == run_action(repository, runner, **given)
 
 
 def test_hooks_check_the_route_file(repository: Path, tmp_path: Path) -> None:
@@ -152,4 +216,6 @@ def test_hooks_name_commands_that_exist() -> None:
     assert {
         "synaptoroute-lint": ["routes", "lint"],
         "synaptoroute-evaluate": ["evaluate"],
+        "synaptoroute-lint-folder": ["routes", "lint"],
+        "synaptoroute-plan": ["plan"],
     } == commands
