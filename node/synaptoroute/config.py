@@ -217,6 +217,9 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
         log_format: ``json`` or ``text``.
         log_queries: Write query texts to the log at debug level.
         redis_url: Address of the Redis server that orders writes; none for a standalone node.
+        redis_bus_urls: Replicas of that server, comma-separated, at which this node listens and
+            from which it reads entries; a Sentinel URL stands for the replicas of its service.
+            Without one that works the node uses ``redis_url``.
         redis_password_file: File of the Redis password.
         redis_ca_file: File of the certificate authority of a ``rediss://`` server.
         redis_cert_file: File of the client certificate for Redis.
@@ -256,6 +259,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     log_format: Literal["json", "text"] = "text"
     log_queries: bool = False
     redis_url: SecretStr | None = None
+    redis_bus_urls: SecretStr | None = None
     redis_password_file: Path | None = None
     redis_ca_file: Path | None = None
     redis_cert_file: Path | None = None

@@ -18,7 +18,7 @@ from synaptoroute.core.mutation import CHAIN_START, OpenEpoch, Position, Revisio
 from synaptoroute.core.replica import Replica, Source, make_entry
 from synaptoroute.errors import Overloaded, TooLarge
 from synaptoroute.sequencer.appender import WriteLimits
-from synaptoroute.sequencer.log import Coverage
+from synaptoroute.sequencer.log_reads import Coverage
 from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration

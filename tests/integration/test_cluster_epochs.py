@@ -19,7 +19,8 @@ from synaptoroute.sequencer.epochs import (
     TrimOutcome,
 )
 from synaptoroute.sequencer.lease import Held, Taken
-from synaptoroute.sequencer.log import Coverage, RedisLog
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.log_reads import Coverage
 from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration

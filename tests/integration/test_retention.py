@@ -19,7 +19,8 @@ from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.appender import WriteLimits
 from synaptoroute.sequencer.epochs import ClusterIdentity, RecoveryOutcome, Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
-from synaptoroute.sequencer.log import Coverage, RedisLog
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.log_reads import Coverage
 from synaptoroute.sequencer.retention import RetentionLimits
 from synaptoroute.sequencer.scripts import Head
 

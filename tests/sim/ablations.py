@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.model_server import ModelServer
-from sim.node import Life, Node
+from sim.node import Life, Node, Read
 from sim.world import Kinds
 from synaptoroute.core.change import Change, Commit, Remembered
 from synaptoroute.core.codec import LEVEL
@@ -44,6 +44,7 @@ from synaptoroute.core.recovery import (
 from synaptoroute.core.replica import Replica, Source, Step
 from synaptoroute.replication.head_reads import has_left
 from synaptoroute.sequencer.epochs import LogCheck
+from synaptoroute.sequencer.log_reads import ReadResult
 from synaptoroute.sequencer.peers import PeerHead
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.sequencer.votes import VoteCheck
@@ -551,6 +552,17 @@ class UnmeasuredNode(Node):
     replica_type = UnmeasuredReplica
 
 
+# --- a replica's word is enough ------------------------------------------------------------------
+
+
+class GullibleNode(Node):
+    """Takes the entries of a replica without asking the primary."""
+
+    def confirmed(self, position: Position, found: ReadResult) -> Read:
+        yield lambda s: s.head()
+        return found
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One mechanism switched off.
@@ -606,6 +618,7 @@ ABLATIONS = {
         "the chain in signed positions", Kinds(server=NumberedServer), 200, "split"
     ),
     "stays": Ablation("the voters that stay in an epoch", Kinds(FickleNode), 200, "split"),
+    "replica": Ablation("the confirmation of a replica", Kinds(GullibleNode), 20, "replica"),
     "in_place": Ablation("an epoch for each restart", Kinds(InPlaceNode, InPlaceServer), 200),
 }
 

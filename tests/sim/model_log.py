@@ -18,7 +18,7 @@ from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Propo
 from synaptoroute.core.recovery import Report
 from synaptoroute.sequencer.append_errors import NotPlaced, Reason
 from synaptoroute.sequencer.epochs import epoch_op_id
-from synaptoroute.sequencer.log import ReadResult, coverage_of
+from synaptoroute.sequencer.log_reads import ReadResult, coverage_of
 from synaptoroute.sequencer.scripts import Head, NoLog, Placed, Range, ballot_of
 
 _SEALS = count()

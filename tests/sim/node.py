@@ -42,8 +42,9 @@ from synaptoroute.core.replica import (
 from synaptoroute.replication.forks import Compared, fork_points, newest_of
 from synaptoroute.replication.head_reads import confirms
 from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult
-from synaptoroute.sequencer.log import Coverage, ReadResult
+from synaptoroute.sequencer.log_reads import Coverage, ReadResult
 from synaptoroute.sequencer.peers import PeerHead
+from synaptoroute.sequencer.replica_reads import is_consecutive, with_head
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.sequencer.votes import VoteCheck, choose_votes
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 Call = Callable[[ModelServer], Any]
 Life = Generator[Call, Any, None]
+Read = Generator[Call, Any, ReadResult | None]
 REFILL_AT_ONCE = 16
 STUCK_MS = 5_000
 ASK_AFTER_MS = 2_500
@@ -460,12 +462,38 @@ class Node:
             if self.diverged:
                 yield from self._resync()
                 return
-            result = yield lambda s, p=position: s.read(p)
+            result = yield from self._read(position)
             if result is None:
                 return
             if not self._take(position, result):
                 yield from self._drop_forged()
                 return
+
+    def _read(self, position: Position) -> Read:
+        """Read at the replica what the primary confirms, else at the primary, as the shell does."""
+        replica = None if self.is_cut else self.world.replica
+        found = replica.read(position) if replica is not None else None
+        if found is not None and found.entries:
+            confirmed = yield from self.confirmed(position, found)
+            self.world.counts["replica_reads" if confirmed else "replica_refused"] += 1
+            if confirmed is not None:
+                return confirmed
+        result: ReadResult | None = yield lambda s: s.read(position)
+        return result
+
+    def confirmed(self, position: Position, found: ReadResult) -> Read:
+        """Have the primary confirm a replica's entries; ablations believe the replica."""
+        head = yield lambda s: s.head()
+        last = found.entries[-1].position
+        if not is_consecutive(position, found) or isinstance(head, NoLog):
+            return None
+        if last.seq == head.seq:
+            chain = head.chain
+        else:
+            there = yield lambda s: s.read(Position(last.epoch, last.seq - 1), 1)
+            chain = there.entries[0].chain if there is not None and there.entries else ""
+        is_known = last.revision <= head.position.revision and chain == last.chain
+        return with_head(found, head) if is_known else None
 
     def _drop_forged(self) -> Life:
         """Have the voters drop what no member wrote, as the shell does."""

@@ -32,6 +32,9 @@ class Schedule:
         self.changes_voters = seed // 24 % 2 == 1
         self.world = World(self.voters, self.observers, kinds, level)
         self._writes = 0
+        # Drawn apart, so that the rest of a seed's schedule stays as it is without a replica.
+        self._replica_draw = random.Random(f"{seed} replica")
+        self._has_replica = focus == "replica" or (not focus and seed // 10 % 2 == 1)
 
     def run(self) -> World:
         """Run the whole schedule, heal, and return the world."""
@@ -39,6 +42,8 @@ class Schedule:
             line = self.next_line()
             if line:
                 self.world.do(line)
+            if self._has_replica and self._replica_draw.random() < 0.1:
+                self.world.do(self._replica())
         self.world.heal()
         return self.world
 
@@ -163,6 +168,10 @@ class Schedule:
             return self._hijack() if draw.random() < 0.2 else f"turn {name}"
         if self.focus == "split":
             return self._split(name)
+        if self.focus == "replica":
+            inbox = self.world.node(name).inbox
+            turn = f"turn {name}"
+            return draw.choice((turn, turn, f"deliver {name} 0 lost" if inbox else turn))
         if self.focus in ("learn", "sets"):
             turns = [f"turn {name}", f"report {name}", self._write(name), self._write(name)]
             rare = [f"finalize {name}", f"switch {name}"] if draw.random() < 0.2 else []
@@ -219,6 +228,12 @@ class Schedule:
             names = [n.name for n in self.world.nodes if draw.random() < 0.4]
             return f"split {' '.join(names)}".strip()
         return draw.choice(("restart", "bury", "failover 0 dead"))
+
+    def _replica(self) -> str:
+        """What the replica shows from now on: mostly the truth, a little late."""
+        draw = self._replica_draw
+        lie = draw.choice(("", "", "", "", "forge", "swap", "drop"))
+        return f"replica {draw.choice((0, 0, 1, 2, 4, 8))} {lie}".strip()
 
     def _hijack(self) -> str:
         """What somebody does who can write to the server, and a member who opens an epoch."""

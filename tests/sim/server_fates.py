@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 from sim.checks.prefix import PrefixCheck
 from sim.model_server import ModelServer
 from sim.model_store import Store
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.mutation import DeleteRoute, Proposal
 
 if TYPE_CHECKING:
     from sim.node import Node
+
+FORGED = b"forged"
+"""The first bytes of the op_id of an entry that no member wrote."""
 
 
 class ServerFates(ABC):
@@ -22,12 +27,14 @@ class ServerFates(ABC):
         old: Servers that were demoted and live on.
         past: What the server held, the newest last: a replica may have less of it.
         backup: What was copied last.
+        replica: Where nodes read first; None without one.
     """
 
     server: ModelServer
     old: list[ModelServer]
     past: deque[Store]
     backup: Store | None
+    replica: ModelServer | None
     nodes: list[Node]
     counts: Counter[str]
     prefix: PrefixCheck
@@ -85,6 +92,30 @@ class ServerFates(ABC):
             if node.name in names and node.server is self.server:
                 node.server, node.inbox = other, []
         self.counts["splits"] += 1
+
+    def do_replica(self, lag: str, lie: str = "") -> None:
+        """A replica shows what the server held a while ago, as it was or not.
+
+        ``forge`` adds an entry that no member wrote, ``swap`` exchanges the newest two, ``drop``
+        leaves one out.
+        """
+        if not self.past:
+            return
+        replica = self._life(self.past[-1 - min(int(lag), len(self.past) - 1)].copy())
+        self.replica = replica
+        meta = replica.store.meta
+        log = replica.store.logs.get(meta["epoch"], []) if meta is not None else []
+        if lie == "drop" and len(log) > 2:
+            del log[-2]
+        elif lie == "forge":
+            proposal = Proposal(FORGED + b"by replica", DeleteRoute("a"))
+            replica.hijack_sealed(encode_proposal(proposal), proposal)
+        elif lie == "swap" and meta is not None and len(log) > 2:
+            newest = [log.pop(), log.pop()]
+            meta |= {"seq": log[-1].seq, "chain": log[-1].chain}
+            for entry in newest:
+                replica.hijack(entry.frame, entry.proposal, entry.stood, entry.seal)
+        self.counts["replicas"] += 1
 
     def do_tear(self, seq: str) -> None:
         """An entry is deleted from the stream by hand."""

@@ -34,7 +34,7 @@ from sim.node import Node
 from sim.operators import VECTORS, Operators
 from sim.route_sets import KINDS as SET_KINDS
 from sim.route_sets import proposal_of
-from sim.server_fates import ServerFates
+from sim.server_fates import FORGED, ServerFates
 from sim.upkeep import Upkeep
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
@@ -77,10 +77,6 @@ class Kinds:
 
     node: type[Node] = Node
     server: type[ModelServer] = ModelServer
-
-
-FORGED = b"forged"
-"""The first bytes of the op_id of an entry that no member wrote."""
 
 
 def hash_of(text: str) -> bytes:
@@ -137,6 +133,7 @@ class World(ServerFates, Operators, Upkeep, Learning):
         self.old: list[ModelServer] = []
         self.past: deque[Store] = deque(maxlen=PAST_MAX)
         self.backup: Store | None = None
+        self.replica: ModelServer | None = None
         self._asked: dict[str, tuple[Replica, Head, str, int]] = {}
         self._pending: list[tuple[ModelServer, Position, Op]] = []
         self._waiting: dict[tuple[str, bytes], set[bytes]] = {}

@@ -21,7 +21,7 @@ PATHS = {
     "sequencer/wire.py:_record_of:open": "bus: verifies the seal",
     "sequencer/wire.py:decode:open": "stream, op log of a peer: verifies the seal",
     "sequencer/pubsub.py:_take_message:parse_message": "bus: by wire._record_of",
-    "sequencer/log.py:_verify:decode": "log: by StreamEntry.decode",
+    "sequencer/log_reads.py:_verify:decode": "log: by StreamEntry.decode",
     "sequencer/peers.py:parse_entries:decode": "op log of a peer: by StreamEntry.decode",
     # A node that numbers its own entries has no other author.
     "core/replica.py:make_entry:Entry": "own proposals of a node without a log",

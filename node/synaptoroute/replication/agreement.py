@@ -18,7 +18,7 @@ from synaptoroute.core.recovery import Report
 from synaptoroute.core.replica import Electors, level_after
 from synaptoroute.errors import OperatorSignatureNeeded, ProtocolError
 from synaptoroute.replication.session import Session
-from synaptoroute.sequencer.log import Coverage
+from synaptoroute.sequencer.log_reads import Coverage
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute.sequencer.votes import VoteCheck, read_vote, sign_vote
 from synaptoroute.trust.operator import OPERATOR

@@ -37,7 +37,8 @@ from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.session import LogState, Session
 from synaptoroute.replication.snapshots import temporary_file
 from synaptoroute.sequencer.client import end_task
-from synaptoroute.sequencer.log import Coverage, ReadResult, RedisLog
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.log_reads import Coverage, ReadResult
 from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.scripts import Head, NoLog
@@ -159,7 +160,7 @@ class CatchUp:
                     return CatchUpResult.BLOCKED
                 continue
             try:
-                result = await session.log.read(position)
+                result = await self._read(position)
             except SequencerUnavailable as error:
                 self.last_error = error.message
                 return await self._without_log(position)
@@ -171,6 +172,11 @@ class CatchUp:
             outcome = await self._take(position, result)
             if outcome is not CatchUpResult.MOVED:
                 return outcome
+
+    async def _read(self, position: Position) -> ReadResult:
+        """Read what follows from a replica if the primary confirms it, else from the primary."""
+        log = self._session.log
+        return await log.replica_reads.read(position) or await log.read(position)
 
     def _is_other_log(self, position: Position, result: ReadResult) -> bool:
         """Whether another ballot opened this node's epoch: the next heartbeat handles that log."""

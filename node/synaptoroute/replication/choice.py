@@ -31,7 +31,7 @@ from synaptoroute.replication.agreement import Agreement
 from synaptoroute.replication.forks import Forks
 from synaptoroute.replication.session import Session
 from synaptoroute.sequencer.epochs import LogCheck
-from synaptoroute.sequencer.log import Coverage
+from synaptoroute.sequencer.log_reads import Coverage
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute.sequencer.votes import choose_votes, proved_reports
 

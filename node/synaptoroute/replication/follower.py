@@ -257,8 +257,9 @@ class Follower:
         session = self.session
         async for event in self._bus.events():
             match event:
-                case Subscribed():
+                case Subscribed(is_replica):
                     self._is_bus_live = True
+                    self._keepalive.is_at_replica = is_replica
                     # Messages published before are lost: only the log has them.
                     session.catch_up_wanted.set()
                     session.heartbeat_wanted.set()
@@ -285,11 +286,12 @@ class Follower:
             case Announced():
                 session.counts.announced += 1
                 session.catch_up_wanted.set()
-            case Keepalive(epoch, seq, chain, state=state):
+            case Keepalive(epoch, seq, chain, time_us, state):
                 self._keepalive.note_received()
                 if state != "open":
                     session.heartbeat_wanted.set()
-                session.compare(Position(epoch, seq, chain))
+                # A replica may lag: it shows how current this node was when the message was sent.
+                session.compare(Position(epoch, seq, chain), time_us // 1_000)
 
     def _may_apply(self) -> bool:
         """Whether an entry of the bus may belong to this node's log, and there is room for it."""
@@ -392,6 +394,8 @@ class Follower:
             peers=len(self.peer_watch.directory),
             role=session.role,
             is_bus_live=self._is_bus_live,
+            is_bus_at_replica=self._is_bus_live and self._keepalive.is_at_replica,
+            replica_counts=session.log.replica_reads.counts,
             trust_mode=session.log.trust_mode,
             public_key=session.signer.public_key,
             operator_key=session.operator.public_key if session.operator else "",

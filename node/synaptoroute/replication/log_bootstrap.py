@@ -71,7 +71,7 @@ class LogBootstrap:
         match assessment.action:
             case Action.WAIT:
                 session.set_log_state(LogState.FROZEN)
-                session.hear_log(head.position)
+                session.hear_log(head)
             case Action.START_BALLOT | Action.JOIN_BALLOT:
                 self._recover(assessment.cause, head, reported)
             # Only for a log that may be followed: a voter answers a ballot with any encoder.

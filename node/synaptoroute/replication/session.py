@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeVar
 
@@ -31,6 +31,7 @@ from synaptoroute.sequencer.append_errors import NotPlaced
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.presence import heartbeat_seconds
+from synaptoroute.sequencer.replica_reads import ReplicaCounts
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.sequencer.votes import holders
 from synaptoroute.trust.certificates import Electorate
@@ -115,6 +116,8 @@ class FollowerStatus:
     identity_conflict: str = ""  # The other process with this identity; empty if there is none
     identity_conflicts: int = 0  # Times one was found
     rows_refused: int = 0  # Rows of nodes that were forged, foreign or replayed
+    is_bus_at_replica: bool = False
+    replica_counts: ReplicaCounts = field(default_factory=ReplicaCounts)
 
 
 CLUSTER_ID_KEY: Final = "lineage"  # Key of the cluster's identity in the node's database
@@ -276,9 +279,9 @@ class Session:
         self.set_log_state(LogState.OPEN)
         if not self.is_caught_up:
             self.catch_up_wanted.set()
-        self.hear_log(head.position)
+        self.hear_log(head)
 
-    def hear_log(self, head: Position | None = None) -> None:
+    def hear_log(self, head: Head | None = None) -> None:
         """Note that the log's own server answered, with a head to compare if there is one."""
         self.readiness.hear_log(
             time.monotonic(),
@@ -286,7 +289,7 @@ class Session:
             next_seconds=self.heartbeat_seconds,
         )
         if head is not None:
-            self.compare(head)
+            self.compare(head.position, head.time_us // 1_000)
 
     def mark_caught_up(self) -> None:
         self.is_caught_up = True
@@ -297,15 +300,22 @@ class Session:
         self.readiness.hear_peers(say, newest, asked_at, time.monotonic())
         self.is_caught_up |= say is PeersSay.CURRENT
 
-    def compare(self, head: Position) -> None:
-        """Compare a head of the log with what is visible here."""
-        position, now = self.position, time.monotonic()
+    def compare(self, head: Position, time_ms: int) -> None:
+        """Compare a head of the log with what is visible here.
+
+        Args:
+            head: A head of the log.
+            time_ms: When it was the head, by Redis' clock.
+        """
+        position = self.position
+        seen_at = time.monotonic() - max(0, self.clock.now_ms() - time_ms) / 1_000
         if (position.epoch, position.seq) == (head.epoch, head.seq):
-            self.readiness.note_fresh(now)
+            self.readiness.note_fresh(seen_at)
         elif (position.epoch, position.seq) < (head.epoch, head.seq):
             # The entries are usually on their way on the bus.  Pub/Sub drops messages without
             # a trace, so if they do not arrive, the log has to be read.
-            asyncio.get_running_loop().call_later(BEHIND_SECONDS, self._check_behind, head, now)
+            loop = asyncio.get_running_loop()
+            loop.call_later(BEHIND_SECONDS, self._check_behind, head, seen_at)
 
     def _check_behind(self, head: Position, seen_at: float) -> None:
         position = self.position

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ class Connector:
     password_file: Path | None = None  # Replaces a password in the URL
     tls: Tls = field(default_factory=Tls)
     socket_timeout_seconds: float = 1.0  # Longest wait for a connection, and for an answer
+    is_replica: bool = False  # With a Sentinel URL: connect to a replica, not to the master
 
     def __post_init__(self) -> None:
         parts = self._parts
@@ -227,8 +229,9 @@ class Connector:
         make: Any = Sentinel
         sentinel = make(self._sentinels, sentinel_kwargs=bare_options)
         is_tls = self._parts.scheme.startswith("rediss")
-        master = sentinel.master_for(service, db=database, ssl=is_tls, **options)
-        return Link(master.connection_pool, seconds, sentinel)
+        find = sentinel.slave_for if self.is_replica else sentinel.master_for
+        client = find(service, db=database, ssl=is_tls, **options)
+        return Link(client.connection_pool, seconds, sentinel)
 
 
 class Link:
@@ -360,3 +363,8 @@ async def end_task(task: asyncio.Task[Any]) -> None:
         await asyncio.wait({task}, timeout=_REPEAT_SECONDS)
     if not task.cancelled():
         task.exception()  # retrieved, so that asyncio does not log it
+
+
+def split_urls(text: str) -> list[str]:
+    """Split addresses by commas or spaces; the commas within a Sentinel URL stay."""
+    return [url for url in re.split(r"[,\s]+(?=[a-z+]+://)", text.strip(", \n\t")) if url]

@@ -2,7 +2,8 @@
 -- Publish the head of the log, so that silence on the bus means a broken connection.
 --
 -- KEYS  meta, lease:beat, fence
--- ARGV  channel, node id, lease_ms, '1' to send although another node holds the lease
+-- ARGV  channel, node id, lease_ms, '1' to send although another node holds the lease, '2' to do so
+--       only if that node has not sent for silent_ms, silent_ms
 -- Returns 'BEAT' (the lease is ours), 'FOREIGN' (sent without it), 'HELD' or 'LOST'.
 -- The script may write, so a replica refuses it: a demoted server sends none.
 local m = header(KEYS[1])
@@ -20,7 +21,8 @@ if not held then
   redis.call('SET', KEYS[2], token .. ':' .. ARGV[2], 'PX', ARGV[3])
 elseif owner == ARGV[2] then
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
-elseif ARGV[4] == '1' then
+elseif ARGV[4] == '1' or (ARGV[4] == '2'
+    and redis.call('PTTL', KEYS[2]) <= tonumber(ARGV[3]) - tonumber(ARGV[5])) then
   answer = 'FOREIGN'
 else
   return 'HELD'

@@ -3,186 +3,50 @@
 It opens no connection until it is used.  Writes, catch-up and the bus have connections of their
 own, so that a large read delays no write and a slow bus no heartbeat.
 
-The stream returns no error for a position that it has forgotten: it answers with the next entry
-that it has.  So ``Reader`` compares the floor and checks that the entries are contiguous.
-Whether an entry continues this node's history is for the replica to decide.
+With replicas, the bus and the reads of a node that catches up use them; everything else uses
+the primary, the server that orders writes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.levels import BASE_LEVEL
-from synaptoroute.core.mutation import Entry, Finalize, Position, Proposal, VoterAdd, VoterRemove
+from synaptoroute.core.mutation import Finalize, Position, Proposal, VoterAdd, VoterRemove
 from synaptoroute.core.replica import SEALED_LEVEL
-from synaptoroute.errors import ProtocolError
 from synaptoroute.forks import guard
 from synaptoroute.log import Appended
-from synaptoroute.sequencer.append_errors import NotPlaced, Reason, unavailable
+from synaptoroute.sequencer.append_errors import NotPlaced
 from synaptoroute.sequencer.appender import AppendCounts, Appender, WriteLimits
 from synaptoroute.sequencer.certificates import ContentBoard
-from synaptoroute.sequencer.client import Connector, Tls
+from synaptoroute.sequencer.client import Connector, Link, Tls
 from synaptoroute.sequencer.epochs import Epochs
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Lease
+from synaptoroute.sequencer.log_reads import READ_BYTES_MAX, READ_ENTRIES_MAX, Reader, ReadResult
 from synaptoroute.sequencer.node_rows import CLOCK_SKEW_SECONDS, STRICT_LEVEL, NodeRows
 from synaptoroute.sequencer.presence import Audits, NodeCommands, Presence
 from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
+from synaptoroute.sequencer.replica_reads import ReplicaReads
 from synaptoroute.sequencer.retention import Retention, RetentionLimits
-from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Range, Scripts
+from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Scripts
 from synaptoroute.sequencer.server_checks import ServerFacts, check_server
 from synaptoroute.sequencer.votes import Ballots, VoterPositions
 from synaptoroute.sequencer.wire import SigningKeys
 from synaptoroute.trust.documents import DocumentReader
 from synaptoroute.trust.statements import Verifier
 
-READ_BYTES_MAX: Final = 1_048_576
-READ_ENTRIES_MAX: Final = 1_024
 TRUST_MODES: Final = ("trusting-redis", "authenticated", "pinned")
 
 
-class Coverage(Enum):
-    """Entries of the log after a position."""
-
-    WHOLE = "whole"  # Everything: the entries follow the position without a gap
-    TRIMMED = "trimmed"  # The next entry was trimmed: a peer may have it
-    HOLE = "hole"  # The next entry is missing: it was deleted from the log
-    BEYOND = "beyond"  # The position is after the head: the log lost entries, or it is another log
-
-
-@dataclass(frozen=True, slots=True)
-class ReadResult:
-    """Entries after a position, verified, and how complete they are."""
-
-    epoch: int  # Epoch of the log (``log_epoch`` of the replica)
-    head: Position  # The newest entry when they were read
-    floor: int  # Place of the oldest entry that is kept
-    state: str
-    entries: tuple[Entry, ...]  # In order and without gaps; each is valid in itself
-    coverage: Coverage  # Whether they begin directly after the position
-    error: ProtocolError | None = None  # Why reading stopped before an existing entry
-    epoch_id: str = ""  # Ballot that opened the log's epoch
-
-    @property
-    def is_end(self) -> bool:
-        if self.coverage is not Coverage.WHOLE or self.error is not None:
-            return False
-        return not self.entries or self.entries[-1].seq == self.head.seq
-
-
-class Reader:
-    def __init__(self, scripts: Scripts, signing_keys: SigningKeys) -> None:
-        self._scripts = scripts
-        self.signing_keys = signing_keys
-
-    async def read(
-        self,
-        after: Position,
-        *,
-        entries_max: int = READ_ENTRIES_MAX,
-        bytes_max: int = READ_BYTES_MAX,
-    ) -> ReadResult:
-        """Read the entries after a position; at least one if there is one.
-
-        Args:
-            after: Only its epoch and seq are used; its epoch may be an older one.
-            entries_max: Most entries to return.
-            bytes_max: Bytes after which no further entry is added.
-
-        Raises:
-            SequencerUnavailable: No answer, or the server has no log.
-            ProtocolError: The stream holds something other than entries.
-        """
-        epoch = after.epoch or 1
-        answer = await self._scripts.read(epoch, after, entries_max, bytes_max)
-        # The streams are per epoch: ask again with the log's own epoch.
-        if isinstance(answer, NotPlaced) and answer.reason is Reason.STALE:
-            epoch = int(answer.detail)
-            answer = await self._scripts.read(epoch, after, entries_max, bytes_max)
-        if isinstance(answer, Range):
-            return self._verify(epoch, after, answer)
-        raise unavailable(answer.reason, "the server has no log to read from", detail=answer.detail)
-
-    async def find(self, after: Position, op_ids: Sequence[bytes]) -> Position | None:
-        """Search the log from a position to its head for consecutive writes.
-
-        Returns:
-            The place of the first one; None if they are not there.
-        """
-        # All of them are compared.  Another node may have written one of them alone, for the
-        # same idempotency key, and the others of this call would count as written.
-        run: list[Position] = []  # places of op_ids[0], op_ids[1], ... found so far
-        while True:
-            result = await self.read(after)
-            for entry in result.entries:
-                if entry.proposal.op_id != op_ids[len(run)]:
-                    run.clear()
-                if entry.proposal.op_id == op_ids[len(run)]:
-                    run.append(entry.position)
-                if len(run) == len(op_ids):
-                    return run[0]
-            if result.coverage is not Coverage.WHOLE or result.error is not None:
-                raise unavailable(
-                    Reason.INTERRUPTED,
-                    "the log does not reach back to the write whose answer was lost",
-                    is_final=True,
-                )
-            if result.is_end:
-                return None
-            after = result.entries[-1].position
-
-    def _verify(self, epoch: int, after: Position, found: Range) -> ReadResult:
-        entries: list[Entry] = []
-        error: ProtocolError | None = None
-        coverage = coverage_of(after, found)
-        if coverage is Coverage.WHOLE:
-            expected = after.seq + 1
-            for each in found.entries:
-                if each.seq != expected:
-                    error = ProtocolError(f"entry {expected} is missing from the log", seq=expected)
-                    break
-                try:
-                    entries.append(each.decode(self.signing_keys))
-                except ProtocolError as wrong:
-                    error = wrong
-                    break
-                expected += 1
-            error = error or found.error
-        return ReadResult(
-            epoch=epoch,
-            head=found.head,
-            floor=found.floor,
-            state=found.state,
-            entries=tuple(entries),
-            coverage=coverage,
-            error=error,
-            epoch_id=found.epoch_id,
-        )
-
-
-def coverage_of(after: Position, found: Range) -> Coverage:
-    if after.seq > found.head.seq:
-        return Coverage.BEYOND
-    if after.seq == found.head.seq and not found.entries:
-        return Coverage.WHOLE
-    if after.seq + 1 < found.floor:
-        return Coverage.TRIMMED
-    if not found.entries:
-        return Coverage.HOLE
-    first = found.entries[0].seq
-    if first <= after.seq:
-        # A later epoch begins before this position, so it has another history there.
-        return Coverage.BEYOND
-    return Coverage.WHOLE if first == after.seq + 1 else Coverage.HOLE
-
-
 _READ_TIMEOUT_SECONDS = 5.0
+REPLICA_SECONDS_MAX: Final = 2.0  # Then the primary is read
 
 
 class RedisLog:
@@ -199,9 +63,11 @@ class RedisLog:
         limits: Limits of appending; the retention decides how large the log may be.
         retention: How much of the log is kept.
         socket_timeout_seconds: Longest wait for a connection or an answer.
+        replica_urls: Replicas that this node subscribes at and reads from, see ``replica_reads``;
+            a Sentinel URL stands for the replicas of its service.
 
     Raises:
-        ConfigError: The URL, the namespace or the key file is malformed.
+        ConfigError: A URL, the namespace or the key file is malformed.
     """
 
     is_local = False
@@ -219,8 +85,13 @@ class RedisLog:
         limits: WriteLimits | None = None,
         retention: RetentionLimits | None = None,
         socket_timeout_seconds: float = 1.0,
+        replica_urls: Sequence[str] = (),
     ) -> None:
         self.connector = Connector(url, password_file, tls or Tls(), socket_timeout_seconds)
+        self._replicas = [
+            replace(self.connector, url=each, is_replica=True) for each in replica_urls
+        ]
+        random.shuffle(self._replicas)  # Nodes begin with different ones
         self.keys = Keys(namespace)
         limits = limits or WriteLimits()
         self.entry_bytes_max = limits.entry_bytes_max
@@ -249,7 +120,12 @@ class RedisLog:
         self.audits = Audits(self.scripts, self._commands, reader)
         self.node_commands = NodeCommands(self.scripts, self._commands, reader)
         self.epochs = Epochs(self.scripts, self.signing_keys)
-        self._reader = Reader(Scripts(self._reads, self.keys), self.signing_keys)
+        self._reader = self._reader_at(self._reads)
+        self._replica_links = [
+            each.link(timeout_seconds=REPLICA_SECONDS_MAX) for each in self._replicas
+        ]
+        replicas = [self._reader_at(each) for each in self._replica_links]
+        self.replica_reads = ReplicaReads(replicas, self._reader, self.head)
         self._position: Callable[[], Position] = Position
         self._fingerprint: Callable[[], str] = str
         self._voters: Callable[[], tuple[str, ...]] = tuple
@@ -263,7 +139,15 @@ class RedisLog:
             limits=retention,
             voters=lambda: self._voters(),
         )
-        self._appender = Appender(
+        self._appender = self._new_appender(replace(limits, log_bytes_max=retention.log_bytes_max))
+        self._buses: list[Bus] = []
+        guard(self)
+
+    def _reader_at(self, link: Link) -> Reader:
+        return Reader(Scripts(link, self.keys), self.signing_keys)
+
+    def _new_appender(self, limits: WriteLimits) -> Appender:
+        return Appender(
             self.scripts,
             find=self._reader.find,
             seal=self.signing_keys.seal,
@@ -271,11 +155,9 @@ class RedisLog:
             fingerprint=lambda: self._fingerprint(),
             epoch_id=lambda: self._epoch_id(),
             make_room=self.retention.make_room,
-            limits=replace(limits, log_bytes_max=retention.log_bytes_max),
+            limits=limits,
             level=lambda: self._level(),
         )
-        self._buses: list[Bus] = []
-        guard(self)
 
     def attach(
         self,
@@ -405,7 +287,7 @@ class RedisLog:
 
     def bus(self) -> Bus:
         """Create a subscription; its consumer starts it, and it is closed with the log."""
-        bus = Bus(self.connector, self.keys, self.signing_keys)
+        bus = Bus(self.connector, self.keys, self.signing_keys, self._replicas)
         self._buses.append(bus)
         return bus
 
@@ -428,4 +310,5 @@ class RedisLog:
         """Fail the waiting writes and close every connection."""
         await self._appender.close()
         await asyncio.gather(*(bus.close() for bus in self._buses))
-        await asyncio.gather(self._commands.close(), self._reads.close())
+        links = (self._commands, self._reads, *self._replica_links)
+        await asyncio.gather(*(link.close() for link in links))

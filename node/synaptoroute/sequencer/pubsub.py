@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, TypeAlias
@@ -31,6 +31,7 @@ SILENCE_SECONDS_MAX: Final = 3.0
 RECONNECT_MIN_SECONDS: Final = 0.2
 RECONNECT_MAX_SECONDS: Final = 5.0
 QUEUE_EVENTS_MAX: Final = 4_096
+RETURN_SECONDS: Final = 30.0
 QUEUE_BYTES_MAX: Final = 16_777_216
 _CLOSE_SECONDS_MAX: Final = 1.0
 
@@ -38,6 +39,8 @@ _CLOSE_SECONDS_MAX: Final = 1.0
 @dataclass(frozen=True, slots=True)
 class Subscribed:
     """Messages arrive from now on.  Read the log for everything before."""
+
+    is_replica: bool = False  # Whether they come from a replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +77,22 @@ class BusCounts:
 
 @dataclass
 class Bus:
-    """One subscription of one namespace.  Used on one event loop, by one consumer."""
+    """One subscription of one namespace.  Used on one event loop, by one consumer.
+
+    With replicas it subscribes at the first that works, and at the primary only while none
+    does.
+    """
 
     connector: Connector
     keys: Keys
     signing_keys: SigningKeys
+    replicas: Sequence[Connector] = ()  # In the order in which they are tried
     # Silence after which the connection is replaced
     silence_seconds_max: float = SILENCE_SECONDS_MAX
     queue_events_max: int = QUEUE_EVENTS_MAX  # Most events that wait for the consumer
     queue_bytes_max: int = QUEUE_BYTES_MAX
+    # Time at the primary after which the first replica is tried again
+    return_seconds: float = RETURN_SECONDS
     counts: BusCounts = field(default_factory=BusCounts)
     _events: deque[tuple[BusEvent, int]] = field(default_factory=deque, init=False)
     _waiting_bytes: int = field(default=0, init=False)
@@ -120,20 +130,22 @@ class Bus:
             await self._ready.wait()
 
     async def _run(self) -> None:
-        failures = 0
+        failures, place = 0, 0
+        connectors = [*self.replicas, self.connector]
         while True:
-            link = self.connector.link(timeout_seconds=self.silence_seconds_max)
+            is_replica = place < len(self.replicas)
+            next_place = (place + 1) % len(connectors)
             before = self.counts.subscriptions
             try:
-                reason = await self._listen(link)
+                if is_replica or not self.replicas:
+                    reason = await self._listen(connectors[place], is_replica=is_replica)
+                else:
+                    reason, next_place = await self._listen_until_replica_works()
             except ClusterError as error:
                 reason = error.message
             except Exception as error:  # a bug must not end the bus of this node for good
                 reason = f"{type(error).__name__}: {error}"
-            finally:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_CLOSE_SECONDS_MAX):
-                        await link.close()
+            place = next_place
             # A subscription that worked resets the backoff.
             failures = 1 if self.counts.subscriptions > before else failures + 1
             longest = min(RECONNECT_MIN_SECONDS * 2 ** min(failures, 8), RECONNECT_MAX_SECONDS)
@@ -142,14 +154,68 @@ class Bus:
             self._put(Reconnecting(reason, pause_seconds), 0)
             await asyncio.sleep(pause_seconds)
 
-    async def _listen(self, link: Link) -> str:
+    async def _listen_until_replica_works(self) -> tuple[str, int]:
+        """Listen at the primary until it fails, or until a replica delivers messages again.
+
+        Returns:
+            Why it ended, and the number of the replica to listen at.
+        """
+        listening = asyncio.create_task(self._listen(self.connector, is_replica=False))
+        looking = asyncio.create_task(self._find_replica())
+        try:
+            await asyncio.wait({listening, looking}, return_when=asyncio.FIRST_COMPLETED)
+            if listening.done():
+                return await listening, 0
+            return "a replica works again", await looking
+        finally:
+            await end_task(looking)
+            await end_task(listening)
+
+    async def _find_replica(self) -> int:
+        """Return the number of the first replica that delivers a message again."""
+        while True:
+            # Jitter: the nodes of a replica that returns do not all move at once.
+            await asyncio.sleep(random.uniform(0.5, 1.0) * self.return_seconds)
+            for number, replica in enumerate(self.replicas):
+                with contextlib.suppress(ClusterError, *IO_ERRORS, TimeoutError):
+                    async with asyncio.timeout(2 * self.silence_seconds_max):
+                        if await self._delivers(replica):
+                            return number
+
+    async def _delivers(self, connector: Connector) -> bool:
+        link = connector.link(timeout_seconds=self.silence_seconds_max)
+        try:
+            connection = await link.connect()
+            try:
+                await connection.send_command("SUBSCRIBE", self.keys.bus)
+                while True:
+                    reply = await connection.read_response(timeout=self.silence_seconds_max)
+                    if isinstance(reply, list) and reply[0] == b"message":
+                        return True
+            finally:
+                await link.release(connection)
+        except redis.exceptions.RedisError:
+            return False
+        finally:
+            await link.close()
+
+    async def _listen(self, connector: Connector, *, is_replica: bool) -> str:
+        link = connector.link(timeout_seconds=self.silence_seconds_max)
+        try:
+            return await self._listen_on(link, is_replica=is_replica)
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS_MAX):
+                    await link.close()
+
+    async def _listen_on(self, link: Link, *, is_replica: bool) -> str:
         connection = await link.connect()
         try:
             await connection.send_command("SUBSCRIBE", self.keys.bus)
             while True:
                 async with asyncio.timeout(self.silence_seconds_max):
                     reply = await connection.read_response(timeout=self.silence_seconds_max)
-                self._take(reply)
+                self._take(reply, is_replica=is_replica)
         except (redis.exceptions.TimeoutError, TimeoutError):
             return f"nothing was received for {self.silence_seconds_max:g} s"
         except redis.exceptions.ResponseError as error:
@@ -159,11 +225,11 @@ class Bus:
         finally:
             await link.release(connection)
 
-    def _take(self, reply: Any) -> None:
+    def _take(self, reply: Any, *, is_replica: bool) -> None:
         kind = reply[0] if isinstance(reply, list) and len(reply) == 3 else None
         if kind == b"subscribe":
             self.counts.subscriptions += 1
-            self._put(Subscribed(), 0)
+            self._put(Subscribed(is_replica), 0)
         elif kind == b"message" and isinstance(reply[2], bytes):
             self._take_message(reply[2])
         else:
@@ -204,6 +270,7 @@ TAKEOVER_MIN_SECONDS: Final = 1.6
 TAKEOVER_MAX_SECONDS: Final = 2.6
 LEASE_MS: Final = 3_000
 LEASE_NAME: Final = "beat"
+SILENT_MS: Final = int(TAKEOVER_MIN_SECONDS * 1_000)  # Then the holder of the lease is silent
 
 
 class KeepaliveResult(Enum):
@@ -235,6 +302,8 @@ class BusKeepalive:
     link: Link  # For a server that refuses to run writing scripts
     source: str  # The sender; unique to the process
     sent: int = 0
+    # Whether this node listens at a replica, whose silence says nothing about the holder
+    is_at_replica: bool = False
     _received: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def note_received(self) -> None:
@@ -275,7 +344,8 @@ class BusKeepalive:
     async def send(self, *, is_takeover: bool = False) -> KeepaliveResult:
         keys = self.scripts.keys
         names = [keys.meta, keys.lease(LEASE_NAME), keys.fence]
-        args = [keys.bus, self.source, LEASE_MS, int(is_takeover)]
+        mode = 2 if is_takeover and self.is_at_replica else int(is_takeover)
+        args = [keys.bus, self.source, LEASE_MS, mode, SILENT_MS]
         try:
             answer = await self.scripts.run(Script.KEEPALIVE, names, args)
         except SequencerUnavailable as error:

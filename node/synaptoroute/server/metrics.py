@@ -346,6 +346,11 @@ def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:
         ),
         ("bus_live", "1 if the subscription to the bus is up.", int(follower.is_bus_live)),
         (
+            "bus_at_replica",
+            "1 if the subscription is at a replica of Redis.",
+            int(follower.is_bus_at_replica),
+        ),
+        (
             "identity_conflict",
             "1 while another process has this node's identity.",
             int(bool(follower.identity_conflict)),
@@ -382,6 +387,13 @@ def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:
     caught_up.add_metric(["log"], counts.catch_ups_log)
     caught_up.add_metric(["peer"], counts.catch_ups_peer)
     yield caught_up
+    replica_reads = CounterMetricFamily(
+        "synaptoroute_replica_reads", "Reads of the log at replicas.", labels=("outcome",)
+    )
+    replica_reads.add_metric(["confirmed"], follower.replica_counts.reads)
+    replica_reads.add_metric(["refused"], follower.replica_counts.refused)
+    replica_reads.add_metric(["failed"], follower.replica_counts.failed)
+    yield replica_reads
 
 
 def _lag(follower: FollowerStatus) -> float:
