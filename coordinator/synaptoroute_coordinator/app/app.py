@@ -58,7 +58,15 @@ from synaptoroute_coordinator.actions.backup_store import (
 )
 from synaptoroute_coordinator.actions.backups import Backups
 from synaptoroute_coordinator.actions.fleet_client import FleetClient, read_secret
-from synaptoroute_coordinator.app import dashboard, encoders, fleet, gateway, learning, metrics
+from synaptoroute_coordinator.app import (
+    dashboard,
+    encoders,
+    fleet,
+    gateway,
+    learning,
+    metrics,
+    promotions,
+)
 from synaptoroute_coordinator.app.responses import PROBLEM_SCHEMA, TAGS
 from synaptoroute_coordinator.app.runtime import CoordinatorPolicy, Runtime
 from synaptoroute_coordinator.config import CoordinatorConfig
@@ -104,7 +112,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.add_middleware(Middleware, policy=CoordinatorPolicy(runtime))
     add_cors(app, runtime.config)
     add_error_handlers(app)
-    for module in (dashboard, metrics, fleet, encoders, gateway, learning):
+    for module in (dashboard, metrics, fleet, encoders, gateway, learning, promotions):
         app.include_router(module.endpoints)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     serve_document(app)

@@ -40,7 +40,10 @@ _REQUEST_HEADERS: Final = ("content-type", "accept", "if-match", "if-none-match"
 _RESPONSE_HEADERS: Final = ("content-type", "etag", "sr-version", "sr-op-id", "sr-node", "location",
                     "retry-after", "sr-staleness-ms")  # fmt: skip
 _WRITES: Final = frozenset({"PUT", "PATCH", "DELETE"})
-_WRITING_POSTS: Final = frozenset({"/v1/feedback", "/v1/feedback/resolve", "/v1/revisions"})
+_WRITING_POSTS: Final = frozenset(
+    {"/v1/feedback", "/v1/feedback/resolve", "/v1/revisions", "/v1/erase"}
+)
+_WRITING_ENDS: Final = ("/utterances", "/rollback", "/revert")
 
 endpoints = APIRouter()
 
@@ -97,7 +100,7 @@ async def forward_body(request: Request, node: str, body: bytes) -> Response:
         actor=actor_of(request.scope),
     )
     asked = request.url.path
-    is_post = asked.endswith("/utterances") or asked in _WRITING_POSTS
+    is_post = asked.endswith(_WRITING_ENDS) or asked in _WRITING_POSTS
     if request.method in _WRITES or is_post:
         outcome = "done" if answer.status_code < 300 else "refused"
         action = f"{request.method} {context_of(request.scope).path}"
@@ -143,7 +146,7 @@ _REVISION_EXAMPLE: Final = {"routes": [{"name": "refund", "utterances": ["money 
 
 
 @dataclass(frozen=True, slots=True)
-class _Forwarded:
+class Forwarded:
     """A call that a node answers.
 
     Attributes:
@@ -179,9 +182,9 @@ class _Forwarded:
 
 
 _ENDPOINTS: Final = (
-    _Forwarded("GET", "/v1/routes", "list_routes", "List routes", parameters="after limit"),
-    _Forwarded("GET", "/v1/routes/{name}", "show_route", "Show a route"),
-    _Forwarded(
+    Forwarded("GET", "/v1/routes", "list_routes", "List routes", parameters="after limit"),
+    Forwarded("GET", "/v1/routes/{name}", "show_route", "Show a route"),
+    Forwarded(
         "PUT",
         "/v1/routes/{name}",
         "put_route",
@@ -190,7 +193,7 @@ _ENDPOINTS: Final = (
         "ack ack_timeout",
         _ROUTE_EXAMPLE,
     ),
-    _Forwarded(
+    Forwarded(
         "PATCH",
         "/v1/routes/{name}",
         "patch_route",
@@ -199,7 +202,7 @@ _ENDPOINTS: Final = (
         "ack ack_timeout",
         {"threshold": 0.45},
     ),
-    _Forwarded(
+    Forwarded(
         "DELETE",
         "/v1/routes/{name}",
         "delete_route",
@@ -207,8 +210,8 @@ _ENDPOINTS: Final = (
         _WRITTEN,
         "ack ack_timeout",
     ),
-    _Forwarded("GET", "/v1/settings", "show_settings", "Show the settings of the route set"),
-    _Forwarded(
+    Forwarded("GET", "/v1/settings", "show_settings", "Show the settings of the route set"),
+    Forwarded(
         "PUT",
         "/v1/settings",
         "put_settings",
@@ -217,7 +220,7 @@ _ENDPOINTS: Final = (
         "ack ack_timeout",
         {"aggregation": "adaptive", "topk": 5, "threshold": None, "capacity_slots": 100_000},
     ),
-    _Forwarded(
+    Forwarded(
         "GET",
         "/v1/feedback",
         "list_feedback",
@@ -225,14 +228,14 @@ _ENDPOINTS: Final = (
         f"{_ANSWER} Scope `admin`.",
         "route after limit",
     ),
-    _Forwarded(
+    Forwarded(
         "GET",
         "/v1/evaluation",
         "show_evaluation",
         "Judge the routes by their own utterances",
         parameters="limit answers",
     ),
-    _Forwarded(
+    Forwarded(
         "POST",
         "/v1/feedback",
         "put_feedback",
@@ -241,7 +244,7 @@ _ENDPOINTS: Final = (
         "ack ack_timeout",
         {"text": "send my headphones back", "route": "returns"},
     ),
-    _Forwarded(
+    Forwarded(
         "POST",
         "/v1/feedback/resolve",
         "resolve_items",
@@ -250,7 +253,7 @@ _ENDPOINTS: Final = (
         "ack ack_timeout",
         {"items": [{"id": "5f0c6a5e9d1b4b0f", "as": "utterance", "route": "returns"}]},
     ),
-    _Forwarded(
+    Forwarded(
         "POST",
         "/v1/revisions/preview",
         "preview_revision",
@@ -259,21 +262,21 @@ _ENDPOINTS: Final = (
         "",
         _REVISION_EXAMPLE,
     ),
-    _Forwarded(
+    Forwarded(
         "GET",
         "/v1/history",
         "show_history",
         "Show who changed what and when",
         parameters="set route before limit changes",
     ),
-    _Forwarded(
+    Forwarded(
         "GET",
         "/v1/conflicts",
         "list_conflicts",
         "List near-duplicate utterances",
         parameters="similarity_min limit",
     ),
-    _Forwarded(
+    Forwarded(
         "POST",
         "/v1/query",
         "query",
@@ -282,7 +285,7 @@ _ENDPOINTS: Final = (
         "",
         {"text": "How do I get my money back?", "explain": True},
     ),
-    _Forwarded(
+    Forwarded(
         "POST",
         "/v1/preview",
         "preview",
@@ -291,7 +294,7 @@ _ENDPOINTS: Final = (
         "",
         {"name": "refund", "route": None, "texts": ["How do I get my money back?"]},
     ),
-    _Forwarded(
+    Forwarded(
         "POST",
         "/v1/preview/texts",
         "preview_texts",

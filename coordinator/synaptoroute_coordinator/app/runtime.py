@@ -221,7 +221,15 @@ ADMIN_PATHS: Final = frozenset(
 )
 """These show what people wrote, which is for administrators and not for every reader."""
 _READING_POSTS: Final = frozenset(
-    {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/preview/texts", "/v1/encoders/trial"}
+    {
+        "/v1/query",
+        "/v1/query/batch",
+        "/v1/preview",
+        "/v1/preview/texts",
+        "/v1/encoders/trial",
+        "/v1/evaluation",
+        "/v1/diff",
+    }
 )
 BODY_BYTES_MAX: Final = 16_777_216  # As much as a node takes
 _STATUS_BY_CODE: Final = {
@@ -323,6 +331,11 @@ def scope_needed(method: str, path: str) -> Scope | None:
     if path in ADMIN_PATHS or (path.startswith("/v1/actions") and method not in SAFE_METHODS):
         return "admin"
     is_reading = method in SAFE_METHODS
+    # The node sees the key of the coordinator, which is an administrator's.
+    if not is_reading and (path.startswith("/v1/aliases/") or path.endswith("/revert")):
+        return "admin"
+    if path == "/v1/erase":
+        return "admin"
     if (path == "/v1/feedback" and is_reading) or (path == "/v1/settings" and not is_reading):
         return "admin"
     if method in SAFE_METHODS or path in _READING_POSTS:

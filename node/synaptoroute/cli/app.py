@@ -22,6 +22,7 @@ from synaptoroute.cli.commands import (
     imports,
     mcp,
     model,
+    promote,
     routes,
     serve,
     tls,
@@ -150,6 +151,14 @@ _model.command("migrate")(model.migrate)
 app.command("status")(cluster.status)
 app.command("history")(changes.history)
 app.command("revert")(changes.revert)
+app.command("diff")(promote.diff)
+app.command("promote")(promote.promote)
+app.command("rollback")(promote.rollback)
+app.command("erase")(promote.erase)
+_tests = _group("tests", "Labelled queries that belong to a route set.")
+_tests.command("list")(promote.list_tests)
+_tests.command("put")(promote.put_tests)
+_tests.command("run")(promote.run_tests)
 app.command("doctor")(doctor.doctor)
 app.command("restore")(cluster.restore)
 

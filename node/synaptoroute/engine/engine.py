@@ -379,6 +379,10 @@ class Engine:
         """Forget the embeddings of queries; any thread."""
         self.encoders.clear()
 
+    def reset_shadow(self, alias: str) -> None:
+        """Count what a shadow would have answered from zero; any thread."""
+        self.scorer.sets.shadow_log.drop(alias)
+
     def forget_shadowed(self) -> None:
         self.scorer.sets.shadow_log.forget_texts()
 

@@ -30,7 +30,7 @@ from synaptoroute.errors import (
     SetNotFound,
 )
 from synaptoroute.models import WriteResult, canonical_json
-from synaptoroute.ports import AppliedState
+from synaptoroute.ports import AppliedState, ShadowFigures
 from synaptoroute.router.op_ids import derived_op_id
 from synaptoroute.router.set_answers import SetContent, answers_of, read_content
 from synaptoroute.router.set_diff import SetDiff, diff_sets
@@ -341,6 +341,14 @@ class Promotions:
         if record is None:
             raise AliasNotFound(f"no alias is named {name!r}")
         return record
+
+    def shadow_figures(self, name: str) -> ShadowFigures | None:
+        """What this node counted about the shadow of an alias; None for one without a shadow."""
+        return self._engine.shadow_figures(name)
+
+    def reset_shadow(self, name: str) -> None:
+        """Count the shadow of an alias from zero, on this node."""
+        self._engine.reset_shadow(name)
 
     async def history(self, name: str) -> list[ShownChange]:
         """The changes of an alias, newest first; failed tests are named while they exist."""

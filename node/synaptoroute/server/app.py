@@ -23,6 +23,7 @@ from synaptoroute.server import (
     query_endpoints,
     route_endpoints,
     set_endpoints,
+    shadow_endpoints,
     transfer_endpoints,
 )
 from synaptoroute.server.decision_handler import DecisionHandler
@@ -50,6 +51,7 @@ _READING: Final = (
 )
 """Endpoints that may be asked for a version or for the head of the log."""
 _OTHERS: Final = (
+    shadow_endpoints,
     node_endpoints, cluster_endpoints, feedback_endpoints, history_endpoints, erase_endpoints
 )  # fmt: skip
 

@@ -19,6 +19,12 @@ def visible_to(request: Request) -> Callable[[str], bool] | None:
     return key.sees if key is not None and key.is_scoped else None
 
 
+def may(request: Request, scope: Scope, name: str) -> bool:
+    """Whether the key of a request has a scope in a set, or for an alias."""
+    key = context_of(request.scope).key
+    return key is None or key.may_in(scope, name)
+
+
 def check_may(
     request: Request, scope: Scope, name: str, hidden: SynaptoRouteError | None = None
 ) -> None:

@@ -513,6 +513,10 @@ class QueryEngine(EnginePort, Protocol):
         """Count the decisions of a set, as ``unmatched_of`` finds it."""
         ...
 
+    def reset_shadow(self, alias: str) -> None:
+        """Count what the shadow of an alias would have answered from zero."""
+        ...
+
     def forget_embeddings(self) -> None:
         """Forget the embeddings of queries."""
         ...

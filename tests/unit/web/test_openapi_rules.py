@@ -24,19 +24,20 @@ fit_calibration fork_set import_routes list_aliases list_conflicts list_feedback
 list_open_imports list_orphans list_routes list_sets list_tests list_unmatched live metrics
 patch_route patch_set patch_tests preview preview_revision preview_texts put_alias put_feedback
 put_route put_set put_settings put_tests query query_batch ready recover remove_utterances
-replay_orphan resolve_item resolve_items revert_change revise roll_back run_tests scrub show_alias
-show_calibration show_cascade show_cluster show_digest show_erasures show_evaluation
+replay_orphan reset_shadow resolve_item resolve_items revert_change revise roll_back run_tests scrub
+show_alias show_calibration show_cascade show_cluster show_digest show_erasures show_evaluation
 show_generations show_history show_key show_operation show_process_settings show_propagation
-show_route show_set show_settings show_state show_traffic systemone try_encoder unfreeze
+show_route show_set show_settings show_shadow show_state show_traffic systemone try_encoder unfreeze
 """
 COORDINATOR = """
-abort_import change_encoder change_voter close_session delete_route dismiss_unmatched follow
-list_actions list_backups list_conflicts list_feedback list_orphans list_routes open_session
-patch_route preview preview_revision preview_texts put_feedback put_route put_settings query
-recover replay_orphan resolve_items resync_node revise scrub_node show_cluster show_clusters
-show_encoders show_evaluation show_history show_live show_log show_metrics show_propagation
-show_ready show_route show_session show_settings show_traffic show_unmatched start_audit
-take_backup trim try_encoder
+abort_import change_encoder change_voter close_session delete_alias delete_route diff_sets
+dismiss_unmatched erase_texts follow list_actions list_aliases list_backups list_conflicts
+list_feedback list_orphans list_routes list_tests open_session patch_route patch_tests preview
+preview_revision preview_texts put_alias put_feedback put_route put_settings put_tests query recover
+replay_orphan reset_shadow resolve_items resync_node revert_change revise roll_back run_tests
+scrub_node show_alias show_cluster show_clusters show_encoders show_evaluation show_history
+show_live show_log show_metrics show_propagation show_ready show_route show_session show_settings
+show_shadow show_traffic show_unmatched start_audit take_backup trim try_encoder
 """
 """Generated clients name their functions after these, so none of them may change or go."""
 DIALECTS = {"/v1/decisions", "/v1/systemone"}

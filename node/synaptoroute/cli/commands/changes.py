@@ -13,6 +13,18 @@ from synaptoroute.cli.terminal import Cell, print_json, print_line, print_table
 
 HISTORY_SHOWN_MAX: Final = 500
 
+Note = Annotated[
+    str | None,
+    typer.Option(
+        "--note", "-m", show_default=False, help="What to say about the change in the history."
+    ),
+]
+
+
+def note_headers(message: str | None) -> dict[str, str]:
+    """The header that carries a note."""
+    return {} if message is None else {"SR-Note": message}
+
 
 def history(
     route: Annotated[
@@ -76,6 +88,7 @@ def revert(
         str, typer.Argument(show_default=False, help="The change; see `synaptoroute history`.")
     ],
     if_match: IfMatch = None,
+    message: Note = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -87,7 +100,8 @@ def revert(
     """
     with NodeClient(url, api_key) as client:
         path = f"/v1/history/{version}/revert"
-        result = client.write("POST", path, headers=precondition_headers(if_match, False))
+        headers = {**precondition_headers(if_match, False), **note_headers(message)}
+        result = client.write("POST", path, headers=headers)
     if as_json:
         print_json(result)
         return

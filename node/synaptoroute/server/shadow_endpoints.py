@@ -1,0 +1,169 @@
+"""``/v1/aliases/{alias}/shadow``: what the shadow of an alias would have answered."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from synaptoroute.ports import ShadowFigures
+from synaptoroute.router.route_sets import alias_not_found
+from synaptoroute.server.responses import READ_PROBLEMS, model_response, problems, success
+from synaptoroute.server.runtime import runtime_of
+from synaptoroute.server.set_access import check_may, may
+from synaptoroute.server.set_endpoints import AliasName
+
+endpoints = APIRouter(tags=["sets"])
+
+
+class ShadowPair(BaseModel):
+    """Queries that both sets answer differently; null is no route."""
+
+    answered: str | None
+    shadowed: str | None
+    count: int
+
+
+class ShadowSample(BaseModel):
+    """A query that both sets answer differently.
+
+    Attributes:
+        text: After the redaction of the review queue's settings.
+        at_ms: Milliseconds since 1970, by the clock of the node.
+    """
+
+    text: str
+    at_ms: int
+    answered: str | None
+    shadowed: str | None
+    answered_confidence: float | None
+    shadowed_confidence: float | None
+
+
+class ShadowReport(BaseModel):
+    """What one node counted since both sets have their present content.
+
+    Attributes:
+        set: The set that answered.
+        shadow: The set that was asked beside it; None for an alias without one.
+        revision: Place of the last change of the set that answered.
+        compared: Queries that both were asked.
+        agreement: Share of them that both answer alike; None before the first.
+        skipped: Queries that were not compared, since both sets read the text differently.
+        pairs: Disagreements by both routes, most first.
+        other: Disagreements of pairs that are not listed.
+        sample: The newest disagreements; only for the scope `admin`, and while the review queue of
+            the set that answers keeps texts.
+    """
+
+    alias: str
+    node: str
+    set: str
+    shadow: str | None
+    revision: str | None = None
+    shadow_revision: str | None = None
+    compared: int = 0
+    agreed: int = 0
+    disagreed: int = 0
+    agreement: float | None = None
+    skipped: int = 0
+    pairs: list[ShadowPair] = []  # pydantic copies a default for each object
+    other: int = 0
+    sample: list[ShadowSample] = []
+
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "alias": "support",
+    "node": "5f0c6a5e9d1b4b0f",
+    "set": "support@12",
+    "shadow": "support@13",
+    "revision": "1.42",
+    "shadow_revision": "1.56",
+    "compared": 1_000,
+    "agreed": 990,
+    "disagreed": 10,
+    "agreement": 0.99,
+    "skipped": 0,
+    "pairs": [{"answered": None, "shadowed": "returns", "count": 10}],
+    "other": 0,
+    "sample": [],
+}
+
+
+@endpoints.get(
+    "/v1/aliases/{alias}/shadow",
+    summary="Show what a shadow would have answered",
+    responses={
+        200: success("Counts of this node", _EXAMPLE, ShadowReport),
+        **problems(*READ_PROBLEMS, 404),
+    },
+)
+async def show_shadow(request: Request, alias: AliasName) -> Response:
+    """How often the shadow of an alias agrees with the set that answers, by pairs of routes, as
+    this node counted it; the coordinator adds up the nodes. The counts begin again once one of
+    both sets changes.
+    """
+    check_may(request, "read", alias, alias_not_found(alias))
+    router = runtime_of(request).serving_router
+    record = await router.changes.promotions.alias(alias)
+    figures = router.changes.promotions.shadow_figures(alias)
+    node = router.status().node
+    if figures is None:
+        report = ShadowReport(alias=alias, node=node, set=record.target, shadow=None)
+    else:
+        report = report_of(alias, node, figures, has_sample=may(request, "admin", alias))
+    return model_response(report)
+
+
+@endpoints.delete(
+    "/v1/aliases/{alias}/shadow",
+    summary="Count a shadow from zero",
+    responses={
+        200: success("Counts of this node", _EXAMPLE, ShadowReport),
+        **problems(*READ_PROBLEMS, 404),
+    },
+)
+async def reset_shadow(request: Request, alias: AliasName) -> Response:
+    """Forget the counts and the sample of this node; the shadow stays."""
+    check_may(request, "write", alias, alias_not_found(alias))
+    promotions = runtime_of(request).serving_router.changes.promotions
+    await promotions.alias(alias)
+    promotions.reset_shadow(alias)
+    return await show_shadow(request, alias)
+
+
+def report_of(alias: str, node: str, figures: ShadowFigures, *, has_sample: bool) -> ShadowReport:
+    """The counts of a node as a document."""
+    compared = figures.compared
+    return ShadowReport(
+        alias=alias,
+        node=node,
+        set=figures.target,
+        shadow=figures.shadow,
+        revision=None if figures.target_revision is None else str(figures.target_revision),
+        shadow_revision=None if figures.shadow_revision is None else str(figures.shadow_revision),
+        compared=compared,
+        agreed=figures.agreed,
+        disagreed=figures.disagreed,
+        agreement=round(figures.agreed / compared, 6) if compared else None,
+        skipped=figures.skipped,
+        pairs=[
+            ShadowPair(answered=answered, shadowed=shadowed, count=count)
+            for (answered, shadowed), count in figures.pairs
+        ],
+        other=figures.other,
+        sample=[
+            ShadowSample(
+                text=each.text,
+                at_ms=each.at_ms,
+                answered=each.answered,
+                shadowed=each.shadowed,
+                answered_confidence=each.answered_confidence,
+                shadowed_confidence=each.shadowed_confidence,
+            )
+            for each in (figures.sample if has_sample else ())
+        ],
+    )
