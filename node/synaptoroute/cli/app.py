@@ -25,11 +25,12 @@ from synaptoroute.cli.commands import (
     promote,
     routes,
     serve,
+    sets,
     tls,
     up,
 )
 from synaptoroute.cli.exit_codes import ExitCode, exit_code_of, one_line
-from synaptoroute.cli.options import CommandGroup
+from synaptoroute.cli.options import CommandGroup, SetCommand
 from synaptoroute.cli.terminal import note
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.version import __version__
@@ -103,42 +104,54 @@ def _group(name: str, about: str, parent: typer.Typer = app) -> typer.Typer:
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("serve", cls=serve.ServeCommand)(serve.serve)
-app.command("query")(evaluate.query)
+app.command("query", cls=SetCommand)(evaluate.query)
 app.command("mcp")(mcp.mcp)
 
 _routes = _group("routes", "Read and change routes.")
-_routes.command("list")(routes.list_routes)
-_routes.command("show")(routes.show)
-_routes.command("export")(routes.export)
-_routes.command("put")(routes.put)
-_routes.command("calibration")(routes.calibration)
-_routes.command("rm")(routes.rm)
-_routes.command("import")(imports.import_)
+_routes.command("list", cls=SetCommand)(routes.list_routes)
+_routes.command("show", cls=SetCommand)(routes.show)
+_routes.command("export", cls=SetCommand)(routes.export)
+_routes.command("put", cls=SetCommand)(routes.put)
+_routes.command("calibration", cls=SetCommand)(routes.calibration)
+_routes.command("rm", cls=SetCommand)(routes.rm)
+_routes.command("import", cls=SetCommand)(imports.import_)
 _routes.command("convert")(imports.convert)
 _routes.command("lint")(routes.lint)
 _routes.command("schema")(routes.schema)
 
+_sets = _group("sets", "Route sets of a cluster.")
+_sets.command("list")(sets.list_sets)
+_sets.command("create")(sets.create)
+_sets.command("fork")(sets.fork)
+_sets.command("rm")(sets.rm)
+
+_aliases = _group("alias", "Names that point to route sets.")
+_aliases.command("list")(sets.list_aliases)
+_aliases.command("show")(sets.show_alias)
+_aliases.command("set")(sets.set_alias)
+_aliases.command("rm")(sets.rm_alias)
+
 _imports = _group("imports", "Open imports: neither committed nor aborted.")
-_imports.command("list")(imports.list_imports)
-_imports.command("abort")(imports.abort_imports)
+_imports.command("list", cls=SetCommand)(imports.list_imports)
+_imports.command("abort", cls=SetCommand)(imports.abort_imports)
 
 _feedback = _group("feedback", "Say which route is right, and review what was said.")
-_feedback.command("add")(feedback.add)
-_feedback.command("list")(feedback.list_items)
-_feedback.command("resolve")(feedback.resolve)
-_feedback.command("queue")(feedback.set_queue)
+_feedback.command("add", cls=SetCommand)(feedback.add)
+_feedback.command("list", cls=SetCommand)(feedback.list_items)
+_feedback.command("resolve", cls=SetCommand)(feedback.resolve)
+_feedback.command("queue", cls=SetCommand)(feedback.set_queue)
 
 _unmatched = _group("unmatched", "Queries that no route took.")
-_unmatched.command("list")(feedback.list_unmatched)
-_unmatched.command("add")(feedback.add_unmatched)
-_unmatched.command("dismiss")(feedback.dismiss_unmatched)
+_unmatched.command("list", cls=SetCommand)(feedback.list_unmatched)
+_unmatched.command("add", cls=SetCommand)(feedback.add_unmatched)
+_unmatched.command("dismiss", cls=SetCommand)(feedback.dismiss_unmatched)
 
 app.command("plan")(apply.plan)
 app.command("apply")(apply.apply)
 app.command("export")(apply.export)
 
-app.command("evaluate")(evaluate.evaluate)
-app.command("calibrate")(calibrate.calibrate)
+app.command("evaluate", cls=SetCommand)(evaluate.evaluate)
+app.command("calibrate", cls=SetCommand)(calibrate.calibrate)
 app.command("bench")(bench.bench)
 
 _model = _group("model", "Manage encoders.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote
 
 from synaptoroute.cli.exit_codes import BadUsage, NodeRefused, NodeUnreachable
-from synaptoroute.cli.options import tls_context
+from synaptoroute.cli.options import route_set, tls_context
 from synaptoroute.errors import ConfigError
 from synaptoroute.forks import guard
 
@@ -91,7 +91,7 @@ class NodeClient:
 
         request = Request(
             "POST",
-            path,
+            placed(path),
             Reply.json,
             _texts(parameters or {}),
             body,
@@ -108,7 +108,7 @@ class NodeClient:
         from synaptoroute.client.core import Reply, Request
 
         request = Request(
-            "GET", path, Reply.json, headers={"Accept": media_type}, is_versioned=True
+            "GET", placed(path), Reply.json, headers={"Accept": media_type}, is_versioned=True
         )
         with self._telling(), self._http.stream(request) as pieces:
             yield pieces
@@ -136,7 +136,7 @@ class NodeClient:
         with self._telling():
             return self._http.request(
                 method,
-                path,
+                placed(path),
                 parameters=_texts(parameters),
                 document=document,
                 headers=headers,
@@ -171,6 +171,16 @@ class NodeClient:
             retry_after_seconds=error.retry_after_seconds,
             problem=error.problem,
         ) from error
+
+
+def placed(path: str) -> str:
+    """Path of an endpoint for the route set of the running command."""
+    name = route_set()
+    if not name:
+        return path
+    from synaptoroute.web.set_paths import is_of_a_set, path_in_a_set
+
+    return path_in_a_set(path, quote(name, safe="")) if is_of_a_set(path) else path
 
 
 def route_path(name: str) -> str:

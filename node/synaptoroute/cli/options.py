@@ -165,14 +165,61 @@ class CommandGroup(typer.Typer):
         return super().command(name, **{"cls": NodeCommand, **options})
 
 
+# --- the route set ----------------------------------------------------------------------
+
+RouteSetName = Annotated[
+    str,
+    typer.Option(
+        "--set",
+        envvar="SYNAPTOROUTE_SET",
+        show_default="default",
+        help="The route set; for queries, a set or an alias.",
+    ),
+]
+_route_set: ContextVar[str] = ContextVar("route_set", default="")
+
+
+class SetCommand(NodeCommand):
+    """A command about one route set, which the option ``--set`` names."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        if "route_set" not in {param.name for param in self.params}:
+            self.params = [*self.params, *_set_parameters()]
+        return super().get_params(ctx)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Keep the set for ``route_set``, so that no command has to pass it on."""
+        token = _route_set.set(ctx.params.pop("route_set", None) or "")
+        try:
+            return super().invoke(ctx)
+        finally:
+            _route_set.reset(token)
+
+
+def route_set() -> str:
+    """The route set of the running command; empty for ``default``."""
+    return _route_set.get()
+
+
+def _set_parameters() -> list[Any]:
+    def carried(route_set: RouteSetName = "") -> None:
+        """Carries the option; never called."""
+
+    return _parameters_of(carried)
+
+
 def _tls_parameters() -> list[Any]:
     def files(ca: Ca = None, client_cert: ClientCert = None, client_key: ClientKey = None) -> None:
         """Carries the options; never called."""
 
+    return _parameters_of(files)
+
+
+def _parameters_of(function: Any) -> list[Any]:
     # Annotations are texts in this module; typer looks them up in it.
-    files.__signature__ = inspect.signature(files, eval_str=True)  # type: ignore[attr-defined]
+    function.__signature__ = inspect.signature(function, eval_str=True)
     carrier = typer.Typer(add_completion=False)
-    carrier.command()(files)
+    carrier.command()(function)
     return [option for option in typer.main.get_command(carrier).params if option.name != "help"]
 
 

@@ -298,7 +298,8 @@ class Writer:
         utterances: Sequence[str] | None = None,  # Those among the texts; None for all
     ) -> WriteResult:
         """Encode and write; retry once if the cluster switched its encoder meanwhile."""
-        options = self._own(options)
+        if self.route_set:
+            options = self._own(options)
         deadline = deadline_of(options, len(texts))
         if options.op_id is not None and (known := await self._repeated(options, deadline)):
             return known
@@ -355,7 +356,8 @@ class Writer:
             ClusterError: The log did not take it, or it is not known whether it did: the
                 field ``outcome`` is ``not_taken`` or ``unknown``.
         """
-        options = self._own(options)
+        if self.route_set:
+            options = self._own(options)
         removed = len(mutation.utterances) if isinstance(mutation, RemoveUtterances) else 0
         deadline = deadline_of(options, removed)
         if options.op_id is not None and (known := await self._repeated(options, deadline)):
@@ -374,7 +376,7 @@ class Writer:
 
     def _own(self, options: WriteOptions) -> WriteOptions:
         """The options of a write in this set."""
-        if not self.route_set or options.op_id is None:
+        if options.op_id is None:
             return options
         return replace(options, op_id=scoped_op_id(options.op_id, self.route_set))
 

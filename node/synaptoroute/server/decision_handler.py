@@ -61,6 +61,7 @@ from synaptoroute.web.http_parser import Header, HttpRequest
 from synaptoroute.web.http_protocol import Respond
 from synaptoroute.web.middleware import (
     PROOF_KEY,
+    SETS_PREFIX,
     RequestContext,
     context_of,
     flow_of,
@@ -344,7 +345,7 @@ class DecisionHandler:
         """Answer a plain request; a direct handler of a connection, see ``QueryHandler``."""
         path = request.path
         if path not in DIALECTS:
-            found_set = split_set_path(path)
+            found_set = split_set_path(path) if path.startswith(SETS_PREFIX) else None
             if found_set is None or found_set[1] not in DIALECTS:
                 return False
             path = found_set[1]

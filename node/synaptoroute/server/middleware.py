@@ -24,6 +24,7 @@ from synaptoroute.web.key_grants import Scope as KeyScope
 from synaptoroute.web.key_limits import NO_LIMITS, KeyLimiter
 from synaptoroute.web.logs import LOGGER
 from synaptoroute.web.middleware import (
+    NOTE_KEY,
     PROOF_KEY,
     RequestContext,
     RequestPolicy,
@@ -45,7 +46,6 @@ PEER_PREFIX: Final = "/peer/"
 QUERY_PATH: Final = "/v1/query"
 DECISION_PATHS: Final = frozenset({"/v1/decisions", "/v1/systemone"})
 _QUERY_PATHS: Final = frozenset({QUERY_PATH, *DECISION_PATHS})
-NOTE_KEY: Final = b"sr-note"
 METRICS_PATH: Final = "/metrics"
 PROBES: Final = frozenset({"/livez", "/readyz", METRICS_PATH})
 PEER_QUESTIONS: Final = frozenset({HEAD_PATH, NONCE_PATH, CERTIFICATE_PATH})
@@ -144,9 +144,7 @@ class NodePolicy(RequestPolicy):
         return endpoint
 
     def note_of(self, headers: Mapping[bytes, bytes]) -> str:
-        value = headers.get(NOTE_KEY)
-        if value is None:
-            return ""
+        value = headers[NOTE_KEY]
         try:
             note = value.decode()
         except UnicodeDecodeError:

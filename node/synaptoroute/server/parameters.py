@@ -37,7 +37,8 @@ from synaptoroute.router import WriteOptions
 from synaptoroute.router.op_ids import scoped_op_id
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.runtime import runtime_of
-from synaptoroute.web.middleware import context_of, request_flow
+from synaptoroute.web.key_limits import NO_LIMITS
+from synaptoroute.web.middleware import CONTEXT, RequestContext, context_of, request_flow
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 
 Ack = Literal["accepted", "applied", "quorum", "all"]
@@ -331,7 +332,9 @@ def take_texts(request: Request, count: int) -> None:
     Raises:
         LimitExceeded: The key is over its limit.
     """
-    request.app.state.policy.take_texts(context_of(request.scope), count)
+    context: RequestContext = request.scope[CONTEXT]
+    if context.key is not None and context.key.limits is not NO_LIMITS:
+        request.app.state.policy.take_texts(context, count)
 
 
 # --- bodies --------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from synaptoroute.server.metrics import Metrics, parse_version
 from synaptoroute.server.traffic import RouteTraffic
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.logs import server_log
-from synaptoroute.web.middleware import context_of
+from synaptoroute.web.middleware import CONTEXT, context_of
 from synaptoroute.web.tls import ClientTls, ServerTls
 
 OpenRouter = Callable[[], tuple[AdaptiveRouter, TextEncoder]]
@@ -261,8 +261,8 @@ def runtime_of(request: Request) -> Runtime:
 
 def router_of(request: Request) -> AdaptiveRouter:
     """The router as soon as it is open, bound to the route set that the path names."""
-    name = context_of(request.scope).route_set
-    router = runtime_of(request).router
+    name = request.scope[CONTEXT].route_set
+    router: AdaptiveRouter = request.app.state.runtime.router
     return router.set(name) if name else router
 
 

@@ -47,6 +47,9 @@ from synaptoroute.web.problems import (
 )
 
 PATH_CHARACTERS_MAX: Final = 200
+NOTE_KEY: Final = b"sr-note"
+SETS_PREFIX: Final = "/v1/sets/"
+"""Before the paths of route sets, which ``RequestPolicy.locate`` understands."""
 PROOF_KEY: Final = PROOF_HEADER.lower().encode()
 CONTEXT: Final = "synaptoroute.context"
 """Key of the request's context in its ASGI scope."""
@@ -264,8 +267,9 @@ class Middleware:
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
         scope[CONTEXT] = context
-        path = policy.locate(scope["path"], context)
-        located = scope if path == scope["path"] else {**scope, "path": path}
+        path, located = scope["path"], scope
+        if path.startswith(SETS_PREFIX) and (path := policy.locate(path, context)) != scope["path"]:
+            located = {**scope, "path": path}
         if (tls := scope.get("extensions", {}).get("tls")) is not None:
             context.client_certificate = tls["client_cert_name"]
         receive_bounded = receive
@@ -303,7 +307,7 @@ class Middleware:
                 receive_bounded = receive
             policy.authorize(scope["method"], path, headers, context)
             AUTHOR.set(context.author)
-            NOTE.set(policy.note_of(headers))
+            NOTE.set(policy.note_of(headers) if NOTE_KEY in headers else "")
             if policy.body_bytes_max is not None:
                 receive_bounded = _bounded(receive, policy.body_bytes_max)
             await self._app(located, receive_in_force, send_answer)
