@@ -25,6 +25,8 @@ LEVEL_2_REVISION = "8e6ebd6"
 """The last commit whose highest level of the log is 2."""
 LEVEL_3_REVISION = "fe43637"
 """A commit whose highest level of the log is 3."""
+LEVEL_4_REVISION = "cbf1e77"
+"""A commit whose highest level of the log is 4."""
 
 
 def unpack_previous_release(folder: Path, revision: str = REVISION) -> Path:

@@ -5,7 +5,6 @@ Real processes: nodes of earlier releases from their own sources, beside those o
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from previous_release import (
 )
 from processes import NodeProcess
 from synaptoroute.core.codec import LEVEL
+from upgrades import outlive_everything, restart, upgrade_and_finalize, upgrade_in_part
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -35,14 +35,6 @@ NEW: dict[str, Any] = {
 def body(name: str, **fields: Any) -> dict[str, Any]:
     """A route of ten utterances."""
     return {"utterances": [f"{name} thing {n} {word}" for n, word in enumerate(WORDS)], **fields}
-
-
-def restart(member: Member) -> None:
-    """Stop a node as a rolling update does, and start it again."""
-    member.signal(signal.SIGTERM)
-    member.process.wait()
-    member.start()
-    member.wait_ready()
 
 
 def refusals(member: Member) -> set[tuple[int, str]]:
@@ -81,49 +73,18 @@ def test_new_fields_wait_for_all_nodes_and_nothing_is_lost(
         cluster: Cluster = start_cluster("redis", 3, fit_confidence="true")
         for name in ("apple", "pear", "plum", "fig"):
             cluster[0].http.put(f"/v1/routes/{name}", json=body(name)).raise_for_status()
-    with cluster.queries(0) as failed, cluster.writers(2):
-        for member in cluster.members[1:]:
-            restart(member)
-    assert [] == failed
-    assert {(409, "not_finalized")} == refusals(cluster[1])
-    with previous_release(sources), cluster.queries(0) as failed, cluster.writers(2):
-        restart(cluster[2])
-    assert [] == failed
-    cluster.judge()
 
-    for member in cluster.members:
-        restart(member)
-    cluster.settle()
-    with cluster.queries(0, 1, 2) as failed, cluster.writers(2):
-        raised = cluster[1].http.post("/v1/cluster/finalize", json={"apply": True}, timeout=20)
-        assert (LEVEL, []) == (raised.json()["level"], raised.json()["waiting_for"])
+    def write() -> None:
         put = cluster[2].http.put("/v1/routes/apple", json=body("apple", **NEW), timeout=20)
         assert 200 == put.status_code, put.text
         patch = {"negatives": ["no apples please"]}
         cluster[0].http.patch("/v1/routes/apple", json=patch, timeout=20).raise_for_status()
         until(lambda: cluster[0].http.get("/v1/settings/calibration").json()["at"] is not None)
-    assert [] == failed
-    cluster.judge()
-    until(lambda: len({str(shown(member)) for member in cluster.members}) == 1)
-    assert ["no apples please"] == shown(cluster[0])["negatives"]
 
-    for member in cluster.members:
-        member.kill()
-        member.start()
-        member.wait_ready()
-    cluster.judge()
-    cluster.trim()
-    newcomer = cluster.add(3)
-    newcomer.start()
-    newcomer.wait_ready()
-    cluster.judge()
-    until(lambda: len({str(shown(member)) for member in cluster.members}) == 1)
-    cluster[0].signal(signal.SIGTERM)
-    cluster[0].process.wait()
-    with previous_release(sources):
-        cluster[0].start()
-        assert cluster[0].process.wait() != 0
-        assert f"schema version {LEVEL}" in cluster[0].process.log_file.read_text()
+    upgrade_in_part(cluster, sources, refusals)
+    upgrade_and_finalize(cluster, write)
+    until(lambda: ["no apples please"] == shown(cluster[0])["negatives"])
+    outlive_everything(cluster, sources, shown)
 
 
 def feedback_refusals(member: Member) -> list[tuple[int, str]]:

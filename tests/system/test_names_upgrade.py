@@ -5,29 +5,20 @@ Real processes: nodes of level 3 from their own sources, beside those of this re
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from node_cluster import Cluster, Member, StartCluster, until
+from node_cluster import Cluster, Member, StartCluster
 from previous_release import LEVEL_3_REVISION, previous_release, unpack_previous_release
-from synaptoroute.core.codec import LEVEL
+from upgrades import outlive_everything, upgrade_and_finalize, upgrade_in_part
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 NAME = "退款"
 PATH = f"/v1/routes/{quote(NAME)}"
 BODY = {"utterances": ["I want my money back", "我要退款"]}
-
-
-def restart(member: Member) -> None:
-    """Stop a node as a rolling update does, and start it again."""
-    member.signal(signal.SIGTERM)
-    member.process.wait()
-    member.start()
-    member.wait_ready()
 
 
 def refusals(member: Member) -> set[tuple[int, str]]:
@@ -51,42 +42,12 @@ def test_names_wait_for_all_nodes_and_nothing_is_lost(
     with previous_release(sources):
         cluster: Cluster = start_cluster("redis", 3)
         assert 422 == cluster[0].http.put(PATH, json=BODY).status_code
-    with cluster.queries(0) as failed, cluster.writers(2):
-        for member in cluster.members[1:]:
-            restart(member)
-    assert [] == failed
-    assert {(409, "not_finalized")} == refusals(cluster[1])
-    with previous_release(sources), cluster.queries(0) as failed, cluster.writers(2):
-        restart(cluster[2])
-    assert [] == failed
-    cluster.judge()
 
-    for member in cluster.members:
-        restart(member)
-    cluster.settle()
-    with cluster.queries(0, 1, 2) as failed, cluster.writers(2):
-        raised = cluster[1].http.post("/v1/cluster/finalize", json={"apply": True}, timeout=20)
-        assert (LEVEL, []) == (raised.json()["level"], raised.json()["waiting_for"])
+    def write() -> None:
         put = cluster[2].http.put(PATH, json=BODY, timeout=20)
         assert put.is_success, put.text
-    assert [] == failed
-    cluster.judge()
-    until(lambda: len({str(shown(member)) for member in cluster.members}) == 1)
-    assert (NAME, "exact") == shown(cluster[0])[1]
 
-    for member in cluster.members:
-        member.kill()
-        member.start()
-        member.wait_ready()
-    cluster.judge()
-    cluster.trim()
-    newcomer = cluster.add(3)
-    newcomer.start()
-    newcomer.wait_ready()
-    until(lambda: len({str(shown(member)) for member in cluster.members}) == 1)
-    cluster[0].signal(signal.SIGTERM)
-    cluster[0].process.wait()
-    with previous_release(sources):
-        cluster[0].start()
-        assert cluster[0].process.wait() != 0
-        assert f"schema version {LEVEL}" in cluster[0].process.log_file.read_text()
+    upgrade_in_part(cluster, sources, refusals)
+    upgrade_and_finalize(cluster, write)
+    assert (NAME, "exact") == shown(cluster[0])[1]
+    outlive_everything(cluster, sources, shown)
