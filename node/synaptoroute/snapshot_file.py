@@ -49,6 +49,7 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.core.rows import local_of, set_number_of, split_key, stored_number
+from synaptoroute.core.sets import SETS_MAX
 from synaptoroute.core.validation import CAPACITY_SLOTS_MAX
 from synaptoroute.errors import ProtocolError, StorageCorrupt
 
@@ -96,7 +97,6 @@ SCHEMA_STEPS: Final = (FINALIZED_SCHEMA, DECISION_SCHEMA, (), SETS_SCHEMA)
 _DECISION_VERSION: Final = 3
 _SETS_VERSION: Final = 5
 _NO_LIMITS: Final = SetLimits()
-_SETS_MAX: Final = 1 << 20  # Far more than a cluster may have, see ``core.sets``
 _MALFORMED: Final = (
     sqlite3.Error,
     ProtocolError,
@@ -265,7 +265,7 @@ def read_sets(connection: sqlite3.Connection) -> dict[int, tuple[SetRecord, str]
         "SELECT number, name, limits, created_epoch, created_seq, epoch, seq, forked_from, settings"
         " FROM route_set ORDER BY number"
     ):
-        if not 0 <= number < _SETS_MAX:
+        if not 0 <= number < SETS_MAX:
             raise ValueError("the number of a route set is out of range")
         created, revision = Revision(*places[:2]), Revision(*places[2:])
         held = _NO_LIMITS if limits == "{}" else SetLimits(**json.loads(limits))

@@ -38,6 +38,7 @@ RECOVERING = (
 )
 INSTALLING = ("install.fetched", "install.drafted", "install.renamed", "install.stored")
 GIVING = ("snapshot.written",)
+COPYING = ("fork.some", "removal.some")
 
 
 @contextmanager
@@ -67,7 +68,8 @@ def died(*members: Member) -> bool:
 
 def test_every_failpoint_is_tested() -> None:
     """No step is left out of the tests below."""
-    named = {step.partition(":")[0] for step in (*WRITING, *RECOVERING, *INSTALLING, *GIVING)}
+    steps = (*WRITING, *RECOVERING, *INSTALLING, *GIVING, *COPYING)
+    named = {step.partition(":")[0] for step in steps}
 
     assert set(FAILPOINTS) == named
 
@@ -159,3 +161,25 @@ def test_node_dies_at_each_step_of_a_snapshot(start_cluster: StartCluster, step:
     # Once it is in its place it need not be fetched again.
     is_there = step in ("install.renamed", "install.stored")
     assert is_there or cluster[2].follower["counts"]["snapshots"]
+
+
+def test_node_dies_while_a_route_set_is_copied_and_while_it_is_removed(
+    start_cluster: StartCluster,
+) -> None:
+    """The client repeats the write at another node; all nodes copy and remove alike."""
+    cluster = start_cluster("valkey")
+    cluster.put(0, "r", *(f"text {number}" for number in range(900)))
+    for step, method, path in (
+        ("fork.some", "POST", "/v1/sets/default/fork"),
+        ("removal.some", "DELETE", "/v1/sets/copy"),
+    ):
+        key = uuid5(NAMESPACE_OID, step).hex
+        body = {"as": "copy"} if method == "POST" else None
+        with armed(step, cluster[2]):
+            cluster[2].wait_ready()
+            for node in (2, 0):
+                write = cluster.write(node, method, path, body, key=key)
+            until(lambda: died(cluster[2]))
+        cluster.judge()
+
+        assert "applied" == write.outcome

@@ -29,8 +29,9 @@ _SHORT_READ: Final = 522
 _MALFORMED: Final = (
     CodecError,
     AttributeError,
-    KeyError,
+    LookupError,
     OverflowError,
+    RecursionError,
     TypeError,
     ValueError,
     struct.error,
