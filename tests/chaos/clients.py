@@ -12,10 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import httpx
 
+from chaos.promotions import Promotions
 from node_cluster import Member
 from sim.history import HeadRead, History, Op, Read
 from synaptoroute.core.mutation import Revision
@@ -68,6 +70,8 @@ class Clients:
         """Begin."""
         self._gate.set()
         jobs: list[tuple[Job, int]] = [
+            (self.promotions.promote, 1),
+            (self.promotions.query, 2),
             (self._write, writers),
             (self._query, queriers),
             (self._write_register, 1),
@@ -79,6 +83,11 @@ class Clients:
                 thread = threading.Thread(target=self._repeat, args=(job, draw))
                 self._threads.append(thread)
                 thread.start()
+
+    @cached_property
+    def promotions(self) -> Promotions:
+        """Clients of an alias whose drafts are promoted all the time."""
+        return Promotions(self.members, self.history)
 
     def stop(self) -> None:
         """End every thread."""

@@ -159,7 +159,7 @@ def rage(
                 if attackers:
                     attackers.stop()
                 storm.close()
-            outcome.found = [*judge.end(), *clients.failed]
+            outcome.found = [*judge.end(), *clients.failed, *clients.promotions.found]
             outcome.figures = _figures(clients, judge, epochs)
             if attackers:
                 outcome.found += attackers.leaks()
@@ -210,6 +210,8 @@ def _figures(clients: Clients, judge: Judge, epochs: int) -> dict[str, Any]:
         "epochs": epochs,
         "queries": clients.counts["queries"],
         "failed queries": len(clients.failed),
+        "promotions held by a quorum": clients.promotions.counts["promotions"],
+        "queries to the alias": clients.promotions.counts["alias_queries"],
         "reads with a version": len(clients.history.reads),
         "reads of the newest state": len(clients.history.head_reads),
         "checkpoints": judge.checkpoints,
