@@ -408,6 +408,13 @@ class EnginePort(Protocol):
         """
         ...
 
+    def read_sets(self, task: Callable[[Mapping[str, Tensor]], ResultT]) -> Future[ResultT]:
+        """Run a function on the tensors of all sets by name, in order of number, at one position.
+
+        It runs between two batches.
+        """
+        ...
+
     def known_texts(self, texts: Sequence[str], route_set: str = "") -> list[str]:
         """Keep the texts that an utterance of a set may equal; any thread, perhaps a write behind.
 

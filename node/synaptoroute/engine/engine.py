@@ -375,6 +375,13 @@ class Engine:
             self.scorer.drain()
         return future
 
+    def read_sets(self, task: Callable[[Mapping[str, Tensor]], ResultT]) -> Future[ResultT]:
+        def read(_: Tensor) -> ResultT:
+            served = sorted(self.scorer.sets.by_number.items())
+            return task({each.name: each.tensor for _, each in served})
+
+        return self.read(read)
+
     def forget_embeddings(self) -> None:
         """Forget the embeddings of queries; any thread."""
         self.encoders.clear()

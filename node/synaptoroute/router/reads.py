@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
 
 from pydantic import BaseModel
@@ -16,7 +18,7 @@ from pydantic import BaseModel
 from synaptoroute.cascade.cascade import NO_TABLE, Cascade, CascadeStatus
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.change import RouteRecord
-from synaptoroute.core.mutation import Settings
+from synaptoroute.core.mutation import DEFAULT_SET, Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import InvalidQuery, RouteNotFound
 from synaptoroute.models import (
@@ -208,13 +210,18 @@ def shown_settings(settings: Settings) -> RouteSetSettings:
 
 
 async def get_checksum(engine: EnginePort) -> dict[str, str]:
-    """Read what two nodes compare: version, digest and the tensor's SHA-256."""
+    """Read what two nodes compare: version, digest and the SHA-256 of the tensors of all sets."""
 
-    def read(tensor: Tensor) -> tuple[str, str, str]:
-        # The digest is read here, on the thread that publishes it: it belongs to this tensor.
-        return tensor.checksum(), str(tensor.revision), engine.published.digest
+    def read(tensors: Mapping[str, Tensor]) -> tuple[str, str, str]:
+        # The digest is read here, on the thread that publishes it: it belongs to these tensors.
+        default, *others = ((name, tensor.checksum()) for name, tensor in tensors.items())
+        total = default[1]
+        if others:
+            lines = "".join(f"{name} {each}\n" for name, each in (default, *others))
+            total = sha256(lines.encode()).hexdigest()
+        return total, str(tensors[DEFAULT_SET].revision), engine.published.digest
 
-    tensor_sha256, version, digest = await asyncio.wrap_future(engine.read(read))
+    tensor_sha256, version, digest = await asyncio.wrap_future(engine.read_sets(read))
     return {"version": version, "digest": digest, "tensor_sha256": tensor_sha256}
 
 
