@@ -120,6 +120,8 @@ LABEL org.opencontainers.image.title="synaptoroute-node" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
+# The file of the first API key is a path and holds a hash.
+# hadolint ignore=DL3064
 ENV HOME=/tmp \
     HF_HUB_OFFLINE=1 \
     SYNAPTOROUTE_DATABASE=/data/synaptoroute.sqlite \

@@ -20,7 +20,15 @@ from pydantic_settings import BaseSettings
 from synaptoroute.config import NodeConfig
 from synaptoroute_coordinator.config import CoordinatorConfig
 
-CHART = Path(__file__).parents[1] / "helm/synaptoroute"
+ROOT = Path(__file__).parents[1]
+CHART = ROOT / "helm/synaptoroute"
+# Copies and not links, which Helm warns of: files of the chart, by those of deploy/.
+COPIED = {
+    "alerts.yml": "deploy/prometheus/alerts.yml",
+    "dashboard.json": "deploy/grafana/dashboards/synaptoroute.json",
+    "haproxy.cfg": "deploy/haproxy/haproxy.cfg",
+    "redis.conf": "deploy/redis/redis.conf",
+}
 README = CHART / "README.md"
 VALUES = CHART / "values.yaml"
 SCHEMA = CHART / "values.schema.json"
@@ -111,4 +119,6 @@ if __name__ == "__main__":
         rewritten(README.read_text(encoding="utf-8"), VALUES.read_text(encoding="utf-8")),
         encoding="utf-8",
     )
+    for name, source in COPIED.items():
+        (CHART / "files" / name).write_bytes((ROOT / source).read_bytes())
     SCHEMA.write_text(reshaped(SCHEMA.read_text(encoding="utf-8")), encoding="utf-8")

@@ -45,6 +45,10 @@ GUARDS: dict[str, dict[str, Any]] = {
         "tls": {"enabled": True, "certManager": {"enabled": True}}
     },
     "allowPlainPeers needs": {"tls.allowPlainPeers": True},
+    "redisPorts needs externalRedis.url": {"networkPolicy.redisPorts": [6380]},
+    "needs coordinator.enabled and": {"coordinator.ingress.enabled": True},
+    "autoscaling.replicas needs": {"autoscaling.replicas": 5},
+    "need a Service of the type": {"haproxy.service.externalTrafficPolicy": "Local"},
     "ingress.enabled needs": {"ingress.enabled": True},
     "httpRoute.enabled needs": {"httpRoute.enabled": True},
 }
@@ -74,7 +78,11 @@ MISTAKES: dict[str, Any] = {
     "externalRedis.url": "http://r",
     "autoscaling.maxReplicas": "ten",
     "podDisruptionBudget.minAvailable": "half",
-    "networkPolicy.redisPorts": [],
+    "networkPolicy.redisPorts": [0],
+    "namespaceOverride": "No_Name",
+    "haproxy.service.externalTrafficPolicy": "Near",
+    "ingress.paths": [],
+    "podDisruptionBudget.unhealthyPodEvictionPolicy": "Never",
     "ingress.hosts": [""],
     "monitoring.serviceMonitor.interval": "soon",
     "monitoring.prometheusRule.thresholds.errorRatio": 2,

@@ -20,6 +20,7 @@ KINDS = {
         "ServiceAccount": "serviceaccounts",
     },
     "/apis/apps/v1": {"Deployment": "deployments", "StatefulSet": "statefulsets"},
+    "/apis/autoscaling/v2": {"HorizontalPodAutoscaler": "horizontalpodautoscalers"},
     "/apis/networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies"},
     "/apis/policy/v1": {"PodDisruptionBudget": "poddisruptionbudgets"},
 }

@@ -29,8 +29,8 @@
 {{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
 {{- end -}}
-{{- if and $v.autoscaling.enabled (not $v.autoscaling.targetCPUUtilizationPercentage) (not $v.autoscaling.targetQueueSize) -}}
-{{- fail "autoscaling needs a target: targetCPUUtilizationPercentage or targetQueueSize" -}}
+{{- if and $v.autoscaling.enabled (not $v.autoscaling.targetCPUUtilizationPercentage) (not $v.autoscaling.targetMemoryUtilizationPercentage) (not $v.autoscaling.targetQueueSize) -}}
+{{- fail "autoscaling needs a target: targetCPUUtilizationPercentage, targetMemoryUtilizationPercentage or targetQueueSize" -}}
 {{- end -}}
 {{- $nodes := ternary $v.autoscaling.minReplicas $v.node.replicaCount $v.autoscaling.enabled -}}
 {{- if gt (int $v.node.bootstrapExpect) (int $nodes) -}}
@@ -56,6 +56,20 @@
 {{- end -}}
 {{- if and $v.tls.allowPlainPeers (not $v.tls.enabled) -}}
 {{- fail "tls.allowPlainPeers needs tls.enabled" -}}
+{{- end -}}
+{{- if and $v.networkPolicy.redisPorts (not $v.externalRedis.url) -}}
+{{- fail "networkPolicy.redisPorts needs externalRedis.url" -}}
+{{- end -}}
+{{- if and $v.coordinator.ingress.enabled (not (and $v.coordinator.enabled $v.coordinator.ingress.hosts)) -}}
+{{- fail "coordinator.ingress.enabled needs coordinator.enabled and coordinator.ingress.hosts" -}}
+{{- end -}}
+{{- if and $v.autoscaling.replicas (not $v.autoscaling.enabled) -}}
+{{- fail "autoscaling.replicas needs autoscaling.enabled; the node count is node.replicaCount" -}}
+{{- end -}}
+{{- range $component := list $v.service $v.haproxy.service $v.coordinator.service -}}
+{{- if and (eq $component.type "ClusterIP") (or $component.nodePort $component.loadBalancerClass $component.loadBalancerIP $component.loadBalancerSourceRanges $component.externalTrafficPolicy) -}}
+{{- fail "nodePort, loadBalancerClass, loadBalancerIP, loadBalancerSourceRanges and externalTrafficPolicy need a Service of the type NodePort or LoadBalancer" -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) -}}
 {{- fail "ingress.enabled needs ingress.hosts" -}}

@@ -37,57 +37,177 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* repository@digest or repository:tag; call with (list $ .Values.x.image). */}}
+{{/* Namespace of every object; of the release, unless the values name another one. */}}
+{{- define "synaptoroute.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{/*
+Metadata of an object: (list $ name component), then annotations and labels of its own, if any.
+*/}}
+{{- define "synaptoroute.metadata" -}}
+{{- $root := index . 0 -}}
+{{- $annotations := deepCopy $root.Values.commonAnnotations -}}
+{{- $labels := include "synaptoroute.labels" (list $root (index . 2)) | fromYaml -}}
+{{- if gt (len .) 3 }}{{- $annotations = mergeOverwrite $annotations (index . 3 | default dict) -}}{{ end -}}
+{{- if gt (len .) 4 }}{{- $labels = mergeOverwrite $labels (index . 4 | default dict) -}}{{ end -}}
+name: {{ index . 1 }}
+namespace: {{ include "synaptoroute.namespace" $root }}
+labels: {{- toYaml $labels | nindent 2 }}
+{{- with $annotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/*
+repository@digest or repository:tag; call with (list $ .Values.x.image).  A registry for all
+images takes the place of the one that the repository names.
+*/}}
 {{- define "synaptoroute.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
+{{- $repository := $image.repository -}}
+{{- with dig "imageRegistry" "" $root.Values.global -}}
+{{- $parts := splitList "/" $repository -}}
+{{- if and (gt (len $parts) 1) (regexMatch "[.:]|^localhost$" (first $parts)) }}{{ $parts = rest $parts }}{{ end -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (join "/" $parts) -}}
+{{- end -}}
 {{- if $image.digest -}}
-{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $image.repository (default $root.Chart.AppVersion $image.tag) -}}
+{{- printf "%s:%s" $repository (default $root.Chart.AppVersion $image.tag) -}}
 {{- end -}}
 {{- end -}}
 
-{{- define "synaptoroute.nodeServiceAccount" -}}
-{{- if .Values.node.serviceAccount.create -}}
-{{- default (printf "%s-node" (include "synaptoroute.fullname" .)) .Values.node.serviceAccount.name -}}
+{{/* Name of a component's service account: (list $ "coordinator"). */}}
+{{- define "synaptoroute.serviceAccount" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $account := (get $root.Values $component).serviceAccount -}}
+{{- if $account.create -}}
+{{- default (printf "%s-%s" (include "synaptoroute.fullname" $root) $component) $account.name -}}
 {{- else -}}
-{{- default "default" .Values.node.serviceAccount.name -}}
+{{- default "default" $account.name -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Requirements of Pod Security `restricted` for a pod and a container. */}}
+{{/*
+What the pods of all components have in common: (list $ "coordinator" grace-period-seconds).  The
+default security contexts pass Pod Security `restricted`.
+*/}}
+{{- define "synaptoroute.pod" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $v := get $root.Values $component -}}
+serviceAccountName: {{ include "synaptoroute.serviceAccount" (list $root $component) }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ index . 2 }}
+securityContext: {{- include "synaptoroute.podSecurity" (list $root $v) | nindent 2 }}
+{{- include "synaptoroute.pullSecrets" $root }}
+{{- range $name := list "nodeSelector" "tolerations" "affinity" "hostAliases" "dnsConfig" }}
+{{- with get $v $name }}
+{{ $name }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- range $name := list "priorityClassName" "runtimeClassName" "schedulerName" "dnsPolicy" }}
+{{- with get $v $name }}
+{{ $name }}: {{ . }}
+{{- end }}
+{{- end }}
+{{- with $v.topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+{{- else }}
+{{- if ne $component "redis" }}
+topologySpreadConstraints:
+  {{- range ternary (list "kubernetes.io/hostname" "topology.kubernetes.io/zone") (list "kubernetes.io/hostname") (eq $component "node") }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "synaptoroute.selector" (list $root $component) | nindent 8 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- with $v.initContainers }}
+initContainers: {{- tpl (toYaml .) $root | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "synaptoroute.pullSecrets" -}}
+{{- $names := list -}}
+{{- range concat (dig "imagePullSecrets" list .Values.global) .Values.imagePullSecrets -}}
+{{- $names = append $names (kindIs "string" . | ternary (dict "name" .) .) -}}
+{{- end -}}
+{{- with uniq $names }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels and annotations of a pod: (list $ "coordinator" annotations). */}}
+{{- define "synaptoroute.podMetadata" -}}
+{{- $v := get (index . 0).Values (index . 1) -}}
+labels:
+  {{- include "synaptoroute.labels" (list (index . 0) (index . 1)) | nindent 2 }}
+  {{- with $v.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+annotations: {{- mergeOverwrite (index . 2) (deepCopy $v.podAnnotations) | toYaml | nindent 2 }}
+{{- end -}}
+
+{{/* A Service of the values, without ports and selector. */}}
+{{- define "synaptoroute.serviceSpec" -}}
+type: {{ .type }}
+{{- range $name := list "clusterIP" "loadBalancerClass" "loadBalancerIP" "externalTrafficPolicy" "internalTrafficPolicy" "ipFamilyPolicy" }}
+{{- with get $ $name }}
+{{ $name }}: {{ . }}
+{{- end }}
+{{- end }}
+{{- range $name := list "loadBalancerSourceRanges" "ipFamilies" }}
+{{- with get $ $name }}
+{{ $name }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "synaptoroute.nodePort" -}}
+{{- with .nodePort }}, nodePort: {{ . }}{{ end -}}
+{{- end -}}
+
+{{/* Limits of evictions: the values of a PodDisruptionBudget, and (list $ values). */}}
+{{- define "synaptoroute.budget" -}}
+{{- $root := index . 0 -}}
+{{- $v := index . 1 -}}
+{{- if not (kindIs "invalid" $v.minAvailable) -}}
+minAvailable: {{ $v.minAvailable }}
+{{- else if kindIs "invalid" $v.maxUnavailable -}}
+maxUnavailable: 1
+{{- else -}}
+maxUnavailable: {{ $v.maxUnavailable }}
+{{- end }}
+{{- if and $v.unhealthyPodEvictionPolicy (semverCompare ">=1.27-0" $root.Capabilities.KubeVersion.Version) }}
+unhealthyPodEvictionPolicy: {{ $v.unhealthyPodEvictionPolicy }}
+{{- end }}
+{{- end -}}
+
+{{/* Port of the Service that clients use: HAProxy's, if it runs. */}}
+{{- define "synaptoroute.doorPort" -}}
+{{- if .Values.haproxy.enabled -}}
+{{- default .Values.service.port .Values.haproxy.service.port -}}
+{{- else -}}
+{{- .Values.service.port -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Security context of a pod and of a container: (list $ values-of-the-component). */}}
 {{- define "synaptoroute.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile:
-  type: RuntimeDefault
+{{- $own := dig "podSecurityContext" dict (index . 1) -}}
+{{- mergeOverwrite (deepCopy (index . 0).Values.securityContext.pod) (deepCopy $own) | toYaml -}}
 {{- end -}}
 
 {{- define "synaptoroute.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-capabilities:
-  drop: [ALL]
-{{- end -}}
-
-{{- define "synaptoroute.scheduling" -}}
-{{- with .nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .affinity }}
-affinity: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
+{{- $own := dig "containerSecurityContext" dict (index . 1) -}}
+{{- mergeOverwrite (deepCopy (index . 0).Values.securityContext.container) (deepCopy $own) | toYaml -}}
 {{- end -}}
 
 {{- define "synaptoroute.hasRedis" -}}
@@ -147,7 +267,7 @@ would refuse every majority.  What an uninstalled release has left counts as an 
 {{- $genesis := .Values.trust.genesis -}}
 {{- $name := include "synaptoroute.fullname" . -}}
 {{- $own := printf "%s-identities" $name -}}
-{{- $space := .Release.Namespace -}}
+{{- $space := include "synaptoroute.namespace" . -}}
 {{- if not (include "synaptoroute.hasRedis" .) -}}
 {{- else if $genesis.existingSecret -}}
 {{- $genesis.existingSecret -}}
@@ -177,7 +297,7 @@ has such entries in its log, and nodes that sign nothing until they are replaced
 {{- .Values.signing.allowUnsigned -}}
 {{- else -}}
 {{- $name := include "synaptoroute.signingSecret" . -}}
-{{- $present := lookup "v1" "Secret" .Release.Namespace $name | default dict -}}
+{{- $present := lookup "v1" "Secret" (include "synaptoroute.namespace" .) $name | default dict -}}
 {{- ternary (hasKey (dig "data" dict $present) "introduced-by-upgrade") .Release.IsUpgrade (not (empty $present)) -}}
 {{- end -}}
 {{- end -}}
@@ -188,11 +308,11 @@ Names without a dot and IP addresses, by which probes ask, always pass.
 */}}
 {{- define "synaptoroute.allowedHosts" -}}
 {{- $v := .Values -}}
-{{- $root := . -}}
+{{- $space := include "synaptoroute.namespace" . -}}
 {{- $name := include "synaptoroute.fullname" . -}}
 {{- $hosts := list -}}
 {{- range $service := list $name (printf "%s-headless" $name) (printf "%s-haproxy" $name) (printf "%s-coordinator" $name) -}}
-{{- range $suffix := list $root.Release.Namespace (printf "%s.svc" $root.Release.Namespace) (printf "%s.svc.%s" $root.Release.Namespace $v.clusterDomain) -}}
+{{- range $suffix := list $space (printf "%s.svc" $space) (printf "%s.svc.%s" $space $v.clusterDomain) -}}
 {{- $hosts = append $hosts (printf "%s.%s" $service $suffix) -}}
 {{- if hasSuffix "-headless" $service -}}
 {{- $hosts = append $hosts (printf "*.%s.%s" $service $suffix) -}}
@@ -201,6 +321,7 @@ Names without a dot and IP addresses, by which probes ask, always pass.
 {{- end -}}
 {{- if $v.ingress.enabled -}}{{- $hosts = concat $hosts $v.ingress.hosts -}}{{- end -}}
 {{- if $v.httpRoute.enabled -}}{{- $hosts = concat $hosts $v.httpRoute.hostnames -}}{{- end -}}
+{{- if $v.coordinator.ingress.enabled -}}{{- $hosts = concat $hosts $v.coordinator.ingress.hosts -}}{{- end -}}
 {{- concat $hosts $v.http.allowedHosts | uniq | join "," -}}
 {{- end -}}
 
@@ -208,7 +329,7 @@ Names without a dot and IP addresses, by which probes ask, always pass.
 {{- define "synaptoroute.trustedProxies" -}}
 {{- if .Values.http.trustedProxies -}}
 {{- join "," .Values.http.trustedProxies -}}
-{{- else if or .Values.haproxy.enabled .Values.ingress.enabled .Values.httpRoute.enabled -}}
+{{- else if or .Values.haproxy.enabled .Values.ingress.enabled .Values.httpRoute.enabled .Values.coordinator.ingress.enabled -}}
 10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7
 {{- end -}}
 {{- end -}}
@@ -397,11 +518,11 @@ a genesis that is there already (nobody else can found the log), or the node cou
 */}}
 {{- define "synaptoroute.bootstrapExpect" -}}
 {{- $count := ternary .Values.autoscaling.minReplicas .Values.node.replicaCount .Values.autoscaling.enabled -}}
-{{- $present := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "synaptoroute.fullname" .) -}}
+{{- $present := lookup "apps/v1" "StatefulSet" (include "synaptoroute.namespace" .) (include "synaptoroute.fullname" .) -}}
 {{- $kept := dig "metadata" "annotations" "synaptoroute.io/bootstrap-expect" "" (default dict $present) -}}
 {{- $identities := dict -}}
 {{- with include "synaptoroute.genesisSecret" . -}}
-{{- $identities = lookup "v1" "Secret" $.Release.Namespace . | default dict -}}
+{{- $identities = lookup "v1" "Secret" (include "synaptoroute.namespace" $) . | default dict -}}
 {{- end -}}
 {{- $genesis := dig "data" "genesis.json" "" $identities | b64dec | default "{}" | fromJson -}}
 {{- $voters := dig "voters" dict $genesis | len -}}
@@ -411,4 +532,35 @@ a genesis that is there already (nobody else can found the log), or the node cou
 {{/* A value as it was written: whole numbers without the exponent of YAML floats. */}}
 {{- define "synaptoroute.plain" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
+{{- end -}}
+
+{{/*
+Ports of an external Redis: those of its URL, which names Sentinels or the server, and of the
+values.  Behind Sentinels the server itself has the usual port, unless the values name another.
+*/}}
+{{- define "synaptoroute.redisPorts" -}}
+{{- $url := .Values.externalRedis.url -}}
+{{- $isSentinel := contains "+sentinel://" $url -}}
+{{- $authority := regexReplaceAll "^[a-z+]+://([^@/]*@)?([^/?]*).*$" $url "${2}" -}}
+{{- $ports := list -}}
+{{- range splitList "," $authority -}}
+{{- $ports = append $ports (regexFind "[0-9]+$" (regexFind ":[0-9]+$" .) | default (ternary "26379" "6379" $isSentinel)) -}}
+{{- end -}}
+{{- range .Values.networkPolicy.redisPorts }}{{ $ports = append $ports (toString (int .)) }}{{ end -}}
+{{- if and $isSentinel (not .Values.networkPolicy.redisPorts) }}{{ $ports = append $ports "6379" }}{{ end -}}
+{{- $ports | uniq | join "," -}}
+{{- end -}}
+
+{{/*
+Node count: absent where an autoscaler chooses it and the chart cannot see what it chose.  Left out
+of an existing StatefulSet it would be 1.
+*/}}
+{{- define "synaptoroute.replicas" -}}
+{{- if not .Values.autoscaling.enabled -}}
+{{- .Values.node.replicaCount -}}
+{{- else -}}
+{{- $name := include "synaptoroute.fullname" . -}}
+{{- $present := lookup "apps/v1" "StatefulSet" (include "synaptoroute.namespace" .) $name | default dict -}}
+{{- dig "spec" "replicas" .Values.autoscaling.replicas $present | default "" -}}
+{{- end -}}
 {{- end -}}
