@@ -186,18 +186,18 @@ class EncoderWorkers:
                     row_of[turn.key] = len(texts)
                     texts.append((query, turn))
         embeddings = np.empty((len(texts), encoder.dim), dtype=np.float32)
-        missing, tokenized = [], []
-        keys = [_cache_key(query, own) if query.cache_scope else own.key for query, own in texts]
+        missing, tokenized, keys = [], [], []
         first_of: dict[bytes, int] = {}  # Two sets may have the same text in one batch
         equal: list[tuple[int, int]] = []
         for row, (query, tokens) in enumerate(texts):
-            key = keys[row]
+            key = _cache_key(query, tokens) if query.cache_scope else tokens.key
             if query.is_shared and key in first_of:
                 equal.append((row, first_of[key]))
                 continue
             cached = cache.get(key) if query.is_shared else None
             if cached is None:
                 missing.append(row)
+                keys.append(key)
                 tokenized.append(tokens)
                 if query.is_shared:
                     first_of[key] = row
@@ -210,9 +210,9 @@ class EncoderWorkers:
             encoded = encoder.encode_tokens(tokenized)
             embeddings[missing] = encoded
             count = characters = 0
-            for row, vector in zip(missing, encoded, strict=True):
+            for row, key, vector in zip(missing, keys, encoded, strict=True):
                 query, tokens = texts[row]
-                cache.put(keys[row], vector)
+                cache.put(key, vector)
                 count += tokens.count
                 if row < len(queries):  # the text of a flight includes its context
                     characters += min(len(query.text), CHARACTERS_MAX)

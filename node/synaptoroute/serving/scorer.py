@@ -504,9 +504,12 @@ class Scorer:
             return
         # Completed first: a caller that joined later would miss the answer.
         callers = self._queries.complete(batch.queries)
-        answers = self._score(batch, callers, served)
-        if served is None:
-            _keep(default, answers)
+        if served is not None or batch.error is not None:
+            answers = self._score(batch, callers, served)
+        else:  # a call less where most queries pass
+            answers = self._score_on(default, batch.queries, batch.embeddings, callers)
+            if default.unmatched.is_on or default.tensor.settings.feedback:
+                _keep(default, answers)
         by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
         for answer in answers:
             loop = answer[0].loop
@@ -561,16 +564,14 @@ class Scorer:
 
         Args:
             callers: Of each query of the batch.
-            served: The set of each; None if all are for the default one.
+            served: The set of each; None only if the encoder failed.
             is_kept: Whether operators and reviewers may ask for the answers later.
         """
         if batch.error is not None:
             queries = [query for group in callers for query in group if isinstance(query, Query)]
             return [(query, _encoder_failed(batch.error)) for query in queries]
-        if served is None:
-            return self._score_on(self._default, batch.queries, batch.embeddings, callers)
         places: dict[ServedSet | None, list[int]] = {}
-        for place, own in enumerate(served):
+        for place, own in enumerate(served or ()):
             places.setdefault(own, []).append(place)
         answers: list[Answer] = []
         for own, chosen in places.items():
