@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from set_nodes import PLAIN, WAIT_SECONDS, SetNode
-from synaptoroute.core.mutation import DeleteAlias, DeleteRoute, DeleteSet, PutSettings
+from synaptoroute.core.change import RouteRecord
+from synaptoroute.core.mutation import (
+    DeleteAlias,
+    DeleteRoute,
+    DeleteSet,
+    PutSettings,
+    Revision,
+    Settings,
+)
+from synaptoroute.encoder import HashEncoder
 from synaptoroute.errors import SetNotFound
+from synaptoroute.serving.served_set import ServedSet
 from synaptoroute.serving.served_sets import share_of
+from synaptoroute.tensor import Tensor
 
 pytestmark = pytest.mark.unit
 
@@ -217,3 +230,54 @@ def test_embeddings_of_a_scope_are_not_shared_with_others(node: SetNode) -> None
         hits.append(encoder.cache.hits)
 
     assert [0, 1, 0, 1, 0, 1] == [after - before for before, after in pairwise(hits)]
+
+
+def traced_bytes(make: Callable[[], object], count: int) -> float:
+    """Bytes that each of many objects keeps, those of numpy included."""
+    make()
+    tracemalloc.start()
+    kept = [make() for _ in range(count)]
+    size = tracemalloc.get_traced_memory()[0] / count
+    tracemalloc.stop()
+    assert len(kept) == count
+    return size
+
+
+@pytest.mark.parametrize("rows", [0, 30])
+def test_small_set_takes_little_more_memory_than_its_rows(rows: int) -> None:
+    """At most 64 KiB, beside the rows and what every route has."""
+    encoder, dim = EncoderWithWords(dim=384), 384
+    slots = np.arange(rows)
+    routes = [
+        RouteRecord(
+            number,
+            f"r{number}",
+            tuple(range(10 * number, 10 * number + 10)),
+            tuple(f"text {number} {place}" for place in range(10)),
+            None,
+            "{}",
+            "null",
+            Revision(1, 1),
+        )
+        for number in range(rows // 10)
+    ]
+    vectors = encoder.encode_utterances([text for each in routes for text in each.utterances])
+    vectors = vectors.reshape(rows, dim)
+    settings = Settings(repair_words=True)
+
+    def make() -> ServedSet:
+        tensor = Tensor(dim, settings, is_small=True)
+        tensor.load(slots, vectors, routes, settings, Revision(1, 1), is_owner=False)
+        served = ServedSet(tensor, encoder, number=1, name="a")
+        tensor.view()
+        return served
+
+    per_route = dim * (4 + 8)
+    assert traced_bytes(make, 50) - rows * dim * 4 - len(routes) * per_route < 64 * 1024
+
+
+class EncoderWithWords(HashEncoder):
+    """An encoder that knows as many words as the bundled one."""
+
+    def whole_words(self) -> dict[str, int]:
+        return {f"word{number}": number for number in range(20_000)}
