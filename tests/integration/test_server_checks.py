@@ -25,6 +25,7 @@ from synaptoroute.sequencer.server_checks import (
     _check_version,
     check_server,
     examine,
+    examine_replica,
     judge_latency,
 )
 from tls_files import TestTls
@@ -167,3 +168,30 @@ async def test_versions_that_are_too_old_are_refused(start_server: StartServer) 
     assert ["version_too_old"] == [each.code for each in _check_version("redis", "6.2.14")]
     assert ["version_too_old"] == [each.code for each in _check_version("valkey", "7.2.5")]
     assert ["version_unknown"] == [each.code for each in _check_version("unknown", "")]
+
+
+async def test_replicas_that_nodes_listen_at_are_examined(start_server: StartServer) -> None:
+    """One that follows, one of another primary, one that is cut off, one that is away."""
+    primary, other = start_server("redis"), start_server("redis")
+    primary.call("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+    follower = start_server("redis")
+    follower.call("REPLICAOF", "127.0.0.1", str(primary.port))
+    async with asyncio.timeout(15):
+        while "master_link_status:up" not in follower.call("INFO", "replication"):
+            await asyncio.sleep(0.05)
+    connector = Connector(primary.url)
+
+    async def code_of(url: str) -> str:
+        (found,) = await examine_replica(Connector(url, is_replica=True), connector, "default")
+        return found.code
+
+    assert "replica_followed" == await code_of(follower.url)
+    assert "replica_foreign" == await code_of(other.url)
+    assert "replica_unreachable" == await code_of(f"redis://127.0.0.1:{free_port()}/0")
+    follower.call("ACL", "SETUSER", "narrow", "on", ">p", "~*", "+@all", "resetchannels")
+    narrow = follower.url.replace("://", "://narrow:p@")
+    assert "replica_silent" == await code_of(narrow)
+    follower.call("ACL", "SETUSER", "narrow", "-evalsha", "-script")
+    assert "replica_refused" == await code_of(narrow)
+    follower.call("REPLICAOF", "127.0.0.1", str(free_port()))
+    assert "replica_cut_off" == await code_of(follower.url)

@@ -562,3 +562,59 @@ def _judge_sentinels(
     if len(masters) == 1:
         message = f"{len(known)} of {asked} answer, and name {masters.pop()}"
         yield Finding("sentinels", "ok", message)
+
+
+# --- replicas that nodes listen at --------------------------------------------------------------
+
+
+async def examine_replica(replica: Connector, primary: Connector, namespace: str) -> list[Finding]:
+    """Check a replica that nodes listen at and read from: it must carry the primary's messages."""
+    keys, links = Keys(namespace), (replica.link(), primary.link())
+    there, here = links
+    label = replica.label
+    try:
+        info, wanted = await _info(there), await _info(here)
+        if info.get("master_replid") != wanted.get("master_replid"):
+            message = f"{label} does not replicate the primary"
+            return [Finding("replica_foreign", "error", message, "correct the address")]
+        if info.get("role") == "slave" and info.get("master_link_status") != "up":
+            message = f"{label} has lost its link to the primary"
+            return [Finding("replica_cut_off", "warning", message, "nodes use others meanwhile")]
+        await Scripts(there, keys).head()
+        seconds = await _message_seconds(replica, here, f"{keys.prefix}doctor:replica")
+    except SequencerUnavailable as error:
+        message = f"{label}: {error.message}"
+        if error.fields.get("reason") is Reason.REFUSED:
+            advice = "give it the ACL user of the primary"
+            return [Finding("replica_refused", "error", message, advice)]
+        advice = "nodes use others meanwhile"
+        return [Finding("replica_unreachable", "warning", message, advice)]
+    finally:
+        for link in links:
+            await link.close()
+    if seconds is None:
+        message = f"a message of the primary does not arrive at {label}"
+        return [Finding("replica_silent", "error", message, "allow the channels of the namespace")]
+    behind = _number(wanted.get("master_repl_offset")) - _number(info.get("master_repl_offset"))
+    message = f"{label}: a message takes {seconds * 1e3:.1f} ms, {max(0, behind):,} bytes behind"
+    return [Finding("replica_followed", "ok", message)]
+
+
+async def _message_seconds(replica: Connector, primary: Link, channel: str) -> float | None:
+    """Publish at the primary; return how long the message takes to a subscriber of the replica."""
+    link = replica.link(timeout_seconds=_MESSAGE_SECONDS_MAX)
+    try:
+        connection = await link.connect()
+        try:
+            await connection.send_command("SUBSCRIBE", channel)
+            await connection.read_response(timeout=_MESSAGE_SECONDS_MAX)
+            began = time.perf_counter()
+            await primary.call("PUBLISH", channel, "1")
+            await connection.read_response(timeout=_MESSAGE_SECONDS_MAX)
+            return time.perf_counter() - began
+        finally:
+            await link.release(connection)
+    except (redis.exceptions.RedisError, TimeoutError):
+        return None
+    finally:
+        await link.close()

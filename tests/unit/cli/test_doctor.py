@@ -153,6 +153,15 @@ def test_redis_is_checked_with_the_password_file(
     assert ["redis_settings"] == [each.code for each in check_redis(without)]
 
 
+def test_replicas_of_the_settings_are_checked(start_server: Callable[..., Server]) -> None:
+    server = start_server("valkey", appendonly="yes")
+    urls = f"{server.url}, redis://127.0.0.1:{free_port()}/0"
+    config = NodeConfig(redis_url=SecretStr(server.url), redis_bus_urls=SecretStr(urls))
+    codes = [each.code for each in check_redis(config)]
+
+    assert ["redis_replica_followed", "redis_replica_unreachable"] == codes[-2:]
+
+
 def test_one_redis_is_checked_by_its_url(start_server: Callable[..., Server]) -> None:
     """The JSON output has the stable codes; the exit code says whether nodes would work."""
     server = start_server("redis", appendonly="yes", maxmemory_policy="allkeys-lru")

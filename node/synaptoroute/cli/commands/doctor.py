@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -231,8 +231,8 @@ def _is_named(host: str, names: Sequence[str]) -> bool:
 
 def check_redis(config: NodeConfig) -> list[CheckResult]:
     """Check the Redis of these settings with everything that nodes do there."""
-    from synaptoroute.sequencer.client import Connector, Tls
-    from synaptoroute.sequencer.server_checks import Limits, examine
+    from synaptoroute.sequencer.client import Connector, Tls, split_urls
+    from synaptoroute.sequencer.server_checks import Limits, examine, examine_replica
 
     url = config.redis_url.get_secret_value() if config.redis_url is not None else ""
     tls = Tls(config.redis_ca_file, config.redis_cert_file, config.redis_key_file)
@@ -242,6 +242,10 @@ def check_redis(config: NodeConfig) -> list[CheckResult]:
         connector = Connector(url, config.redis_password_file, tls)
         limits = Limits(config.log_bytes_max, config.clock_skew_seconds_max)
         findings = asyncio.run(examine(connector, config.namespace, limits))
+        urls = config.redis_bus_urls.get_secret_value() if config.redis_bus_urls else ""
+        for each in split_urls(urls):
+            replica = replace(connector, url=each, is_replica=True)
+            findings += asyncio.run(examine_replica(replica, connector, config.namespace))
     except (ConfigError, OSError) as error:
         what = error.message if isinstance(error, ConfigError) else str(error)
         return [CheckResult("redis", "fail", what, "correct the settings", "redis_settings")]
