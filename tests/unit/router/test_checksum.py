@@ -13,7 +13,7 @@ async def test_tensors_of_all_sets_count() -> None:
     async with running() as router:
         await router.aput_route(route("a"))
         alone = await router.achecksum()
-        await router.sets.put("support")
+        await router.sets.put("support", None)
         await router.set("support").aput_route(route("a"))
         both = await router.achecksum()
         await router.set("support").aput_route(route("b"))
