@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from synaptoroute.errors import (
 from synaptoroute.models import WriteResult, canonical_json
 from synaptoroute.ports import AppliedState, ShadowFigures
 from synaptoroute.router.op_ids import derived_op_id
-from synaptoroute.router.set_answers import SetContent, answers_of, read_content
+from synaptoroute.router.set_answers import SetContent, answers_of, ignore, read_content, read_set
 from synaptoroute.router.set_diff import SetDiff, diff_sets
 from synaptoroute.router.set_tests import FailedTest, SetTestRun, run_of
 from synaptoroute.router.write_results import result_of
@@ -112,29 +112,6 @@ class Evidence(BaseModel):
     unmet: list[str] = []
 
 
-class ShownChange(BaseModel):
-    """One change of an alias.
-
-    Attributes:
-        version: Its place in the log.
-        at_ms: Clock of the node that took it, milliseconds since 1970.
-        before: The set that answered before; None for a new alias.
-        evidence: What the gate measured; None without a gate.
-    """
-
-    version: str
-    at_ms: int
-    author: str | None
-    note: str | None
-    before: str | None
-    target: str
-    shadow: str | None
-    shadow_share: float
-    canary: str | None
-    canary_share: float
-    evidence: dict[str, Any] | None
-
-
 class Promotions:
     """Moves aliases of one cluster through one node."""
 
@@ -151,7 +128,12 @@ class Promotions:
     # --- promote ---
 
     async def promote(
-        self, name: str, wanted: AliasTarget, options: WriteOptions, gate: Gate | None = None
+        self,
+        name: str,
+        wanted: AliasTarget,
+        options: WriteOptions,
+        gate: Gate | None = None,
+        take: Callable[[int], None] = ignore,
     ) -> tuple[WriteResult, Evidence | None]:
         """Point an alias at a set, on every node at one position.
 
@@ -159,6 +141,7 @@ class Promotions:
             options: ``if_match`` names the revision of the alias.
             gate: What the target must meet; the alias moves only if it still has the content
                 that was measured.
+            take: Raises if the caller may not have so many texts encoded.
 
         Raises:
             GateFailed: It does not, or it changes faster than it is measured.
@@ -173,7 +156,7 @@ class Promotions:
             try:
                 if (known := await self._known(own)) is not None:
                     return known, None
-                evidence = await self._measure(name, wanted, gate)
+                evidence = await self._measure(name, wanted, gate, take)
                 put = replace(
                     self._put(name, wanted),
                     target_revision=_revision(evidence.target_revision),
@@ -215,13 +198,15 @@ class Promotions:
             return current is not None
         return options.if_match is not None and options.if_match != current
 
-    async def _measure(self, name: str, wanted: AliasTarget, gate: Gate) -> Evidence:
+    async def _measure(
+        self, name: str, wanted: AliasTarget, gate: Gate, take: Callable[[int], None]
+    ) -> Evidence:
         """Measure the target at its present revision.
 
         Raises:
             GateFailed: It does not meet the gate.
         """
-        content = await read_content(self._engine, wanted.target)
+        content = await read_set(self._engine, wanted.target)
         evidence = Evidence(
             gate=gate.model_dump(exclude_unset=True),
             target=content.name,
@@ -229,6 +214,7 @@ class Promotions:
         )
         if gate.needs_tests:
             base = await self._base(name, content)
+            take(len(content.tests) * (1 if base is None else 2))
             await self._measure_tests(evidence, content, base)
         if gate.min_shadow_agreement is not None:
             counts = self._engine.shadow_figures(name)
@@ -287,7 +273,11 @@ class Promotions:
     # --- roll back ---
 
     async def roll_back(
-        self, name: str, options: WriteOptions, version: Revision | None = None
+        self,
+        name: str,
+        options: WriteOptions,
+        version: Revision | None = None,
+        check: Callable[[str], None] = lambda _: None,
     ) -> WriteResult:
         """Restore what an alias named before its last change, by a new change.
 
@@ -295,6 +285,7 @@ class Promotions:
 
         Args:
             version: Restore what the alias named since this change instead.
+            check: Raises if the caller may not let a set answer.
 
         Raises:
             AliasNotFound: There is no such alias.
@@ -315,6 +306,8 @@ class Promotions:
             wanted = replace(wanted, shadow=found.shadow, shadow_share=found.shadow_share)
         if found.canary in sets:
             wanted = replace(wanted, canary=found.canary, canary_share=found.canary_share)
+        for each in filter(None, (wanted.target, wanted.shadow, wanted.canary)):
+            check(each)
         if options.if_match is None:
             options = replace(options, if_match=alias.revision)
         return await self._writer.write(self._put(name, wanted), options)
@@ -322,10 +315,31 @@ class Promotions:
     # --- reads ---
 
     async def diff(
-        self, before: str, after: str, texts: Sequence[SetTest | str] | None = None
+        self,
+        before: str,
+        after: str,
+        texts: Sequence[SetTest | str] | None = None,
+        *,
+        check: Callable[[str], bool] = lambda _: False,
+        take: Callable[[int], None] = ignore,
     ) -> SetDiff:
-        """Ask two sets, or aliases, the same texts; without texts, the tests of both."""
-        return await diff_sets(self._engine, self._config, before, after, texts)
+        """Ask two sets, or aliases, the same texts.
+
+        Without texts they are the tests of both, and unmatched queries that this node keeps.
+
+        Args:
+            check: Raises if the caller may not read the tests of a set; whether it may read what
+                users wrote.
+            take: Raises if the caller may not have so many texts encoded.
+        """
+
+        def more(content: SetContent) -> list[str]:
+            if not check(content.name):
+                return []
+            kept = self._engine.unmatched_of(content.name).newest
+            return [each.text for each in kept]
+
+        return await diff_sets(self._engine, self._config, before, after, texts, more, take)
 
     async def alias(self, name: str) -> AliasRecord:
         """Read an alias.
@@ -349,20 +363,6 @@ class Promotions:
     def reset_shadow(self, name: str) -> None:
         """Count the shadow of an alias from zero, on this node."""
         self._engine.reset_shadow(name)
-
-    async def history(self, name: str) -> list[ShownChange]:
-        """The changes of an alias, newest first; failed tests are named while they exist."""
-        record = await self.alias(name)
-
-        def read(state: AppliedState) -> list[str]:
-            tables = state.replica.sets.tables.values()
-            return [text for table in tables for text in table.tests]
-
-        texts: list[str] = []
-        if any(change.evidence for change in record.history):
-            texts = await asyncio.wrap_future(self._engine.run_on_applier(read))
-        by_hash = {text_hash(text)[:HASH_DIGITS]: text for text in texts}
-        return [shown_change(change, by_hash) for change in record.history]
 
     async def _sets(self) -> set[str]:
         names = self._engine.run_on_applier(lambda state: set(state.replica.sets.numbers))
@@ -406,27 +406,25 @@ def _kept(evidence: Evidence) -> str:
         failures.pop()
 
 
-def shown_change(change: AliasChange, by_hash: dict[str, str]) -> ShownChange:
-    """Show a change of an alias, with the texts of failed tests that still exist."""
-    evidence = json.loads(change.evidence) if change.evidence else None
-    if evidence is not None:
-        evidence["failures"] = [
-            {"text": by_hash.get(hashed), "expected": expected, "got": got}
-            for hashed, expected, got in evidence.get("failures", ())
-        ]
-    return ShownChange(
-        version=str(change.at),
-        at_ms=change.at_ms,
-        author=change.author or None,
-        note=change.note or None,
-        before=change.before or None,
-        target=change.target,
-        shadow=change.shadow or None,
-        shadow_share=change.shadow_share,
-        canary=change.canary or None,
-        canary_share=change.canary_share,
-        evidence=evidence,
-    )
+def shown_evidence(evidence: str, by_hash: Mapping[str, str]) -> dict[str, Any] | None:
+    """Read evidence that the log keeps, with the texts of failed tests.
+
+    Args:
+        by_hash: Texts of tests that still exist, by their shortened hash.
+    """
+    if not evidence:
+        return None
+    found: dict[str, Any] = json.loads(evidence)
+    found["failures"] = [
+        {"text": by_hash.get(hashed), "expected": expected, "got": got}
+        for hashed, expected, got in found.get("failures", ())
+    ]
+    return found
+
+
+def hashes_of(texts: Iterable[str]) -> dict[str, str]:
+    """Texts by the hash that evidence names them by."""
+    return {text_hash(text)[:HASH_DIGITS]: text for text in texts}
 
 
 def _earlier(alias: AliasRecord, version: Revision | None) -> AliasChange | None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final, Self
 
@@ -33,6 +32,7 @@ from synaptoroute.core.sets import RouteSets as ReplicatedSets
 from synaptoroute.errors import AliasNotFound, InvalidQuery, InvalidRoute
 from synaptoroute.models import WriteResult, normal_name
 from synaptoroute.ports import AppliedState, EnginePort
+from synaptoroute.router.promotion import hashes_of, shown_evidence
 from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.web.set_paths import set_not_found
 
@@ -231,21 +231,31 @@ class RouteSetAdmin:
 
         return await asyncio.wrap_future(self._engine.run_on_applier(read))
 
-    async def alias(self, name: str) -> AliasInfo:
+    async def alias(
+        self, name: str, is_readable: Callable[[str], bool] = lambda _: True
+    ) -> AliasInfo:
         """Read one alias with its history.
+
+        Args:
+            is_readable: Whether the reader may know the tests of a set; the evidence names failed
+                tests, as long as they exist.
 
         Raises:
             AliasNotFound: No alias has this name.
         """
         name = normal_name(name)
 
-        def read(state: AppliedState) -> AliasInfo:
-            record = state.replica.sets.aliases.get(name)
+        def read(state: AppliedState) -> tuple[AliasRecord, list[str]]:
+            sets = state.replica.sets
+            record = sets.aliases.get(name)
             if record is None:
                 raise alias_not_found(name)
-            return _alias_info(record)
+            named = {each.target for each in record.history if each.evidence}
+            tables = [sets.table_of(each) for each in named if is_readable(each)]
+            return record, [text for table in tables if table is not None for text in table.tests]
 
-        return await asyncio.wrap_future(self._engine.run_on_applier(read))
+        record, texts = await asyncio.wrap_future(self._engine.run_on_applier(read))
+        return _alias_info(record, await asyncio.to_thread(hashes_of, texts) if texts else {})
 
     # --- changes ---
 
@@ -408,7 +418,10 @@ def _info_of(
     )
 
 
-def _alias_info(record: AliasRecord, *, has_history: bool = True) -> AliasInfo:
+def _alias_info(
+    record: AliasRecord, by_hash: Mapping[str, str] | None = None, *, has_history: bool = True
+) -> AliasInfo:
+    shown = record.history if has_history else ()
     return AliasInfo(
         name=record.name,
         set=record.target,
@@ -417,11 +430,11 @@ def _alias_info(record: AliasRecord, *, has_history: bool = True) -> AliasInfo:
         canary=record.canary or None,
         canary_share=record.canary_share,
         revision=str(record.revision),
-        history=[_change_info(each) for each in record.history] if has_history else [],
+        history=[_change_info(each, by_hash or {}) for each in shown],
     )
 
 
-def _change_info(change: AliasChange) -> AliasChangeInfo:
+def _change_info(change: AliasChange, by_hash: Mapping[str, str]) -> AliasChangeInfo:
     return AliasChangeInfo.model_validate(
         {
             "version": str(change.at),
@@ -434,11 +447,6 @@ def _change_info(change: AliasChange) -> AliasChangeInfo:
             "shadow_share": change.shadow_share,
             "canary": change.canary or None,
             "canary_share": change.canary_share,
-            "evidence": _loaded(change.evidence),
+            "evidence": shown_evidence(change.evidence, by_hash),
         }
     )
-
-
-def _loaded(evidence: str) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = json.loads(evidence) if evidence else None
-    return found

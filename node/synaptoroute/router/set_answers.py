@@ -16,11 +16,12 @@ from synaptoroute.config import EngineConfig
 from synaptoroute.core.change import AliasRecord
 from synaptoroute.core.mutation import DEFAULT_SET, Position, Revision, SetTest
 from synaptoroute.core.sets import RouteSets
-from synaptoroute.errors import DeadlineExceeded, Overloaded, SetNotFound
+from synaptoroute.errors import DeadlineExceeded, Overloaded
 from synaptoroute.models import Match
 from synaptoroute.ports import AppliedState
 from synaptoroute.router.queries import answer_queries, make_query
 from synaptoroute.serving.query import QueryEngine
+from synaptoroute.web.set_paths import set_not_found
 
 FLOW: Final = "\x00tests"
 """The client that tests count as, among which an overloaded node shares its capacity."""
@@ -51,6 +52,22 @@ class SetContent:
     alias: AliasRecord | None = None
 
 
+def ignore(_count: int) -> None:
+    """Take any number of texts."""
+
+
+async def read_set(engine: QueryEngine, name: str) -> SetContent:
+    """Read a set as ``read_content`` does; an alias has no tests of its own.
+
+    Raises:
+        SetNotFound: No set has this name.
+    """
+    content = await read_content(engine, name)
+    if content.alias is not None:
+        raise set_not_found(name)
+    return content
+
+
 async def read_content(engine: QueryEngine, name: str) -> SetContent:
     """Read a set, or the set that an alias points to, and wait until queries see it.
 
@@ -72,7 +89,7 @@ def _content_of(sets: RouteSets, name: str, position: Position) -> SetContent:
     target = name if alias is None else alias.target
     number = sets.numbers.get(target)
     if number is None:
-        raise SetNotFound(f"no route set or alias is named {name!r}")
+        raise set_not_found(name)
     record, table = sets.records.get(number), sets.tables[number]
     tests = tuple(test for _, test in sorted(table.tests.items()))
     revision = record.revision if record else Revision(0, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from pydantic import BaseModel
@@ -12,7 +12,7 @@ from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import SetTest
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import Match
-from synaptoroute.router.set_answers import SetContent, answers_of, read_content
+from synaptoroute.router.set_answers import SetContent, answers_of, ignore, read_content
 from synaptoroute.serving.query import QueryEngine
 
 CHANGED_MAX: Final = 200
@@ -110,7 +110,8 @@ async def diff_sets(
     before: str,
     after: str,
     texts: Sequence[SetTest | str] | None = None,
-    more: Sequence[str] = (),
+    more: Callable[[SetContent], Sequence[str]] = lambda _: (),
+    take: Callable[[int], None] = ignore,
 ) -> SetDiff:
     """Ask both sets the same texts.
 
@@ -118,12 +119,18 @@ async def diff_sets(
         before: The set, or the alias, that is compared with.
         after: The other one.
         texts: Labelled queries and plain texts; None for the tests of both sets.
-        more: Plain texts to ask beside the tests.
+        more: Finds plain texts to ask beside the tests of a set; raises if the caller may not
+            read the tests.
+        take: Raises if the caller may not have so many texts encoded.
     """
     old, new = await read_content(engine, before), await read_content(engine, after)
-    asked = _tests_of_both(old, new, more) if texts is None else _distinct(texts)
+    if texts is None:
+        asked = _tests_of_both(old, new, [*more(old), *more(new)])
+    else:
+        asked = _distinct(texts)
     if len(asked) > DIFF_TEXTS_MAX:
         raise InvalidQuery(f"at most {DIFF_TEXTS_MAX} texts are compared at once")
+    take(2 * len(asked))
     was = await answers_of(engine, config, old.name, list(asked))
     then = await answers_of(engine, config, new.name, list(asked))
     found = compare(old, new, asked, was, then)

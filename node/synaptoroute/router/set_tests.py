@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -15,7 +15,7 @@ from synaptoroute.errors import InvalidQuery, InvalidRoute
 from synaptoroute.models import UTTERANCE_BYTES_MAX, Match, WriteResult, check_text, normal_name
 from synaptoroute.router.op_ids import derived_op_id
 from synaptoroute.router.route_checks import checked_name
-from synaptoroute.router.set_answers import SetContent, answers_of, read_content
+from synaptoroute.router.set_answers import SetContent, answers_of, ignore, read_set
 from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.serving.query import QueryEngine
 
@@ -118,7 +118,7 @@ class SetTests:
         """Read up to ``limit`` tests whose texts follow ``after``, in order of text."""
         if not 1 <= limit <= PAGE_TESTS_MAX:
             raise InvalidQuery(f"limit must be 1 to {PAGE_TESTS_MAX}")
-        content = await read_content(self._engine, self._route_set)
+        content = await read_set(self._engine, self._route_set)
         found = [test for test in content.tests if test.text > after]
         shown = [LabelledQuery(text=test.text, route=test.route) for test in found[:limit]]
         return SetTestPage(
@@ -164,15 +164,22 @@ class SetTests:
         assert result is not None
         return result.model_copy(update={"count": count})
 
-    async def run(self, tests: Sequence[SetTest] | None = None) -> SetTestRun:
-        """Ask the set labelled queries: its tests, or others."""
-        content = await read_content(self._engine, self._route_set)
+    async def run(
+        self, tests: Sequence[SetTest] | None = None, take: Callable[[int], None] = ignore
+    ) -> SetTestRun:
+        """Ask the set labelled queries: its tests, or others.
+
+        Args:
+            take: Raises if the caller may not have so many texts encoded.
+        """
+        content = await read_set(self._engine, self._route_set)
         asked = content.tests if tests is None else tuple(map(checked_test, tests))
         if len(asked) > RUN_TEXTS_MAX:
             raise InvalidQuery(f"at most {RUN_TEXTS_MAX} texts are evaluated at once")
+        take(len(asked))
         matches = await self._answers(content, asked)
         run = run_of(content, asked, matches)
-        after = await read_content(self._engine, self._route_set)
+        after = await read_set(self._engine, self._route_set)
         is_current = (after.number, after.revision) == (content.number, content.revision)
         return run.model_copy(update={"is_current": is_current})
 

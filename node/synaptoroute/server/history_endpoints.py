@@ -167,9 +167,9 @@ async def revert_change(
         # Without a set in the path, a key for every set reverts changes of any.
         if is_bound and entry.route_set != name:
             raise change_not_found(version)
-        is_route = all(each.kind == "route" for each in entry.changes or ())
-        if not is_route and key is not None and not key.may_in("admin", entry.route_set or name):
-            raise Forbidden("only changes of routes are reverted without the scope admin")
+        has_settings = any(each.kind == "settings" for each in entry.changes or ())
+        if has_settings and key is not None and not key.may_in("admin", entry.route_set or name):
+            raise Forbidden("a change of settings is not reverted without the scope admin")
 
     result = await router_of(request).changes.reverter.revert(revision, options, check)
     return write_response(result, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
@@ -23,6 +24,7 @@ from synaptoroute.server.parameters import (
     WriteRequest,
     checked,
     read_document,
+    take_texts,
 )
 from synaptoroute.server.promotion_schemas import (
     AliasBody,
@@ -47,7 +49,7 @@ from synaptoroute.server.responses import (
 )
 from synaptoroute.server.route_endpoints import write_responses
 from synaptoroute.server.runtime import router_of, runtime_of
-from synaptoroute.server.set_access import check_may
+from synaptoroute.server.set_access import check_may, may
 from synaptoroute.web.problems import InvalidParameter
 
 endpoints = APIRouter(route_class=ReadingRoute, tags=["sets"])
@@ -211,7 +213,8 @@ async def run_tests(request: Request) -> Response:
     document = await read_document(request) if await _has_body(request) else {}
     asked = checked(EvaluationRequest, document, InvalidQuery)
     texts = None if asked.texts is None else _labelled(asked.texts)
-    run = await unless_gone(request, router_of(request).changes.tests.run(texts))
+    tests = router_of(request).changes.tests
+    run = await unless_gone(request, tests.run(texts, partial(take_texts, request)))
     return model_response(run, headers=version_headers(run.version))
 
 
@@ -226,7 +229,9 @@ async def run_tests(request: Request) -> Response:
 )
 async def diff_sets(request: Request) -> Response:
     """Both sets answer the same texts: accuracy, decisions that change, and the differences of
-    each route. Aliases stand for the sets that answer for them. Nothing is stored.
+    each route. Without `texts` they are the tests of both and, for the scope `admin`, unmatched
+    queries that this node keeps. Aliases stand for the sets that answer for them. Nothing is
+    stored.
     """
     asked = checked(DiffRequest, await read_document(request), InvalidQuery)
     for name in (asked.from_set, asked.to_set):
@@ -238,7 +243,15 @@ async def diff_sets(request: Request) -> Response:
             for each in asked.texts
         ]
     promotions = runtime_of(request).serving_router.changes.promotions
-    found = await unless_gone(request, promotions.diff(asked.from_set, asked.to_set, texts))
+
+    def check(name: str) -> bool:
+        check_may(request, "read", name)
+        return may(request, "admin", name)
+
+    work = promotions.diff(
+        asked.from_set, asked.to_set, texts, check=check, take=partial(take_texts, request)
+    )
+    found = await unless_gone(request, work)
     return model_response(found)
 
 
@@ -271,7 +284,9 @@ async def put_alias(request: Request, alias: AliasName, write: WriteParameters) 
         asked.canary_share,
     )
     promotions = runtime_of(request).router.changes.promotions
-    result, evidence = await promotions.promote(alias, wanted, options, asked.gate)
+    result, evidence = await promotions.promote(
+        alias, wanted, options, asked.gate, partial(take_texts, request)
+    )
     response = write_response(result, options, is_new=result.created)
     return response if evidence is None else _with_evidence(response, evidence)
 
@@ -301,7 +316,9 @@ async def roll_back(request: Request, alias: AliasName, write: WriteParameters) 
     if asked.version is not None:
         epoch, _, seq = asked.version.partition(".")
         version = Revision(int(epoch), int(seq))
-    result = await runtime_of(request).router.changes.promotions.roll_back(alias, options, version)
+    promotions = runtime_of(request).router.changes.promotions
+    check = partial(check_may, request, "read")
+    result = await promotions.roll_back(alias, options, version, check)
     return write_response(result, options)
 
 

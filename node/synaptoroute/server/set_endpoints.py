@@ -6,6 +6,7 @@ What is in a set is served below ``/v1/sets/{set}/`` by the endpoints of ``defau
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
@@ -46,7 +47,7 @@ from synaptoroute.server.responses import (
 from synaptoroute.server.route_endpoints import write_responses
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import ForkBody, SetBody, SetPatch
-from synaptoroute.server.set_access import check_may, visible_to
+from synaptoroute.server.set_access import check_may, may, visible_to
 from synaptoroute.web.middleware import context_of
 from synaptoroute.web.problems import Forbidden
 from synaptoroute.web.set_paths import set_not_found
@@ -259,7 +260,7 @@ async def show_alias(request: Request, name: AliasName) -> Response:
     check_may(request, "read", name, alias_not_found(name))
     router = runtime_of(request).router
     version = router.visible.version
-    found = await router.sets.alias(name)
+    found = await router.sets.alias(name, partial(may, request, "read"))
     headers = version_headers(version, found.revision)
     if is_unchanged(request.headers.get("if-none-match"), found.revision):
         return Response(status_code=304, headers=headers)

@@ -203,14 +203,14 @@ async def test_alias_is_promoted_where_the_gate_is_met(node: HttpNode) -> None:
     gate = {"min_accuracy": 1.0, "max_regressions": 0, "min_tests": 3}
     moved = await put_alias(node, {"set": "default", "gate": gate})
     record = await node.router.changes.promotions.alias("support")
-    history = await node.router.changes.promotions.history("support")
+    history = (await node.router.sets.alias("support")).history
 
     assert (201, 200) == (created.status_code, moved.status_code), moved.text
     assert (1.0, 3, 0) == tuple(
         moved.json()["evidence"][name] for name in ("accuracy", "tests", "regressions")
     )
     assert "default" == record.target
-    assert [("v1", "default"), (None, "v1")] == [(each.before, each.target) for each in history]
+    assert [("v1", "default"), (None, "v1")] == [(each.before, each.set) for each in history]
     assert history[0].evidence is not None
     assert gate == history[0].evidence["gate"]
     assert history[1].evidence is None
