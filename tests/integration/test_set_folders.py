@@ -230,8 +230,108 @@ def test_note_is_in_the_history(run: Run, folder: Path) -> None:
     run("apply", folder, "--yes", "--note", "Für den Winter")
     (entry,) = json.loads(run("history", "noted", "--limit", "1", "--json").stdout)["entries"]
 
-    assert ("commit_plan", "applied") == (entry["action"], entry["status"])
+    assert ("commit_plan", "Für den Winter") == (entry["action"], entry["note"])
     run("apply", folder, "--yes", "--note", "two\nlines", code=ExitCode.USAGE)
+
+
+# --- several sets ------------------------------------------------------------------------
+
+
+def written(folder: Path, files: dict[str, str]) -> Path:
+    for name, body in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(body, encoding="utf-8")
+    return folder
+
+
+def test_folder_creates_its_set_with_limits(run: Run, node: NodeProcess, tmp_path: Path) -> None:
+    """And changes only that set; the export of it plans nothing."""
+    before = routes_of(run)
+    folder = written(
+        tmp_path / "winter",
+        {
+            "set.yaml": "name: winter@1\nlimits: {routes_max: 2}\n",
+            "a.yaml": "name: refunds\nutterances: [a winter refund]\n",
+            "settings.yaml": "topk: 5\n",
+            "tests.yaml": "a refund in winter: refunds\n",
+        },
+    )
+    assert "+ set winter@1" in run("plan", folder).stdout
+    run("apply", folder, "--yes")
+    run("plan", folder, "--detailed-exitcode")
+    shown = httpx.get(f"{node.url}/v1/sets/winter@1").json()
+    run("export", "--set", "winter@1", "--out", tmp_path / "exported")
+    run("plan", tmp_path / "exported", "--prune", "--detailed-exitcode")
+
+    assert (1, 2) == (shown["routes"], shown["limits"]["routes_max"])
+    assert before == routes_of(run)
+    settings = httpx.get(f"{node.url}/v1/sets/winter@1/settings").json()
+    assert (5, "adaptive") == (settings["topk"], settings["aggregation"])
+
+    written(
+        folder, {"b.yaml": "name: b\nutterances: [b]\n", "c.yaml": "name: c\nutterances: [c]\n"}
+    )
+    refused = run("apply", folder, "--yes", code=ExitCode.REFUSED)
+    assert "limit_exceeded" in refused.stderr
+    assert 1 == httpx.get(f"{node.url}/v1/sets/winter@1").json()["routes"]
+    written(folder, {"set.yaml": "name: winter@1\nlimits: {routes_max: 3}\n"})
+    assert "~ limit routes_max: 2 → 3" in run("apply", folder, "--yes").stdout
+    assert 3 == httpx.get(f"{node.url}/v1/sets/winter@1").json()["routes"]
+
+
+def test_folder_of_several_sets_with_aliases(run: Run, node: NodeProcess, tmp_path: Path) -> None:
+    folder = written(
+        tmp_path / "sets",
+        {
+            "one/a.yaml": "name: a\nutterances: [the first]\n",
+            "two/a.yaml": "name: a\nutterances: [the second]\n",
+            "aliases.yaml": "desk: {set: one, shadow: two, shadow_share: 0.5}\n",
+        },
+    )
+    run("apply", folder, "--yes")
+    run("plan", folder, "--detailed-exitcode")
+    alias = httpx.get(f"{node.url}/v1/aliases/desk").json()
+    assert ("one", "two", 0.5) == (alias["set"], alias["shadow"], alias["shadow_share"])
+
+    written(
+        folder, {"aliases.yaml": "desk: {set: two}\n", "one/a.yaml": "name: a\nutterances: [x]\n"}
+    )
+    shown = run("plan", folder, "--detailed-exitcode", code=2).stdout
+    assert "~ alias desk: one, shadow two at 0.5 → two" in shown
+    assert "two" not in run("plan", folder, "--set", "one").stdout
+    run("apply", folder, "--yes")
+    assert "two" == httpx.get(f"{node.url}/v1/aliases/desk").json()["set"]
+    run("plan", folder, "--set", "three", code=ExitCode.USAGE)
+
+
+def test_archive_moves_sets_with_everything(run: Run, node: NodeProcess, tmp_path: Path) -> None:
+    """Routes, settings, tests, limits and aliases; equal sets give equal bytes."""
+    folder = written(
+        tmp_path / "sets",
+        {
+            "moved/set.yaml": "limits: {utterances_max: 50}\n",
+            "moved/a.yaml": "name: a\nutterances: [the first]\npayload: {n: 1.0}\n",
+            "moved/settings.yaml": "confidence_min: 0.7\n",
+            "moved/tests.yaml": "a test: a\nno route: null\n",
+            "aliases.yaml": "moving: {set: moved}\n",
+        },
+    )
+    run("apply", folder, "--yes")
+    first, second = tmp_path / "one.tar", tmp_path / "two.tar"
+    run("sets", "export", "moved", "--out", first)
+    for path in ("/v1/aliases/moving", "/v1/sets/moved"):
+        assert 200 == httpx.delete(f"{node.url}{path}").status_code
+    run("plan", first, "--detailed-exitcode", code=2)
+    run("sets", "import", first, "--note", "moved here")
+    run("sets", "export", "moved", "--out", second)
+
+    assert first.read_bytes() == second.read_bytes()
+    run("plan", folder, "--prune", "--detailed-exitcode")
+    assert "set_exists" in run("sets", "import", first, code=ExitCode.REFUSED).stderr
+    run("sets", "import", first, "--replace")
+    run("sets", "import", first, "--as", "copied")
+    assert 1 == httpx.get(f"{node.url}/v1/sets/copied").json()["routes"]
+    run("sets", "export", "ghost", "--out", tmp_path / "x.tar", code=ExitCode.REFUSED)
 
 
 def large_folder(tmp_path: Path, routes: int) -> Path:
@@ -239,7 +339,7 @@ def large_folder(tmp_path: Path, routes: int) -> Path:
     out = tmp_path / "large"
     out.mkdir()
     for number in range(routes):
-        texts = [f"a text of route {number} with the number {each}" for each in range(100)]
+        texts = [f"a text of route {number} with the number {each}" for each in range(60)]
         body = json.dumps({"name": f"r{number}", "utterances": texts})
         (out / f"r{number}.yaml").write_text(body, encoding="utf-8")
     return out

@@ -25,6 +25,7 @@ from synaptoroute.cli.commands import (
     promote,
     routes,
     serve,
+    set_archives,
     sets,
     tls,
     up,
@@ -124,6 +125,8 @@ _sets.command("list")(sets.list_sets)
 _sets.command("create")(sets.create)
 _sets.command("fork")(sets.fork)
 _sets.command("rm")(sets.rm)
+_sets.command("export")(set_archives.export)
+_sets.command("import")(set_archives.import_)
 
 _aliases = _group("alias", "Names that point to route sets.")
 _aliases.command("list")(sets.list_aliases)

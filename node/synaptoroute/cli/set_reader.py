@@ -14,6 +14,7 @@ from synaptoroute.importers.folder import AliasEntry, RouteFolder, settings_docu
 from synaptoroute.models import Route, RouteSetSettings
 
 READS_MAX: Final = 5
+PAGE_TESTS: Final = 1_000
 _UNFOUNDED: Final = "0."  # Version before the first write
 _ROUTE_FIELDS: Final = tuple(name for name in Route.model_fields if name != "vectors")
 
@@ -126,7 +127,7 @@ def _route(document: dict[str, Any]) -> Route:
 def _tests(client: NodeClient, base: str) -> dict[str, str | None] | None:
     """The tests of a set; None if the node keeps none."""
     found: dict[str, str | None] = {}
-    parameters: dict[str, str | int] = {}
+    parameters: dict[str, str | int] = {"limit": PAGE_TESTS}
     try:
         while True:
             page = client.get(f"{base}/tests", **parameters)

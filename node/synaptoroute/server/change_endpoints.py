@@ -30,7 +30,7 @@ from synaptoroute.server.responses import (
     version_headers,
 )
 from synaptoroute.server.runtime import router_of, runtime_of
-from synaptoroute.server.transfer_endpoints import IMPORT_ID_PATTERN
+from synaptoroute.server.transfer_endpoints import IMPORT_ID_PATTERN, at_the_rate_of
 from synaptoroute.web.middleware import context_of
 from synaptoroute.web.problems import Forbidden, MalformedBody, UnsupportedMediaType
 from synaptoroute.web.set_paths import set_of
@@ -115,7 +115,7 @@ async def apply_change(
     name = set_of(context.route_set)
     if change.settings and context.key is not None and not context.key.may_in("admin", name):
         raise Forbidden("settings are changed with the scope admin")
-    routes: AsyncIterator[Route] = routes_of_lines(lines, first=2)
+    routes: AsyncIterator[Route] = at_the_rate_of(request, routes_of_lines(lines, first=2))
     changes = router_of(request).set_changes
     result = await changes.apply(change, routes, import_id=import_id, ack=ack)
     headers = version_headers(result.version)

@@ -142,7 +142,7 @@ async def import_routes(
         else:
             body = await read_body(request, lease, runtime.config.body_bytes_max)
             routes = each_route(await asyncio.to_thread(parse_document, body, kind))
-        routes = _at_the_rate_of(request, routes)
+        routes = at_the_rate_of(request, routes)
         result = await router.aimport(routes, replace=replace, import_id=import_id, ack=ack)
     headers = version_headers(result.version)
     headers["SR-Op-Id"] = result.op_id
@@ -152,7 +152,7 @@ async def import_routes(
     return model_response(result, status=202 if is_pending else 200, headers=headers)
 
 
-async def _at_the_rate_of(request: Request, routes: Routes) -> AsyncIterator[Route]:
+async def at_the_rate_of(request: Request, routes: Routes) -> AsyncIterator[Route]:
     """Yield routes no faster than the key of a request may have texts encoded."""
     stream = routes if isinstance(routes, AsyncIterable) else each_route(routes)
     async for route in stream:
