@@ -50,13 +50,15 @@ FILL_ROWS_MAX: Final = 512
 FILL_SECONDS_MAX: Final = 30.0
 IDLE_SECONDS: Final = 0.002
 """After so long without work the scorer does deferred work of the tensor."""
-SHADOW_SECONDS: Final = 0.0005
-"""After so long without work the scorer scores shadows.
+SHADOW_SECONDS: Final = 0.01
+"""After so long without work the scorer scores shadows, those of several queries together.
 
 At once, it would compete for the interpreter with the event loop that sends the answer.
 """
-SHADOWS_WAITING_MAX: Final = 16
-"""Batches whose shadows may wait; of more, one is scored before each further item."""
+SHADOWS_WAITING_MAX: Final = 64
+"""Queries whose shadows may wait; of more, some are scored before each further item."""
+SHADOWS_AT_ONCE: Final = 16
+"""Queries that are scored on shadows in one idle step; a query that comes meanwhile waits."""
 DELAYS_KEPT: Final = 2_048
 _ROUTES_AT_ONCE: Final = 1_024
 """Routes whose sums are copied between two batches, in about a millisecond."""
@@ -351,8 +353,8 @@ class Scorer:
             while (item := self._next()) is not None:
                 with self._tensor_lock:
                     self._do(item)
-                    if len(self.sets.shadows) > SHADOWS_WAITING_MAX:
-                        self._compare_shadow()
+                    if self.sets.shadows_waiting > SHADOWS_WAITING_MAX:
+                        self._compare_shadows(SHADOWS_WAITING_MAX)
         finally:
             for left in self._inbox.close_and_drop():
                 if isinstance(left, _Call):
@@ -369,7 +371,7 @@ class Scorer:
             except queue.Empty:
                 if sets.shadows:
                     with self._tensor_lock:
-                        self._compare_shadow()
+                        self._compare_shadows(SHADOWS_AT_ONCE)
                     continue
                 # Not at once, and not while a write is applied: the threads that were just
                 # answered, and the write on its way here, need the interpreter first.
@@ -381,10 +383,9 @@ class Scorer:
                             sets.prepare()
         return self._inbox.get()
 
-    def _compare_shadow(self) -> None:
-        """Score the batch that waits longest on the shadows of its aliases."""
-        if self.sets.shadows:
-            self.sets.compare_shadow((self.published.version, self.node), self._scratch)
+    def _compare_shadows(self, count: int) -> None:
+        """Score the queries that wait longest on the shadows of their aliases."""
+        self.sets.compare_shadows((self.published.version, self.node), self._scratch, count)
 
     def drain(self) -> None:
         """Do what is queued on the caller's thread, before ``start``."""

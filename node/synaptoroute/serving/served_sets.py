@@ -23,7 +23,7 @@ from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import UnmatchedQueries
 from synaptoroute.serving.served_set import Answer, ServedSet
-from synaptoroute.serving.shadow import Comparison, ShadowLog
+from synaptoroute.serving.shadow import Comparison, Flight, ShadowLog
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.score_terms import ScoreTerms
 
@@ -56,7 +56,8 @@ class ServedSets:
         aliases: By name.
         behind: Sets other than ``default`` that may have deferred work.
         shadow_log: What the shadows of aliases would have answered.
-        shadows: Answered queries that are to be scored on shadows, by batch.
+        shadows: Answered queries that are to be scored on shadows.
+        shadows_waiting: Number of them.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class ServedSets:
         self.aliases = {each.name: each for each in aliases}
         self.behind: dict[ServedSet, None] = {}
         self.shadow_log = ShadowLog()
-        self.shadows: deque[list[Comparison]] = deque()
+        self.shadows: deque[Comparison] = deque()
+        self.shadows_waiting = 0
         self._new_unmatched = new_unmatched
         for served in others:
             self._add(served)
@@ -135,7 +137,7 @@ class ServedSets:
             answers: Those of all callers.
 
         Returns:
-            Whether there are some.
+            Whether these are the first that wait.
         """
         chosen: dict[str, list[tuple[InFlightQuery, NDArray[np.float32], Sequence[object]]]] = {}
         for query, vector, callers, served in parts:
@@ -147,30 +149,40 @@ class ServedSets:
                 chosen.setdefault(alias.name, []).append((query, vector, callers))
         if not chosen:
             return False
+        was_empty = not self.shadows
         of = {id(query): (query, answer) for query, answer in answers}
-        compared = []
         for name, found in chosen.items():
             alias = self.aliases[name]
             target, shadow = self.by_name[alias.target], self.by_name.get(alias.shadow)
             if shadow is not None:
-                flights = [
+                flights: list[Flight] = [
                     (query, vector, [of[id(each)] for each in callers if id(each) in of])
                     for query, vector, callers in found
                 ]
-                compared.append(Comparison(alias, target, shadow, flights))
-        self.shadows.append(compared)
-        return True
+                self.shadows.append(Comparison(alias, target, shadow, flights))
+                self.shadows_waiting += len(flights)
+        return was_empty and bool(self.shadows)
 
-    def compare_shadow(self, at: tuple[str, str], scratch: Scratch) -> None:
+    def compare_shadows(self, at: tuple[str, str], scratch: Scratch, left: int) -> None:
         """Score the queries that wait longest on their shadows, and count.
 
         Args:
             at: Version and node, as of an answer.
+            left: How many, about.
         """
-        for comparison in self.shadows.popleft():
-            alias = self.aliases.get(comparison.alias.name)
-            if alias is comparison.alias and comparison.is_current:
-                self.shadow_log.compare(comparison, at, scratch)
+        taken: dict[str, Comparison] = {}
+        while self.shadows and left > 0:
+            found = self.shadows.popleft()
+            self.shadows_waiting -= len(found.flights)
+            name = found.alias.name
+            if self.aliases.get(name) is not found.alias or not found.is_current:
+                continue
+            left -= len(found.flights)
+            known = taken.setdefault(name, found)
+            if known is not found:  # of one content, since both are current
+                known.flights += found.flights
+        for comparison in taken.values():
+            self.shadow_log.compare(comparison, at, scratch)
 
     # --- on the scorer's thread ---
 
@@ -232,6 +244,7 @@ class ServedSets:
         self.aliases = {each.name: each for each in aliases}
         self.behind = {}
         self.shadows.clear()
+        self.shadows_waiting = 0
         for served in others:
             if (known := former.get(served.name)) is not None:
                 served.keep_counts_of(known)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,9 @@ class _Counts:
     sample: deque[Disagreement] = field(default_factory=lambda: deque(maxlen=SAMPLE_MAX))
 
 
+Flight: TypeAlias = "tuple[InFlightQuery, NDArray[np.float32], Sequence[Answer]]"
+
+
 class Comparison:
     """Answered queries of one alias that are to be scored on its shadow.
 
@@ -61,7 +64,7 @@ class Comparison:
         alias: AliasRecord,
         target: ServedSet,
         shadow: ServedSet,
-        flights: Sequence[tuple[InFlightQuery, NDArray[np.float32], Sequence[Answer]]],
+        flights: list[Flight],
     ) -> None:
         self.alias = alias
         self.target = target
