@@ -66,6 +66,7 @@ from synaptoroute_coordinator.app import (
     learning,
     metrics,
     promotions,
+    route_sets,
 )
 from synaptoroute_coordinator.app.responses import PROBLEM_SCHEMA, TAGS
 from synaptoroute_coordinator.app.runtime import CoordinatorPolicy, Runtime
@@ -112,7 +113,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.add_middleware(Middleware, policy=CoordinatorPolicy(runtime))
     add_cors(app, runtime.config)
     add_error_handlers(app)
-    for module in (dashboard, metrics, fleet, encoders, gateway, learning, promotions):
+    modules = (dashboard, metrics, fleet, encoders, gateway, learning, promotions, route_sets)
+    for module in modules:
         app.include_router(module.endpoints)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     serve_document(app)

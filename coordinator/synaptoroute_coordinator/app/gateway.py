@@ -43,7 +43,7 @@ _WRITES: Final = frozenset({"PUT", "PATCH", "DELETE"})
 _WRITING_POSTS: Final = frozenset(
     {"/v1/feedback", "/v1/feedback/resolve", "/v1/revisions", "/v1/erase"}
 )
-_WRITING_ENDS: Final = ("/utterances", "/rollback", "/revert")
+_WRITING_ENDS: Final = ("/utterances", "/fork", "/rollback", "/revert")
 
 endpoints = APIRouter()
 
@@ -284,6 +284,15 @@ _ENDPOINTS: Final = (
         f"{_ANSWER} `explain` shows the reason.",
         "",
         {"text": "How do I get my money back?", "explain": True},
+    ),
+    Forwarded(
+        "POST",
+        "/v1/query/batch",
+        "query_batch",
+        "Route several texts",
+        _ANSWER,
+        "",
+        {"texts": ["How do I get my money back?", "Where is my parcel?"]},
     ),
     Forwarded(
         "POST",

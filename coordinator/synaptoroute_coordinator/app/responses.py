@@ -81,6 +81,7 @@ TAGS: Final = [
     {"name": "actions", "description": "What an operator may do; scope `admin`, recorded."},
     {"name": "encoders", "description": "Encoders of the fleet, and changing them."},
     {"name": "routes", "description": "Answered by a node, which `node` may name."},
+    {"name": "sets", "description": "Route sets: create, copy, limit and delete them."},
     {"name": "promotions", "description": "Tests, comparisons, aliases, reverts and erasures."},
     {"name": "learning", "description": "Unmatched queries, and changes of several routes."},
 ]

@@ -330,6 +330,8 @@ def scope_needed(method: str, path: str) -> Scope | None:
         return None
     if path in ADMIN_PATHS or (path.startswith("/v1/actions") and method not in SAFE_METHODS):
         return "admin"
+    if path.startswith("/v1/sets/") and method in ("PUT", "PATCH"):
+        return "admin"
     is_reading = method in SAFE_METHODS
     # The node sees the key of the coordinator, which is an administrator's.
     if not is_reading and (path.startswith("/v1/aliases/") or path.endswith("/revert")):

@@ -1,6 +1,7 @@
 // Events, actions, backups and the audit log.
 
 import { get, post, state, watch } from "./api.js";
+import { confirmTyped } from "./dialogs.js";
 import { bytes, clock, h, scroll, toast } from "./dom.js";
 import { eventLine } from "./fleet.js";
 
@@ -21,14 +22,17 @@ export function show(main) {
     drawBackups(backups, kept);
     if (isAdmin) drawOrphans(orphans, (await get("/v1/orphans")).orphans, act);
   };
-  const act = (path, body) => async (event) => {
-    const button = event.currentTarget;
-    button.disabled = true;
+  const run = async (path, body) => {
     try {
-      const done = await post(`/v1/actions/${path}`, body?.());
+      const done = await post(`/v1/actions/${path}`, body);
       toast(done.detail || done.outcome || done.status || "done");
       setTimeout(() => refresh().catch(() => {}), 1200);
     } catch (problem) { toast(problem.message); }
+  };
+  const act = (path, body) => async (event) => {
+    const button = event.currentTarget;
+    button.disabled = true;
+    await run(path, body?.());
     button.disabled = !isAdmin;
   };
   const button = (text, path, body) => h("button", { type: "button", disabled: !isAdmin, onclick: act(path, body) }, text);
@@ -50,10 +54,13 @@ export function show(main) {
         button("Take a backup", "backup"), button("Trim the log", "trim", () => ({ retain_entries: 10000 }))),
       h("div", { class: "field" }, h("label", { for: "action-node" }, "One node"),
         h("div", { class: "row" }, h("div", { class: "grow" }, node),
-          button("Scrub", "scrub", () => ({ node: node.value })), voter,
-          h("button", { type: "button", class: "danger", disabled: !isAdmin, onclick: (event) => {
-            if (confirm(`Discard the state of ${node.value} and install the snapshot of another node?`)) act("resync", () => ({ node: node.value }))(event);
-          } }, "Resync")))),
+          button("Scrub", "scrub", () => ({ node: node.value })), voter)),
+      h("details", { class: "danger-zone" }, h("summary", {}, "Replace the state of this node"),
+        h("p", { class: "muted small" }, "The node discards what it holds and installs the snapshot of another node."),
+        h("button", { type: "button", class: "danger", disabled: !isAdmin, onclick: async () => {
+          const name = node.value;
+          if (await confirmTyped("Replace the state of a node", `${name} discards its state and installs the snapshot of another node.`, name, "Resync")) run("resync", { node: name });
+        } }, "Resync …"))),
       orphans,
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups),
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Writes")), writes),

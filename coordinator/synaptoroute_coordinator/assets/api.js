@@ -5,6 +5,7 @@ export class Problem extends Error {
     super(document?.detail ?? `the coordinator answered ${status}`);
     this.status = status;
     this.code = document?.code ?? "unknown";
+    this.document = document ?? {};
   }
 }
 
@@ -30,13 +31,55 @@ export async function call(method, path, { body, headers } = {}) {
   return { document, headers: answer.headers };
 }
 
+// A header holds bytes: the browser sends each character of this text as one byte of UTF-8.
+const noteHeader = (note) => note ? { "SR-Note": String.fromCharCode(...new TextEncoder().encode(note)) } : {};
+
+// A write with its note; returns its version and what the node answered.
+export async function write(method, path, { body, note, headers } = {}) {
+  const answer = await call(method, path, { body, headers: { ...headers, ...noteHeader(note) } });
+  return { version: answer.headers.get("SR-Version"), document: answer.document };
+}
+
 export const get = async (path) => (await call("GET", path)).document;
 export const post = async (path, body) => (await call("POST", path, { body })).document;
 
-export const routePath = (name) => `/v1/routes/${encodeURIComponent(name)}`;
+// State of the page; views subscribe to changes.  `named` is the route set or alias of the address.
+export const state = { view: null, events: [], session: null, history: new Map(), connected: false,
+  named: "", sets: [], aliases: [], hasSets: false };
 
-// State of the page; views subscribe to changes.
-export const state = { view: null, events: [], session: null, history: new Map(), connected: false };
+// Path of a call about the content of the chosen set, or of another one; an alias stands for its set.
+export const inSet = (path, name = contentSet()) =>
+  name && name !== DEFAULT ? `/v1/sets/${encodeURIComponent(name)}${path.slice(3)}` : path;
+
+export const routePath = (name) => inSet(`/v1/routes/${encodeURIComponent(name)}`);
+
+export const DEFAULT = "default";
+export const chosenAlias = () => state.aliases.find((each) => each.name === state.named) ?? null;
+export const contentSet = () => chosenAlias()?.set ?? (state.named || DEFAULT);
+
+async function loadPages(path, field) {
+  const found = [];
+  let after = "";
+  for (let page = 0; page < 20; page += 1) {
+    const { [field]: items, next_after: next } = await get(`${path}?limit=500&after=${encodeURIComponent(after)}`);
+    found.push(...items);
+    if (!next) break;
+    after = next;
+  }
+  return found;
+}
+
+// Route sets and aliases; nodes of an earlier release have none.
+export async function loadSets() {
+  try {
+    const [sets, aliases] = await Promise.all([loadPages("/v1/sets", "sets"), loadPages("/v1/aliases", "aliases")]);
+    Object.assign(state, { sets, aliases, hasSets: true });
+  } catch (problem) {
+    if (problem.status !== 404) throw problem;
+    Object.assign(state, { sets: [], aliases: [], hasSets: false });
+  }
+  notify("sets");
+}
 const subscribers = new Set();
 
 export function watch(subscriber) {

@@ -1,20 +1,25 @@
 // The page: routing between views, the session, and alarms.
 
-import { address, call, follow, get, onSignedOut, state, unfollow, watch } from "./api.js";
+import { address, call, contentSet, follow, get, loadSets, onSignedOut, state, unfollow, watch } from "./api.js";
 import { byId, h, toast } from "./dom.js";
-import { readPlace } from "./place.js";
+import { link, readPlace } from "./place.js";
 import { show as activity } from "./activity.js";
+import { show as alias } from "./alias.js";
+import { show as compare } from "./compare.js";
 import { show as conflicts } from "./conflicts.js";
 import { show as encoder } from "./encoder.js";
 import { show as fleet } from "./fleet.js";
+import { show as history } from "./history.js";
 import { show as learn } from "./learn.js";
 import { show as playground } from "./playground.js";
 import { show as routes } from "./routes.js";
+import { drawSwitcher, show as sets } from "./sets.js";
 import { show as settings } from "./settings.js";
+import { show as tests } from "./tests.js";
 import { show as traffic } from "./traffic.js";
 import { show as unmatched } from "./unmatched.js";
 
-const VIEWS = { fleet, routes, query: playground, conflicts, unmatched, learn, traffic, settings, encoder, activity };
+const VIEWS = { fleet, sets, alias, tests, compare, history, routes, query: playground, conflicts, unmatched, learn, traffic, settings, encoder, activity };
 const THEME = "synaptoroute.theme";
 let leave = () => {};
 let isFirst = true;
@@ -23,19 +28,28 @@ function render() {
   if (!state.view) return;
   const place = readPlace();
   if (!(place.view in VIEWS)) place.view = "fleet";
+  state.named = place.params.get("set") ?? "";
+  drawSwitcher(byId("switcher"), readPlace);
   leave();
   const main = byId("main");
   main.replaceChildren();
   let title = "";
   for (const anchor of document.querySelectorAll("nav a[data-view]")) {
-    if (anchor.dataset.view === place.view) {
+    anchor.href = link(anchor.dataset.view);
+    if (anchor.dataset.view === (place.view === "alias" ? "sets" : place.view)) {
       title = anchor.textContent;
       anchor.setAttribute("aria-current", "page");
       anchor.scrollIntoView({ block: "nearest", inline: "nearest" });
     }
     else anchor.removeAttribute("aria-current");
   }
-  document.title = `${title} · SynaptoRoute`;
+  document.title = `${[title, state.named].filter(Boolean).join(" · ")} · SynaptoRoute`;
+  const isMissing = state.named && state.hasSets && !state.sets.some((each) => each.name === contentSet());
+  if (isMissing && !["fleet", "sets", "encoder", "activity"].includes(place.view)) {
+    main.append(h("section", { class: "card" }, h("p", { class: "empty" }, `There is no route set or alias ${state.named}. `, h("a", { href: link("sets", "", { set: "" }) }, "All sets"))));
+    leave = () => {};
+    return;
+  }
   leave = VIEWS[place.view](main, place) ?? (() => {});
   if (!isFirst && document.activeElement === document.body) main.focus({ preventScroll: true });
   isFirst = false;
@@ -59,7 +73,8 @@ function drawAlarms() {
 }
 
 let hasView = false;
-watch(() => {
+watch((what) => {
+  if (what === "sets" && hasView) drawSwitcher(byId("switcher"), readPlace);
   drawPulse();
   drawAlarms();
   if (!hasView && state.view) { hasView = true; render(); }
@@ -72,6 +87,8 @@ async function begin() {
   byId("namespace").textContent = session.namespace ?? "";
   byId("leave").hidden = !session.needs_key || !session.name;
   if (session.needs_key && !session.name) { askKey(); return; }
+  await loadSets().catch(() => {});
+  for (const anchor of document.querySelectorAll("[data-view=sets], [data-view=tests], [data-view=compare]")) anchor.hidden = !state.hasSets;
   state.view = state.view ?? await get("/v1/cluster");
   follow();
   if (!hasView) { hasView = true; render(); drawAlarms(); drawPulse(); }

@@ -1,6 +1,6 @@
 // Conflicts: similar utterances of different routes.
 
-import { get } from "./api.js";
+import { get, inSet } from "./api.js";
 import { h, whole } from "./dom.js";
 import { link } from "./place.js";
 
@@ -14,7 +14,7 @@ export function show(main) {
     asked += 1;
     const mine = asked;
     try {
-      const found = await get(`/v1/conflicts?limit=100&similarity_min=${least.value}`);
+      const found = await get(inSet(`/v1/conflicts?limit=100&similarity_min=${least.value}`));
       if (mine !== asked) return;
       const part = found.rows_compared < found.rows ? `the first ${whole(found.rows_compared)} of ` : "";
       note.textContent = `${found.conflicts.length === 100 ? "The 100 most similar" : found.conflicts.length} pairs among ${part}${whole(found.rows)} utterances at ${found.version}`;

@@ -65,3 +65,17 @@ export function millis(number) {
   if (number === null || number === undefined) return "–";
   return number >= 100 ? `${Math.round(number)} ms` : `${number.toFixed(1)} ms`;
 }
+
+// A field whose text is kept in this browser only if somebody switches that on; returns its switch.
+export function keeper(area, key) {
+  const box = h("input", { type: "checkbox", id: `${area.id}-kept`, checked: localStorage.getItem(`${key}.on`) === "1" });
+  const keep = () => {
+    if (box.checked) { localStorage.setItem(`${key}.on`, "1"); localStorage.setItem(key, area.value); }
+    else { localStorage.removeItem(`${key}.on`); localStorage.removeItem(key); }
+  };
+  if (box.checked) area.value = localStorage.getItem(key) ?? "";
+  keep();
+  box.addEventListener("change", keep);
+  area.addEventListener("input", keep);
+  return h("label", { class: "muted small keeper", for: box.id }, box, " Keep these texts in this browser");
+}

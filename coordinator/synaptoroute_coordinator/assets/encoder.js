@@ -2,7 +2,8 @@
 
 import { get, post, state } from "./api.js";
 import { compare, meter } from "./charts.js";
-import { h, scroll, toast, whole } from "./dom.js";
+import { confirmTyped } from "./dialogs.js";
+import { h, keeper, scroll, toast, whole } from "./dom.js";
 
 const KEPT = "synaptoroute.labelled";
 const LOOK_MS = 1500;
@@ -14,12 +15,12 @@ export function show(main) {
   const list = h("div", { class: "grid" });
   const chosen = h("select", { id: "trial-encoder" });
   const texts = h("textarea", { id: "trial-texts", rows: 8, placeholder: "Where is my parcel? => order-status\nWhat is the capital of France? =>" });
-  texts.value = localStorage.getItem(KEPT) ?? "";
   const wrong = h("p", { class: "wrong", role: "alert" });
   const outcome = h("div", { "aria-live": "polite" });
   const act = (step, encoder, question) => async (event) => {
-    if (question && !confirm(question)) return;
-    event.currentTarget.disabled = true;
+    const button = event.currentTarget;
+    if (question && !await question()) return;
+    button.disabled = true;
     try {
       toast((await post("/v1/actions/encoder", { step, encoder })).detail);
       setTimeout(() => look().catch(() => {}), 800);
@@ -31,7 +32,8 @@ export function show(main) {
     const key = JSON.stringify(found);
     if (key === shown) return;
     shown = key;
-    list.replaceChildren(...found.encoders.map((each) => card(each, found, act, isAdmin)));
+    list.replaceChildren(...found.encoders.map((each) => card(each, found, act, isAdmin)),
+      ...(found.encoders.length < 2 ? [h("section", { class: "card" }, h("p", { class: "empty" }, "No other encoder is loaded. To prepare a change, restart each node with ", h("code", {}, "SYNAPTOROUTE_NEXT_MODEL"), " set to the new encoder: it loads both and goes on serving with the present one."))] : []));
     const others = found.encoders.filter((each) => !each.is_serving && each.vectors && each.missing_texts === 0);
     const before = chosen.value;
     chosen.replaceChildren(...others.map((each) => h("option", { value: each.encoder }, title(each))));
@@ -41,7 +43,6 @@ export function show(main) {
   const tryIt = async (event) => {
     event.preventDefault();
     wrong.textContent = "";
-    localStorage.setItem(KEPT, texts.value);
     const cases = casesOf(texts.value);
     if (!chosen.value) { wrong.textContent = "No other encoder has all its vectors yet."; return; }
     if (!cases.length) { wrong.textContent = "Enter some labelled texts first."; return; }
@@ -50,13 +51,14 @@ export function show(main) {
   };
   main.append(
     h("section", { class: "card intro" }, h("h1", {}, "Encoder"),
-      h("p", { class: "muted" }, "All nodes switch at one position of the log. No query fails, and you can switch back.")),
+      h("p", { class: "muted" }, "The encoder turns texts into the vectors that are compared. To change it without a failed query: start every node with the new one beside the serving one; encode all texts; try it on labelled texts; then switch all nodes at one position of the log. The way back is as short."),
+      h("ol", { class: "steps" }, [["Start", "nodes with SYNAPTOROUTE_NEXT_MODEL"], ["Encode", "one node encodes all texts, behind queries"], ["Try", "accuracy before and after"], ["Switch", "every node at one position"]].map(([name, what]) => h("li", {}, h("b", {}, name), h("span", { class: "muted small" }, what))))),
     list,
     h("section", { class: "card" },
       h("header", {}, h("h2", {}, "Try it on labelled texts"), h("span", { class: "muted small" }, "Changes nothing")),
       h("form", { class: "grid two", onsubmit: tryIt },
         h("div", {},
-          h("div", { class: "field" }, h("label", { for: "trial-texts" }, "One text per line, a tab (or =>) and its route; - for no route"), texts),
+          h("div", { class: "field" }, h("label", { for: "trial-texts" }, "One text per line, a tab (or =>) and its route; - for no route"), texts, keeper(texts, KEPT)),
           h("div", { class: "row" }, h("div", { class: "grow" }, h("label", { class: "sr-only", for: "trial-encoder" }, "Encoder to try"), chosen),
             h("button", { type: "submit", class: "primary" }, "Try")), wrong),
         outcome)));
@@ -95,12 +97,13 @@ function card(each, found, act, isAdmin) {
     !each.is_serving && !isBusy && h("div", { class: "row" },
       !isWhole && button(each.vectors ? "Encode the missing texts" : "Encode all texts", "generate", { disabled: !isAdmin || missing.length > 0 }),
       button("Switch to this encoder", "switch", { class: "primary", disabled: !isAdmin || !each.vectors || missing.length > 0 },
-        "Switch all nodes to this encoder now?"),
-      each.vectors > 0 && button("Delete its vectors", "drop", { class: "danger" }, "Delete these vectors? To use the encoder again, all texts must be encoded again.")));
+        () => confirm("Switch all nodes to this encoder now?")),
+      each.vectors > 0 && button("Delete its vectors …", "drop", { class: "danger apart" },
+        () => confirmTyped("Delete vectors", "To use this encoder again, all texts must be encoded again.", title(each), "Delete the vectors"))));
 }
 
 // Lines of text, tab, route, as in files of labelled queries; => stands for the tab where one types.
-function casesOf(text) {
+export function casesOf(text) {
   return text.split("\n").filter((line) => line.trim() && !line.trimStart().startsWith("#")).map((line) => {
     const mark = line.includes("\t") ? "\t" : "=>";
     const at = line.lastIndexOf(mark);

@@ -2,6 +2,7 @@
 
 import { get, post, state, watch } from "./api.js";
 import { dot, glyph, meter, ring, spark, timeline } from "./charts.js";
+import { confirmTyped } from "./dialogs.js";
 import { bytes, clock, h, millis, rate, scroll, setText, toast, whole } from "./dom.js";
 
 const WORDS = { agrees: "agrees", alone: "alone at its position", differs: "differs",
@@ -94,7 +95,7 @@ async function drawRecovery(card) {
   if (card.dataset.key === key) return;
   card.dataset.key = key;
   const force = async () => {
-    if (!confirm(`Open the log with the nodes that are present? ${outlook.risk || "Nothing that a majority held is lost."}`)) return;
+    if (!await confirmTyped("Continue without the missing voters", `The log opens with the nodes that are present. ${outlook.risk || "Nothing that a majority held is lost."}`, "continue", "Force the recovery")) return;
     try { await post("/v1/actions/recover", { force: true }); toast("The recovery was forced."); }
     catch (problem) { toast(problem.message); }
   };

@@ -1,26 +1,46 @@
 // Learn: what people asked and what was wrong becomes utterances, previewed and applied at once.
 
-import { call, get, post, state } from "./api.js";
+import { call, contentSet, get, inSet, post, state } from "./api.js";
 import { curves } from "./charts.js";
 import { clock, h, scroll, toast, whole } from "./dom.js";
+import { go, link } from "./place.js";
 import { loadRoutes, settle } from "./routes.js";
+import { isLive, makeDraft, query } from "./sets.js";
 
 const CHECKED_MAX = 12;
 
 // What is picked lives as long as the page, so that looking at another view loses nothing.
-const picks = new Map();
+const picksOfSets = new Map();
+let picks = new Map();
+
+function picksOf(name) {
+  if (!picksOfSets.has(name)) picksOfSets.set(name, new Map());
+  return picksOfSets.get(name);
+}
+
+// Take a wrong answer to this page, for a set: the text becomes an utterance of the right route, or
+// a negative of the wrong one where no route is right.
+export function correct(name, text, expected, got) {
+  picksOf(name).set(`text:${text}`, { texts: [text], route: expected, create: false, not: expected === null ? got : null });
+  go("learn", "", { set: name === "default" ? "" : name });
+}
 
 export function show(main) {
+  const name = contentSet();
+  picks = picksOf(name);
   const parts = { ask: h("section", { class: "card" }), queue: h("section", { class: "card" }),
     clusters: h("section", { class: "card" }), sure: h("section", { class: "card" }), changes: h("section", { class: "card sticky", id: "changes" }) };
   main.append(h("div", { class: "grid wide-left" },
     h("div", { class: "grid" }, parts.ask, parts.queue, parts.clusters, parts.sure), parts.changes));
-  const view = { parts, routes: [], settings: null, queue: null, clusters: null };
+  // A draft answers nobody: what people asked is with the set that it was copied from.
+  const origin = state.sets.find((each) => each.name === name)?.forked_from;
+  const source = !isLive(name) && state.sets.some((each) => each.name === origin) ? origin : name;
+  const view = { name, source, parts, routes: [], settings: null, queue: null, clusters: null };
   const redraw = () => { drawQueue(view); drawClusters(view); drawChanges(view); };
   view.refresh = async () => {
     try {
       const [routes, settings, queue, clusters] = await Promise.all([
-        loadRoutes(), get("/v1/settings"), get("/v1/feedback?limit=200"), get("/v1/unmatched/clusters")]);
+        loadRoutes(), get(inSet("/v1/settings")), get(inSet("/v1/feedback?limit=200")), get(inSet("/v1/unmatched/clusters", source))]);
       Object.assign(view, { routes: routes.map((each) => each.name), settings, queue, clusters });
       const kept = new Set(queue.items.map((each) => each.id));
       for (const [key, pick] of picks) if (pick.item && !kept.has(pick.item)) picks.delete(key);
@@ -81,7 +101,7 @@ function drawAsk(view) {
     event.preventDefault();
     if (!text.value.trim()) { text.focus(); return; }
     try {
-      const match = await post("/v1/query", { text: text.value, limit: 3, explain: true });
+      const match = await query(text.value, { name: view.name });
       drawAnswer(view, outcome, text.value.trim(), match);
     } catch (problem) { outcome.replaceChildren(h("p", { class: "wrong" }, problem.message)); }
   };
@@ -124,7 +144,7 @@ function drawQueue(view) {
 
 async function switchOn(view) {
   try {
-    await call("PUT", "/v1/settings", { body: { ...view.settings, feedback: {} } });
+    await call("PUT", inSet("/v1/settings"), { body: { ...view.settings, feedback: {} } });
     await view.refresh();
   } catch (problem) { toast(problem.message); }
 }
@@ -144,7 +164,7 @@ function queueRow(view, item) {
         h("button", { type: "button", class: "quiet", onclick: () => pick(view, key, { texts: [], item: item.id }) }, "Dismiss")]));
 }
 
-const picked = (chosen) => h("b", {}, chosen.route ? `${chosen.create ? "new route " : ""}${chosen.route}${chosen.not ? `, never ${chosen.not}` : ""}` : "dismissed");
+const picked = (chosen) => h("b", {}, [chosen.route && `${chosen.create ? "new route " : ""}${chosen.route}`, chosen.not && `never ${chosen.not}`].filter(Boolean).join(", ") || "dismissed");
 
 // --- unmatched queries ----------------------------------------------------------------------
 
@@ -169,7 +189,7 @@ function clusterRow(view, cluster) {
   const chooser = chooseRoute(view, `Route of “${texts[0]}”`, cluster.nearest.route);
   const chosen = picks.get(key);
   const dismiss = async () => {
-    try { await post("/v1/unmatched/dismiss", { texts }); await view.refresh(); } catch (problem) { toast(problem.message); }
+    try { await post(inSet("/v1/unmatched/dismiss", view.source), { texts }); await view.refresh(); } catch (problem) { toast(problem.message); }
   };
   return h("li", { class: chosen ? "changed" : "" },
     h("p", {}, h("b", {}, whole(cluster.size)), " × ", texts.slice(0, 3).map((text) => h("span", { class: "said" }, `“${text}” `)),
@@ -196,7 +216,7 @@ function drawSure(view) {
   const judge = h("button", { type: "button", id: "judge", onclick: async () => {
     judge.disabled = true;
     try {
-      const found = await get("/v1/evaluation");
+      const found = await get(inSet("/v1/evaluation"));
       outcome.replaceChildren(...drawEvaluation(found, view.settings?.confidence_min ?? null));
     } catch (problem) { outcome.replaceChildren(h("p", { class: "wrong" }, problem.message)); }
     judge.disabled = false;
@@ -245,11 +265,12 @@ function drawChanges(view) {
   }
   const outcome = h("div", { "aria-live": "polite", id: "effect" });
   const wrong = h("p", { class: "wrong", role: "alert" });
+  const isServing = isLive(view.name);
   const apply = h("button", { type: "button", class: "primary", id: "apply", onclick: () => applyAll(view, wrong, apply) }, "Apply on every node");
   const preview = h("button", { type: "button", id: "preview", onclick: async () => {
     wrong.textContent = "";
     preview.disabled = true;
-    try { drawEffect(outcome, await post("/v1/revisions/preview", { ...revision(), texts: labelled() })); }
+    try { drawEffect(outcome, await post(inSet("/v1/revisions/preview"), { ...revision(), texts: labelled() })); }
     catch (problem) { wrong.textContent = problem.message; }
     preview.disabled = false;
   } }, "Preview the effect");
@@ -261,12 +282,28 @@ function drawChanges(view) {
     }
     view.redraw();
   };
+  const forgetNot = (route, text) => {
+    for (const [key, chosen] of picks) {
+      if (chosen.not !== route || !chosen.texts.includes(text)) continue;
+      chosen.not = null;
+      if (!chosen.route) picks.delete(key);
+    }
+    view.redraw();
+  };
   pane.replaceChildren(...[title,
+    isServing && state.hasSets ? h("p", { class: "hint" }, `${view.name} answers queries. `, h("button", { type: "button", class: "quiet", onclick: async () => {
+      const into = await makeDraft(view.name, "");
+      if (!into) return;
+      for (const [key, chosen] of picks) if (!chosen.item) picksOf(into).set(key, chosen);
+      picks.clear();
+      go("learn", "", { set: into });
+    } }, "Go on in a draft")) : null,
     ...routes.map((route) => h("div", { class: "field" },
       h("h3", {}, route.create ? `New route ${route.name}` : route.name),
       h("ul", { class: "utterances" }, route.utterances.map((text) => h("li", {}, text, " ",
         h("button", { type: "button", class: "quiet", "aria-label": `Leave out “${text}”`, onclick: () => forget(route.name, text) }, "×"))),
-        route.negatives.map((text) => h("li", {}, h("span", { class: "muted" }, "never "), text))))),
+        route.negatives.map((text) => h("li", {}, h("span", { class: "muted" }, "never "), text, " ",
+          h("button", { type: "button", class: "quiet", "aria-label": `Leave out “${text}”`, onclick: () => forgetNot(route.name, text) }, "×")))))),
     resolved.length ? h("p", { class: "muted small" }, `${resolved.length} ${resolved.length === 1 ? "item leaves" : "items leave"} the review queue`) : null,
     h("div", { class: "row" }, preview, apply,
       h("button", { type: "button", class: "quiet", onclick: () => { picks.clear(); view.redraw(); } }, "Discard")),
@@ -277,7 +314,7 @@ function drawChanges(view) {
 function labelled() {
   const texts = [];
   for (const chosen of picks.values()) {
-    if (chosen.item || !chosen.route) continue;
+    if (chosen.item || !(chosen.route || chosen.not)) continue;
     for (const text of chosen.texts) if (texts.length < 200) texts.push({ text, route: chosen.route });
   }
   return texts;
@@ -304,11 +341,11 @@ async function applyAll(view, wrong, button) {
   const asked = sent.routes.flatMap((route) => route.utterances.map((text) => ({ text, route: route.name })));
   const learned = asked.map((each) => each.text).slice(0, 1000);
   try {
-    const answer = await call("POST", "/v1/revisions", { body: sent });
+    const answer = await call("POST", inSet("/v1/revisions"), { body: sent });
     const names = sent.routes.map((route) => route.name).join(", ") || "the review";
     await settle(answer.headers.get("SR-Version"), names);
     picks.clear();
-    if (learned.length) await post("/v1/unmatched/dismiss", { texts: learned });
+    if (learned.length) await post(inSet("/v1/unmatched/dismiss", view.source), { texts: learned });
     await view.refresh();
     drawDone(view.parts.changes, await checkNodes(asked.slice(0, CHECKED_MAX)), answer.headers.get("SR-Version"));
   } catch (problem) { wrong.textContent = problem.message; }
@@ -320,7 +357,7 @@ async function checkNodes(asked) {
   const nodes = state.view.nodes.filter((each) => each.is_live && each.url);
   return Promise.all(asked.map(async ({ text, route }) => {
     const answers = await Promise.all(nodes.map(async (node) => {
-      try { return (await post(`/v1/query?node=${encodeURIComponent(node.name)}`, { text })).route; } catch { return null; }
+      try { return (await query(text, { name: contentSet(), node: node.name, explain: false })).route; } catch { return null; }
     }));
     return { text, route, right: answers.filter((each) => each === route).length, nodes: nodes.length };
   }));
@@ -330,6 +367,8 @@ function drawDone(pane, found, version) {
   const isWhole = found.every((each) => each.right === each.nodes);
   pane.replaceChildren(...[h("header", {}, h("h2", {}, "Applied"), h("span", { class: "muted small" }, `at ${version}`)),
     h("p", {}, h("span", { class: `tag ${isWhole ? "ok" : "warn"}` }, isWhole ? "answered on every node" : "not answered everywhere")),
+    h("div", { class: "row spaced" }, h("a", { class: "button", href: link("tests") }, "Run the tests"),
+      state.sets.find((each) => each.name === contentSet())?.forked_from ? h("a", { class: "button primary", href: link("compare") }, "Compare with the set that answers") : null),
     found.length ? h("table", {}, head(["Text", "Route", "Nodes"]), h("tbody", {}, found.map((each) => h("tr", {},
       h("td", {}, each.text), h("td", {}, each.route), h("td", { class: "number" }, `${each.right} of ${each.nodes}`))))) : null].filter(Boolean));
 }

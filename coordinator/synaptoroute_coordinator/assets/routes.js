@@ -1,8 +1,10 @@
 // Routes: search, read and edit; a change can be previewed on test queries.
 
-import { call, get, post, routePath, state, watch } from "./api.js";
-import { h, scroll, toast, whole } from "./dom.js";
+import { contentSet, get, inSet, post, routePath, state, watch, write } from "./api.js";
+import { confirmTyped } from "./dialogs.js";
+import { h, keeper, scroll, toast, whole } from "./dom.js";
 import { go, link } from "./place.js";
+import { isLive, makeDraft } from "./sets.js";
 
 const KEPT = "synaptoroute.queries";
 const PAGES_MAX = 20;
@@ -38,11 +40,11 @@ export function show(main, { rest: name }) {
   return () => {};
 }
 
-export async function loadRoutes() {
+export async function loadRoutes(name = contentSet()) {
   const routes = [];
   let after = "";
   for (let page = 0; page < PAGES_MAX; page += 1) {
-    const found = await get(`/v1/routes?limit=500&after=${encodeURIComponent(after)}`);
+    const found = await get(inSet(`/v1/routes?limit=500&after=${encodeURIComponent(after)}`, name));
     routes.push(...found.routes);
     if (!found.next_after) break;
     after = found.next_after;
@@ -79,13 +81,23 @@ function read(pane, route, refresh) {
     h("header", {}, h("div", {}, h("h1", {}, route.name),
       h("p", { class: "muted small" }, `${limitsOf(route)} · changed at ${route.revision} · ${route.utterances.length} utterances`)),
     h("div", { class: "row" },
-      h("button", { type: "button", class: "primary", onclick: () => edit(pane, route, refresh) }, "Change"),
-      h("button", { type: "button", class: "danger", onclick: () => remove(route, refresh) }, "Delete"))),
+      state.hasSets ? h("a", { class: "button", href: link("history", "", { route: route.name }) }, "History") : null,
+      h("button", { type: "button", class: "primary", onclick: () => edit(pane, route, refresh) }, "Change"))),
+    liveHint(route.name),
     route.description && h("p", {}, route.description),
     h("ul", { class: "utterances" }, route.utterances.map((text) => h("li", {}, text))),
     route.negatives?.length ? h("details", { class: "field", open: true }, h("summary", {}, "Must not get this route"),
       h("ul", { class: "utterances" }, route.negatives.map((text) => h("li", {}, text)))) : null,
-    extra("Payload", route.payload), extra("Metadata", route.metadata)].filter(Boolean));
+    extra("Payload", route.payload), extra("Metadata", route.metadata),
+    h("details", { class: "danger-zone spaced" }, h("summary", {}, "Delete the route"),
+      h("button", { type: "button", class: "danger", onclick: () => remove(route, refresh) }, "Delete …"))].filter(Boolean));
+}
+
+// A change here is seen at once where an alias gives answers of the set.
+function liveHint(rest) {
+  const name = contentSet();
+  return isLive(name) ? h("p", { class: "hint" }, `${name} answers queries: a change is seen at once. `,
+    h("button", { type: "button", class: "quiet", onclick: () => makeDraft(name, "routes", rest) }, "Make a draft")) : null;
 }
 
 function extra(name, value) {
@@ -94,10 +106,11 @@ function extra(name, value) {
 }
 
 async function remove(route, refresh) {
-  if (!confirm(`Delete the route ${route.name} on every node?`)) return;
+  const where = state.sets.length > 1 ? ` of ${contentSet()}` : "";
+  if (!await confirmTyped("Delete a route", `The route${where} goes with its ${route.utterances.length} utterances, on every node.`, route.name, "Delete the route")) return;
   try {
-    const { headers } = await call("DELETE", routePath(route.name), { headers: { "If-Match": `"${route.revision}"` } });
-    toast(`${route.name} was deleted at ${headers.get("SR-Version")}`);
+    const { version } = await write("DELETE", routePath(route.name), { headers: { "If-Match": `"${route.revision}"` } });
+    toast(`${route.name} was deleted at ${version}`);
     await refresh();
     go("routes");
   } catch (problem) { toast(problem.message); }
@@ -115,7 +128,9 @@ function edit(pane, route, refresh) {
   const negatives = h("textarea", { id: "negatives", rows: 4, placeholder: "I do not want a refund" });
   negatives.value = route?.negatives?.join("\n") ?? "";
   const texts = h("textarea", { id: "texts", rows: 6, placeholder: "Queries to test, one per line" });
-  texts.value = localStorage.getItem(KEPT) ?? "";
+  const keep = keeper(texts, KEPT);
+  const note = h("input", { id: "note", maxlength: 200, placeholder: "Why; kept in the history" });
+  const origin = originOf(contentSet());
   const wrong = h("p", { class: "wrong", role: "alert" });
   const outcome = h("div", { "aria-live": "polite" });
   const save = h("button", { type: "submit", class: "primary" }, "Save on every node");
@@ -126,16 +141,23 @@ function edit(pane, route, refresh) {
     ...(confidence.value === "" ? {} : { confidence_min: number(confidence) }),
     ...(description.value.trim() ? { description: description.value.trim() } : {}),
     ...(linesOf(negatives.value).length ? { negatives: linesOf(negatives.value) } : {}) });
-  const tryIt = async () => {
+  let asked = 0;
+  const tryIt = async (isAsked) => {
     wrong.textContent = "";
-    localStorage.setItem(KEPT, texts.value);
-    const asked = linesOf(texts.value).slice(0, 200);
-    if (!asked.length) { wrong.textContent = "Enter some test queries first."; return; }
+    const queries = linesOf(texts.value).slice(0, 200);
+    if (!queries.length || !linesOf(utterances.value).length) { if (isAsked) wrong.textContent = "Enter an utterance and some test queries first."; return; }
+    asked += 1;
+    const mine = asked;
     try {
-      const found = await post("/v1/preview", { name: wished().name, route: wished(), texts: asked });
-      outcome.replaceChildren(previewTable(found.texts));
-    } catch (problem) { wrong.textContent = problem.message; }
+      const body = { name: wished().name || "new route", texts: queries };
+      const [found, live] = await Promise.all([post(inSet("/v1/preview"), { ...body, route: { ...wished(), name: body.name } }),
+        origin ? post(inSet("/v1/query/batch", origin), { texts: queries }) : null]);
+      if (mine === asked) outcome.replaceChildren(previewTable(found.texts, origin, live?.matches));
+    } catch (problem) { if (mine === asked) wrong.textContent = problem.message; }
   };
+  // The preview follows what is typed.
+  let waiting = 0;
+  const later = () => { clearTimeout(waiting); waiting = setTimeout(() => tryIt(false), 600); };
   const submit = async (event) => {
     event.preventDefault();
     wrong.textContent = "";
@@ -143,14 +165,15 @@ function edit(pane, route, refresh) {
     const { name: chosen, ...body } = wished();
     try {
       const headers = route ? { "If-Match": `"${route.revision}"` } : { "If-None-Match": "*" };
-      const answer = await call("PUT", routePath(chosen), { body, headers });
-      await settle(answer.headers.get("SR-Version"), chosen);
+      const { version } = await write("PUT", routePath(chosen), { body, headers, note: note.value.trim() });
+      await settle(version, chosen);
       await refresh(chosen);
     } catch (problem) { wrong.textContent = problem.message; }
     save.disabled = false;
   };
-  pane.replaceChildren(h("form", { onsubmit: submit },
+  pane.replaceChildren(h("form", { onsubmit: submit, oninput: later },
     h("header", {}, h("h1", {}, route ? `Change ${route.name}` : "New route")),
+    liveHint(route?.name ?? "+"),
     h("div", { class: "grid two" },
       h("div", {},
         field("name", "Name", name), field("utterances", "Utterances", utterances),
@@ -158,25 +181,38 @@ function edit(pane, route, refresh) {
         field("negatives", "Negatives: texts that must not get this route, one per line", negatives),
         field("confidence-min", "Least confidence (empty: default)", confidence),
         field("threshold", "Threshold (empty: default)", threshold)),
-      h("div", {}, field("texts", "Test queries", texts),
-        h("button", { type: "button", onclick: tryIt, id: "try" }, "Preview"), outcome)),
-    wrong,
+      h("div", {}, field("texts", "Test queries", texts), h("div", { class: "row" },
+        h("button", { type: "button", onclick: () => tryIt(true), id: "try" }, "Preview"), keep), outcome)),
+    state.hasSets ? field("note", "Note", note) : null, wrong,
     h("div", { class: "row" }, save,
       h("button", { type: "button", class: "quiet", onclick: () => (route ? read(pane, route, refresh) : pane.replaceChildren()) }, "Cancel"))));
   (route ? utterances : name).focus();
+  if (!texts.value && state.hasSets) {
+    get(inSet("/v1/tests?limit=20")).then((found) => {
+      if (!texts.value) { texts.value = found.tests.map((each) => each.text).join("\n"); later(); }
+    }).catch(() => {});
+  } else later();
+}
+
+// The set that a draft was copied from, if it still exists.
+function originOf(name) {
+  const origin = state.sets.find((each) => each.name === name)?.forked_from;
+  return state.sets.some((each) => each.name === origin) ? origin : null;
 }
 
 const field = (id, text, input) => h("div", { class: "field" }, h("label", { for: id }, text), input);
 export const linesOf = (text) => [...new Set(text.split("\n").map((line) => line.trim()).filter(Boolean))];
 
-function previewTable(texts) {
+// Answers before and after a change; in a draft those of the set that it was copied from as well.
+function previewTable(texts, origin, live) {
   const changed = texts.filter((each) => each.is_changed).length;
-  const words = (match) => match.route ? `${match.route} ${match.score.toFixed(2)}` : "no route";
+  const words = (match) => match.route ? `${match.route} ${percent(match)}` : "no route";
+  const percent = (match) => match.confidence == null ? match.score.toFixed(2) : `${Math.round(match.confidence * 100)} %`;
   return scroll("Test queries before and after the change",
     h("p", { class: "small muted" }, changed ? `${changed} of ${texts.length} queries have a different answer` : `None of ${texts.length} queries has a different answer`),
-    h("table", {}, h("thead", {}, h("tr", {}, ["Query", "Now", "After"].map((text) => h("th", { scope: "col" }, text)))),
-      h("tbody", {}, texts.map((each) => h("tr", { class: each.is_changed ? "changed" : "" },
-        h("td", {}, each.text), h("td", {}, words(each.before)), h("td", {}, words(each.after)))))));
+    h("table", {}, h("thead", {}, h("tr", {}, ["Query", live && origin, live ? "Draft" : "Now", "After"].filter(Boolean).map((text) => h("th", { scope: "col" }, text)))),
+      h("tbody", {}, texts.map((each, index) => h("tr", { class: each.is_changed ? "changed" : "" },
+        h("td", {}, each.text), live ? h("td", { class: "muted" }, words(live[index])) : null, h("td", {}, words(each.before)), h("td", {}, words(each.after)))))));
 }
 
 // Wait until every live node has reached a version.

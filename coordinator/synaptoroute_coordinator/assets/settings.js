@@ -1,13 +1,13 @@
 // Settings of the route set: limits, noise and repair; patterns are tried on texts before they are saved.
 
-import { call, get, post } from "./api.js";
+import { call, get, inSet, post } from "./api.js";
 import { h, scroll } from "./dom.js";
 import { linesOf, settle } from "./routes.js";
 
 export function show(main) {
   const card = h("section", { class: "card" }, h("h1", {}, "Settings"));
   main.append(card);
-  get("/v1/settings").then((settings) => draw(card, settings))
+  get(inSet("/v1/settings")).then((settings) => draw(card, settings))
     .catch((problem) => card.append(h("p", { class: "wrong" }, problem.message)));
   return () => {};
 }
@@ -38,7 +38,7 @@ function draw(card, settings) {
     wrong.textContent = "";
     if (!texts.value.trim()) { wrong.textContent = "Enter a text first."; return; }
     try {
-      const found = await post("/v1/preview/texts", { texts: [texts.value], ignore: linesOf(ignore.value) });
+      const found = await post(inSet("/v1/preview/texts"), { texts: [texts.value], ignore: linesOf(ignore.value) });
       outcome.replaceChildren(reading(found.texts[0]));
     } catch (problem) { wrong.textContent = problem.message; }
   };
@@ -47,9 +47,9 @@ function draw(card, settings) {
     wrong.textContent = "";
     save.disabled = true;
     try {
-      const answer = await call("PUT", "/v1/settings", { body: wished() });
+      const answer = await call("PUT", inSet("/v1/settings"), { body: wished() });
       await settle(answer.headers.get("SR-Version"), "The settings");
-      settings = await get("/v1/settings");
+      settings = await get(inSet("/v1/settings"));
     } catch (problem) { wrong.textContent = problem.message; }
     save.disabled = false;
   };

@@ -1,6 +1,6 @@
 // Traffic: how many answers each route got over time, how sure they were, and how many had no route.
 
-import { get } from "./api.js";
+import { contentSet, get } from "./api.js";
 import { dot, shorten } from "./charts.js";
 import { h, s, scroll, whole } from "./dom.js";
 import { link } from "./place.js";
@@ -25,7 +25,7 @@ export function show(main, place) {
   let shown = "";
   const look = async () => {
     try {
-      const found = await get(`/v1/traffic?set=${encodeURIComponent("default")}&range=${range}`);
+      const found = await get(`/v1/traffic?set=${encodeURIComponent(contentSet())}&range=${range}`);
       const key = JSON.stringify(found);
       if (key === shown) return;
       shown = key;

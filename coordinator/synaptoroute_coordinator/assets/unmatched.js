@@ -1,6 +1,6 @@
 // Unmatched queries: texts that matched no route.
 
-import { get, state } from "./api.js";
+import { get, inSet, state } from "./api.js";
 import { clock, h, scroll, whole } from "./dom.js";
 import { go } from "./place.js";
 
@@ -13,7 +13,7 @@ export function show(main) {
       h("p", { class: "muted" }, "The newest queries that matched no route. They are kept in memory, and only if an operator enables it."))),
     list));
   const look = async () => {
-    try { draw(list, await get("/v1/unmatched")); }
+    try { draw(list, await get(inSet("/v1/unmatched"))); }
     catch (problem) { list.replaceChildren(h("p", { class: problem.status === 403 ? "muted" : "wrong" }, problem.message)); }
   };
   look();

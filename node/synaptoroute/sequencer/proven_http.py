@@ -302,7 +302,8 @@ class ProvenHttp:
             method,
             url + path_and_query,
             content=body,
-            headers=dict(headers),
+            # As they were read: a header may hold the bytes of UTF-8 (``SR-Note``).
+            headers=httpx.Headers(dict(headers), encoding="latin-1"),
             timeout=timeout,
         )
         try:

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.unit
         ("GET", "/v1/sets/support/unmatched", "/v1/unmatched", "admin"),
         ("GET", "/v1/sets/support/unmatched/clusters", "/v1/unmatched/clusters", "admin"),
         ("POST", "/v1/sets/support/query", "/v1/query", "read"),
-        ("PUT", "/v1/sets/support", "/v1/sets/support", "write"),
+        ("PUT", "/v1/sets/support", "/v1/sets/support", "admin"),
+        ("POST", "/v1/sets/support/fork", "/v1/sets/support/fork", "write"),
+        ("DELETE", "/v1/sets/support", "/v1/sets/support", "write"),
     ],
 )
 def test_path_of_a_set_needs_the_scope_of_its_endpoint(
