@@ -229,6 +229,8 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
         namespace: Name of the cluster's log on the Redis server.
         model_names: Further names of the route set, comma-separated, that `model` of a
             request to `/v1/decisions` or `/v1/systemone` may have.
+        metrics_sets_max: Route sets that the metrics name, those that were created first; the
+            others are added up under the label ``other``.
         front_port: Second port, shared with other node processes on this host; 0 for none.
     """
 
@@ -268,6 +270,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     allow_unsigned: bool = False
     namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]{1,64}$")
     model_names: str = Field(default="", max_length=4_096)
+    metrics_sets_max: int = Field(default=50, ge=0, le=10_000)
     front_port: int = Field(default=0, ge=0, le=65_535)
 
 

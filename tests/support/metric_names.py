@@ -12,6 +12,7 @@ from synaptoroute.encoder import EncoderStats, HashEncoder
 from synaptoroute.replication.readiness import Readiness
 from synaptoroute.replication.session import FollowerCounts, FollowerStatus, LogState
 from synaptoroute.router.reads import node_status
+from synaptoroute.router.route_sets import SetFigures
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.web.api_keys import KeysStatus
 from synaptoroute.web.tls import ServerTls, TlsFiles
@@ -56,7 +57,8 @@ def exposition() -> str:
         files = TestTls.make(Path(folder))
         tls = ServerTls(TlsFiles(files.cert, files.key))
     metrics.watch_certificates(lambda: (tls, None))
-    return metrics.render().decode()
+    metrics.watch_sets(lambda: [SetFigures("default", 0, 1, 2, 3)], 1)
+    return metrics.render(has_sets=True).decode()
 
 
 def families(text: str) -> set[str]:

@@ -9,8 +9,9 @@ import asyncio
 import heapq
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,11 +30,12 @@ from synaptoroute.core.mutation import (
 from synaptoroute.core.names import is_set_name
 from synaptoroute.core.set_validation import LIMIT_MAX
 from synaptoroute.core.sets import RouteSets as ReplicatedSets
-from synaptoroute.errors import AliasNotFound, InvalidQuery, InvalidRoute
+from synaptoroute.errors import AliasNotFound, InvalidQuery, InvalidRoute, SetNotFound
 from synaptoroute.models import WriteResult, normal_name
-from synaptoroute.ports import AppliedState, EnginePort
+from synaptoroute.ports import AppliedState
 from synaptoroute.router.promotion import hashes_of, shown_evidence
 from synaptoroute.router.writes import WriteOptions, Writer
+from synaptoroute.serving.query import QueryEngine
 from synaptoroute.web.set_paths import set_not_found
 
 PAGE_SETS_MAX: Final = 1_000
@@ -170,10 +172,20 @@ class AliasPage(BaseModel):
     version: str
 
 
+class SetFigures(NamedTuple):
+    """How much is in a route set, and how many queries were decided in it on this node."""
+
+    name: str
+    number: int
+    routes: int
+    slots_used: int
+    decisions: int
+
+
 class RouteSetAdmin:
     """The route sets and aliases of one router.  Used on its event loop."""
 
-    def __init__(self, engine: EnginePort, writer: Writer) -> None:
+    def __init__(self, engine: QueryEngine, writer: Writer) -> None:
         self._engine = engine
         self._writer = writer
 
@@ -256,6 +268,18 @@ class RouteSetAdmin:
 
         record, texts = await asyncio.wrap_future(self._engine.run_on_applier(read))
         return _alias_info(record, await asyncio.to_thread(hashes_of, texts) if texts else {})
+
+    def figures(self) -> list[SetFigures]:
+        """Count what is in each set, and what was decided there; never blocks."""
+        engine, found = self._engine, []
+        for name, number in engine.set_names.items():
+            with suppress(SetNotFound):  # it was removed meanwhile
+                published = engine.published_of(name)
+                decided = sum(count for _, count in engine.decision_figures_of(name).reasons)
+                found.append(
+                    SetFigures(name, number, published.routes_count, published.slots_used, decided)
+                )
+        return found
 
     # --- changes ---
 

@@ -51,7 +51,10 @@ class SetEngine:
         return self._engine.read(task, self._check())
 
     def known_texts(self, texts: Sequence[str]) -> list[str]:
-        return self._engine.known_texts(texts, self._check())
+        # A write is decided at its place in the log: the set may have been created since.
+        if self._route_set not in self._engine.set_names:
+            return []
+        return self._engine.known_texts(texts, self._route_set)
 
     def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
         def run(state: AppliedState) -> ResultT:

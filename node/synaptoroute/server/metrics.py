@@ -33,6 +33,7 @@ from synaptoroute.replication.session import FollowerStatus, LogState
 from synaptoroute.router import NodeStatus
 from synaptoroute.router.decision_fits import FIT_STATES
 from synaptoroute.sequencer.log import TRUST_MODES
+from synaptoroute.server.set_metrics import ReadSets, SetCollector
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import KeysStatus
 from synaptoroute.web.tls_metrics import ReadCertificates, TlsCollector
@@ -53,6 +54,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
+        self._of_sets = CollectorRegistry(auto_describe=False)
         responses = ResponseCounter()
         self.count_response = responses.count
         self.registry.register(responses)
@@ -107,8 +109,14 @@ class Metrics:
     def watch_certificates(self, read: ReadCertificates) -> None:
         self.registry.register(TlsCollector("synaptoroute_", read))
 
-    def render(self) -> bytes:
-        return generate_latest(self.registry)
+    def watch_sets(self, read: ReadSets, sets_max: int) -> None:
+        """Read the route sets at every scrape that may show them."""
+        self._of_sets.register(SetCollector(read, sets_max))
+
+    def render(self, *, has_sets: bool = False) -> bytes:
+        """Write all metrics; those that name route sets only if the reader may know them."""
+        shown = generate_latest(self.registry)
+        return shown + generate_latest(self._of_sets) if has_sets else shown
 
 
 class ResponseCounter(Collector):

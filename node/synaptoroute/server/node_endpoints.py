@@ -353,8 +353,12 @@ async def ready(request: Request) -> Response:
     },
 )
 async def metrics(request: Request) -> Response:
-    """Metrics of this node, prefix `synaptoroute_`."""
-    body = runtime_of(request).metrics.render()
+    """Metrics of this node, prefix `synaptoroute_`. Those that name route sets need a key of the
+    scope `metrics`, or one that reads everything, unless the node has no keys.
+    """
+    runtime, key = runtime_of(request), context_of(request.scope).key
+    has_sets = runtime.keys is None or (key is not None and (key.may("metrics") or key.may("read")))
+    body = runtime.metrics.render(has_sets=has_sets)
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -31,6 +31,7 @@ from synaptoroute.encoder import EncoderStats, TextEncoder
 from synaptoroute.errors import ClusterError, NotReady, SynaptoRouteError
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router import AdaptiveRouter, NodeStatus
+from synaptoroute.router.route_sets import SetFigures
 from synaptoroute.server.bodies import BODIES_BYTES_MAX, BodyBudget
 from synaptoroute.server.documents import each_route, load_routes_file
 from synaptoroute.server.metrics import Metrics, parse_version
@@ -82,6 +83,7 @@ class Runtime:
         self._serving: AdaptiveRouter | None = None  # set once the router has been ready
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.watch(self._figures)
+        self.metrics.watch_sets(self._set_figures, config.metrics_sets_max)
         if keys is not None:
             self.metrics.watch_keys(lambda: keys.status)
         self.metrics.watch_certificates(self._certificates)
@@ -137,6 +139,12 @@ class Runtime:
         stats = EncoderStats() if self._encoder is None else self._encoder.stats()
         status = self._router.status()
         return replace(status, is_ready=not self._reasons_of(status)), stats
+
+    def _set_figures(self) -> list[SetFigures]:
+        try:
+            return [] if self._router is None else self._router.sets.figures()
+        except NotReady:  # it stops
+            return []
 
     def _certificates(self) -> tuple[ServerTls | None, ClientTls | None]:
         return self.tls, None if self.follower is None else self.follower.tls

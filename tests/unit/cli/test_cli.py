@@ -210,7 +210,7 @@ def test_every_option_is_documented() -> None:
         re.findall(r"^### `([a-z ]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     )
     shared = {"--url", "--api-key", "--json", "--help", "--model", "--precision", "--backend"}
-    shared |= {"--ca", "--client-cert", "--client-key"}
+    shared |= {"--ca", "--client-cert", "--client-key", "--set"}
     for name, command in commands():
         options = {
             option

@@ -476,3 +476,18 @@ async def test_a_removed_set_leaves_nothing(tmp_path: Path) -> None:
     assert 404 == gone.status_code
     assert "no_routes" == empty.json()["reason"]
     assert 400 <= default.status_code < 500
+
+
+async def test_metrics_name_sets_to_those_who_may_know_them(tmp_path: Path) -> None:
+    async with tenants(tmp_path, metrics_sets_max=2) as (node, clients):
+        await clients["a"].post("/v1/sets/a/query", json={"text": TEXT})
+        by_key = {name: (await http.get("/metrics")).text for name, http in clients.items()}
+        bare = (await node.http.get("/metrics")).text
+
+    named = {name for name, text in by_key.items() if 'set="' in text}
+    assert {"root", "plain"} == named
+    assert 'set="' not in bare
+    assert "synaptoroute_sets 3.0" in by_key["root"]
+    assert 'synaptoroute_set_decisions_total{set="a"} 1.0' in by_key["root"]
+    assert 'synaptoroute_set_routes{set="other"} 1.0' in by_key["root"]
+    assert 'set="b"' not in by_key["root"]
