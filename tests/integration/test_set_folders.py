@@ -303,6 +303,12 @@ def test_folder_of_several_sets_with_aliases(run: Run, node: NodeProcess, tmp_pa
     assert "two" == httpx.get(f"{node.url}/v1/aliases/desk").json()["set"]
     run("plan", folder, "--set", "three", code=ExitCode.USAGE)
 
+    written(
+        folder, {"aliases.yaml": "desk: {set: ghost}\n", "two/b.yaml": "name: b\nutterances: [x]\n"}
+    )
+    assert "set_not_found" in run("apply", folder, "--yes", code=ExitCode.REFUSED).stderr
+    assert 1 == httpx.get(f"{node.url}/v1/sets/two").json()["routes"]
+
 
 def test_archive_moves_sets_with_everything(run: Run, node: NodeProcess, tmp_path: Path) -> None:
     """Routes, settings, tests, limits and aliases; equal sets give equal bytes."""

@@ -65,6 +65,16 @@ def read_aliases(client: NodeClient, names: Iterable[str]) -> dict[str, tuple[Al
     return found
 
 
+def require_sets(client: NodeClient, names: Iterable[str]) -> None:
+    """Check that sets are there.
+
+    Raises:
+        NodeRefused: ``set_not_found``: one is not.
+    """
+    for name in sorted(set(names)):
+        client.get(f"/v1/sets/{quote(name, safe='')}")
+
+
 def aliases_of(client: NodeClient, names: Collection[str]) -> dict[str, AliasEntry]:
     """The aliases that name nothing but the given sets."""
     found = {}
@@ -73,8 +83,7 @@ def aliases_of(client: NodeClient, names: Collection[str]) -> dict[str, AliasEnt
         page = client.get("/v1/aliases", **parameters)
         for each in page["aliases"]:
             alias = _alias(each)
-            named = {alias.target, alias.shadow, alias.canary} - {""}
-            if named <= set(names):
+            if alias.sets <= set(names):
                 found[str(each["name"])] = alias
         if not page["next_after"]:
             return found

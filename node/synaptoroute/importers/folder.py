@@ -18,7 +18,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synaptoroute.core.mutation import SetLimits, Settings
-from synaptoroute.core.names import NAME_CHARACTERS_MAX, is_name
+from synaptoroute.core.names import is_set_name
 from synaptoroute.importers.own import explained, read_route
 from synaptoroute.importers.refusal import FileRefused, joined
 from synaptoroute.importers.sources import Source, suffix_of
@@ -65,6 +65,11 @@ class AliasEntry:
     shadow_share: float = 0.0  # 0 to 1
     canary: str = ""
     canary_share: float = 0.0  # 0 to 1
+
+    @property
+    def sets(self) -> set[str]:
+        """Names of the sets that it names."""
+        return {self.target, self.shadow, self.canary} - {""}
 
 
 @dataclass(slots=True)
@@ -173,6 +178,8 @@ def read_set_folders(source: Source) -> SetFolders:
     aliases = None
     if aliases_file is not None:
         aliases = _read_aliases(aliases_file, own[aliases_file], faults)
+        for both in sorted({each.name for each in sets} & (aliases or {}).keys()):
+            faults.append(Fault("invalid_set", f"{aliases_file}: a set is named {both!r}, too"))
     check_faults(faults)
     sets.sort(key=lambda each: each.name)
     return SetFolders(sets, aliases, is_several=True)
@@ -394,11 +401,6 @@ def _kind(value: Any) -> str:
 # --- sets and aliases ------------------------------------------------------------------------
 
 
-def is_set_name(name: str) -> bool:
-    """Whether a text is the name of a set or an alias: a route's name, with ``@`` inside."""
-    return len(name) <= NAME_CHARACTERS_MAX and is_name(name.replace("@", "_"))
-
-
 class LimitsFile(BaseModel):
     """Limits of a set; 0 is no limit."""
 
@@ -470,14 +472,29 @@ def _read_aliases(name: str, body: bytes, faults: list[Fault]) -> dict[str, Alia
         except ValidationError as error:
             faults += _model_faults(error, "invalid_set", f"{name}{at}", None)
             continue
-        aliases[normal_name(alias)] = AliasEntry(
-            checked.set,
-            checked.shadow or "",
+        entry = AliasEntry(
+            normal_name(checked.set),
+            normal_name(checked.shadow or ""),
             checked.shadow_share,
-            checked.canary or "",
+            normal_name(checked.canary or ""),
             checked.canary_share,
         )
+        if problem := _alias_problem(entry):
+            faults.append(Fault("invalid_set", f"{name}{at}: {problem}"))
+        aliases[normal_name(alias)] = entry
     return aliases
+
+
+def _alias_problem(alias: AliasEntry) -> str:
+    """Why a node would refuse an alias; empty if it would not for what the file says."""
+    named = [alias.target, *filter(None, (alias.shadow, alias.canary))]
+    if wrong := next((each for each in named if not is_set_name(each)), None):
+        return f"{wrong[:60]!r} is not a set's name"
+    if alias.target in named[1:]:
+        return "it names its set twice"
+    if (alias.shadow_share and not alias.shadow) or (alias.canary_share and not alias.canary):
+        return "a share needs a set"
+    return ""
 
 
 def limits_document(limits: SetLimits) -> dict[str, int]:

@@ -171,6 +171,11 @@ def test_folder_of_several_sets() -> None:
         ({"aliases.yaml": "- desk\n"}, "invalid_set"),
         ({"b/aliases.yaml": "desk: {set: a}\n", "b/x.yaml": REFUNDS}, "unknown_format"),
         ({"b!/refunds.yaml": REFUNDS}, "invalid_set"),
+        ({"aliases.yaml": "desk: {set: a, shadow: a, shadow_share: 0.5}\n"}, "invalid_set"),
+        ({"aliases.yaml": "desk: {set: a, shadow_share: 0.5}\n"}, "invalid_set"),
+        ({"aliases.yaml": "desk: {set: a, canary_share: 0.5}\n"}, "invalid_set"),
+        ({"aliases.yaml": "desk: {set: /}\n"}, "invalid_set"),
+        ({"aliases.yaml": "a: {set: b}\n"}, "invalid_set"),
     ],
 )
 def test_mistakes_of_several_sets(files: dict[str, str | bytes], code: str) -> None:

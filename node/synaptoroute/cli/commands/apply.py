@@ -149,12 +149,16 @@ def _read_plans(
     client: NodeClient, folders: SetFolders, set_name: str | None, prune: bool
 ) -> tuple[list[SetPlan], list[AliasChangePlan]]:
     from synaptoroute.cli.set_plan import plan_aliases
-    from synaptoroute.cli.set_reader import read_aliases
+    from synaptoroute.cli.set_reader import read_aliases, require_sets
 
     chosen = chosen_sets(folders, set_name)
     plans = [_plan_of(client, name, each, prune) for name, each in chosen]
     wanted = (folders.aliases or {}) if set_name is None else {}
-    return plans, plan_aliases(read_aliases(client, wanted), wanted)
+    aliases = plan_aliases(read_aliases(client, wanted), wanted)
+    # Looked for before anything is applied: an alias comes last.
+    named = {name for each in aliases for name in each.after.sets}
+    require_sets(client, named - {name for name, _ in chosen})
+    return plans, aliases
 
 
 def _plan_of(client: NodeClient, name: str, wanted: RouteFolder, prune: bool) -> SetPlan:
@@ -167,7 +171,7 @@ def _plan_of(client: NodeClient, name: str, wanted: RouteFolder, prune: bool) ->
 def chosen_sets(folders: SetFolders, set_name: str | None) -> list[tuple[str, RouteFolder]]:
     """The sets to plan, each with the name that it gets on the node."""
     from synaptoroute.core.mutation import DEFAULT_SET
-    from synaptoroute.importers.folder import is_set_name
+    from synaptoroute.core.names import is_set_name
 
     if set_name is not None and not is_set_name(set_name):
         raise BadUsage(f"--set: {set_name!r} is not the name of a set")

@@ -121,7 +121,8 @@ def import_(
 
 def _named(folders: SetFolders, as_name: str | None) -> SetFolders:
     """The sets of an archive, each with a name: its own, or the one that is given."""
-    from synaptoroute.importers.folder import SetFolders, is_set_name
+    from synaptoroute.core.names import is_set_name
+    from synaptoroute.importers.folder import SetFolders
 
     if as_name is not None:
         if len(folders.sets) != 1 or not is_set_name(as_name):
