@@ -41,6 +41,8 @@ from synaptoroute.serving.query import QueryEngine
 
 TRIES_MAX: Final = 3
 FAILURES_SHOWN_MAX: Final = 20
+FAILURES_NAMED: Final = 3
+TEXT_CHARACTERS: Final = 60
 HASH_DIGITS: Final = 16
 
 
@@ -228,9 +230,8 @@ class Promotions:
                 evidence.shadow_agreement = round(counts.agreed / counts.compared, 6)
         evidence.unmet = unmet(gate, evidence)
         if evidence.unmet:
-            shown = "; ".join(evidence.unmet)
             raise GateFailed(
-                f"the route set {content.name!r} does not pass the gate: {shown}",
+                f"the route set {content.name!r} does not pass the gate: {_reasons(evidence)}",
                 evidence=evidence.model_dump(exclude_none=True),
             )
         return evidence
@@ -379,7 +380,7 @@ def unmet(gate: Gate, evidence: Evidence) -> list[str]:
         found.append(f"accuracy {evidence.accuracy or 0.0:.4f} is below {gate.min_accuracy}")
     regressions = evidence.regressions or 0
     if gate.max_regressions is not None and regressions > gate.max_regressions:
-        found.append(f"{regressions} regressions are more than {gate.max_regressions}")
+        found.append(f"it has {regressions} regressions, not {gate.max_regressions} at most")
     if gate.min_shadow_agreement is not None:
         compared = evidence.shadow_queries or 0
         agreement = evidence.shadow_agreement or 0.0
@@ -391,6 +392,20 @@ def unmet(gate: Gate, evidence: Evidence) -> list[str]:
         if agreement < gate.min_shadow_agreement:
             found.append(f"shadow agreement {agreement:.4f} is below {gate.min_shadow_agreement}")
     return found
+
+
+def _reasons(evidence: Evidence) -> str:
+    """What is not met, and the first wrong answers, in a few words."""
+    shown = [
+        f"{shortened(each.text)!r} gets {each.got or 'no route'}, not {each.expected or 'none'}"
+        for each in evidence.failures[:FAILURES_NAMED]
+    ]
+    return "; ".join([*evidence.unmet, *shown])
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= TEXT_CHARACTERS else f"{text[: TEXT_CHARACTERS - 3]}..."
 
 
 def _kept(evidence: Evidence) -> str:

@@ -12,7 +12,7 @@ from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.commands.changes import Note, note_headers
 from synaptoroute.cli.commands.routes import precondition_headers
 from synaptoroute.cli.exit_codes import BadUsage, ExitCode
-from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
+from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url, route_set
 from synaptoroute.cli.query_backend import read_labelled
 from synaptoroute.cli.terminal import (
     Cell,
@@ -27,10 +27,6 @@ SHOWN_MAX: Final = 20
 PAGE_TESTS: Final = 1_000
 NO_ROUTE: Final = "–"
 
-SetName = Annotated[
-    str,
-    typer.Option("--set", envvar="SYNAPTOROUTE_SET", help="The route set."),
-]
 Alias = Annotated[str, typer.Argument(show_default=False, help="The alias.")]
 Labelled = Annotated[
     Path,
@@ -44,13 +40,6 @@ IfMatch = Annotated[
 Share = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the queries, 0 to 1.")]
 
 
-def path_in(route_set: str, path: str) -> str:
-    """The path of an endpoint below a route set."""
-    if route_set == "default":
-        return f"/v1/{path}"
-    return f"/v1/sets/{quote(route_set, safe='')}/{path}"
-
-
 def _alias_path(alias: str) -> str:
     return f"/v1/aliases/{quote(alias, safe='')}"
 
@@ -59,7 +48,6 @@ def _alias_path(alias: str) -> str:
 
 
 def list_tests(
-    route_set: SetName = "default",
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -70,7 +58,7 @@ def list_tests(
     with NodeClient(url, api_key) as client:
         while after is not None:
             given = {"after": after} if after else {}
-            page = client.get(path_in(route_set, "tests"), limit=PAGE_TESTS, **given)
+            page = client.get("/v1/tests", limit=PAGE_TESTS, **given)
             tests += page["tests"]
             after = page["next_after"]
     if as_json:
@@ -84,7 +72,6 @@ def put_tests(
     replace: Annotated[
         bool, typer.Option("--replace", help="Remove the tests that the file does not have.")
     ] = False,
-    route_set: SetName = "default",
     message: Note = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -94,12 +81,11 @@ def put_tests(
     tests = [{"text": each.text, "route": each.route} for each in read_labelled(file)]
     method = "PUT" if replace else "PATCH"
     with NodeClient(url, api_key) as client:
-        path = path_in(route_set, "tests")
-        result = client.write(method, path, {"tests": tests}, headers=note_headers(message))
+        result = client.write(method, "/v1/tests", {"tests": tests}, headers=note_headers(message))
     if as_json:
         print_json(result)
         return
-    print_line(f"{result['count']} of {len(tests)} tests changed in {route_set}")
+    print_line(f"{result['count']} of {len(tests)} tests changed in {route_set() or 'default'}")
 
 
 def run_tests(
@@ -107,18 +93,17 @@ def run_tests(
         float | None,
         typer.Option(min=0.0, max=1.0, show_default=False, help="Exit with 1 below this accuracy."),
     ] = None,
-    route_set: SetName = "default",
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a route set its tests, and show the wrong answers."""
     with NodeClient(url, api_key) as client:
-        run = client.post(path_in(route_set, "evaluation"), {})
+        run = client.post("/v1/evaluation", {})
     if as_json:
         print_json(run)
     elif not run["tests"]:
-        note(f"{route_set} has no tests")
+        note(f"{route_set() or 'default'} has no tests")
     else:
         print_line(
             f"{run['right']} of {run['tests']} tests right"
@@ -198,7 +183,7 @@ def diff(
 
 def promote(
     alias: Alias,
-    route_set: Annotated[
+    target: Annotated[
         str, typer.Argument(metavar="SET", show_default=False, help="The set that is to answer.")
     ],
     min_accuracy: Annotated[
@@ -244,7 +229,7 @@ def promote(
         "min_tests": min_tests,
         "min_shadow_agreement": min_shadow_agreement,
     }
-    body: dict[str, Any] = {"set": route_set}
+    body: dict[str, Any] = {"set": target}
     if shadow is not None:
         body |= {"shadow": shadow, "shadow_share": shadow_share}
     if canary is not None:
@@ -258,9 +243,9 @@ def promote(
         print_json(result)
         return
     if result["status"] == "unchanged":
-        print_line(f"{alias} names {route_set} already")
+        print_line(f"{alias} names {target} already")
         return
-    print_line(f"{alias} names {route_set} since {result['version'] or 'a pending change'}")
+    print_line(f"{alias} names {target} since {result['version'] or 'a pending change'}")
     if (evidence := result.get("evidence")) and evidence.get("tests") is not None:
         print_line(
             f"{evidence['tests']} tests, accuracy {evidence['accuracy']:.4f},"
