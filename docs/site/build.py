@@ -43,6 +43,7 @@ PARTS = {
         "coordinator",
         "operations",
         "redis",
+        "sizing",
         "security",
     ],
     "Tune": ["accuracy", "routes-as-files", "ci", "cascade"],

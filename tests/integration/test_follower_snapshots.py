@@ -214,3 +214,23 @@ async def test_requests_that_break_off_do_not_use_up_a_donor(
         assert 1 == fresh.follower.session.counts.snapshots
         await found.judge()
     assert [] == list(tmp_path.glob(".give-*"))
+
+
+async def test_newcomer_asks_busy_donors_less_often(tmp_path: Path, server: Server) -> None:
+    """While every donor is busy it reads no log that was trimmed, and joins once one is free."""
+    async with peers(tmp_path, server.url, 1, door=True) as found:
+        await filled(found)
+        await trim_all(found)
+        donor = found[0].follower.snapshots
+        for _ in range(2):
+            await donor._snapshots.acquire()
+        newcomer = await found.add("new")
+        catch_up = newcomer.follower.catch_up
+        await until(lambda: catch_up._busy_seconds >= 2)
+        is_waiting = catch_up._waits_for_donors(Position())
+        for _ in range(2):
+            donor._snapshots.release()
+        await found.settle()
+
+    assert is_waiting
+    assert 1 == newcomer.follower.session.counts.snapshots

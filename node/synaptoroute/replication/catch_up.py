@@ -52,6 +52,10 @@ SNAPSHOT_PAUSE_SECONDS: Final = 30.0
 FAR_ENTRIES: Final = 2_000
 FAR_BYTES: Final = 16 << 20
 """A node farther behind asks for a snapshot first: installing rows is faster than replaying."""
+BUSY_SECONDS_MIN: Final = 0.5
+BUSY_SECONDS_MAX: Final = 8.0
+"""Pause before busy donors are asked again: where hundreds of nodes join, most have to wait."""
+BUSY_STATUS: Final = 429
 COMPARED_ENTRIES: Final = 1_024
 EPOCH_POLL_SECONDS: Final = 0.1
 _CLOSED: Final = frozenset(
@@ -98,6 +102,8 @@ class CatchUp:
         self._donors_allowed: frozenset[str] = frozenset()
         self._forged: str | None = None  # Why the log's next entry is not a member's
         self._snapshot_tried_until = 0.0
+        self._busy_seconds = 0.0  # The last pause after all donors were busy
+        self._busy_until = 0.0
 
     # --- trouble ----------------------------------------------------------------------
 
@@ -159,6 +165,8 @@ class CatchUp:
                 if not await self._resync(position):
                     return CatchUpResult.BLOCKED
                 continue
+            if self._waits_for_donors(position):
+                return CatchUpResult.BLOCKED
             try:
                 result = await self._read(position)
             except SequencerUnavailable as error:
@@ -172,6 +180,12 @@ class CatchUp:
             outcome = await self._take(position, result)
             if outcome is not CatchUpResult.MOVED:
                 return outcome
+
+    def _waits_for_donors(self, position: Position) -> bool:
+        """Whether only a peer has what follows, and all of them are busy."""
+        head = self._session.head
+        is_trimmed = head is not None and position.seq + 1 < head.floor
+        return is_trimmed and time.monotonic() < self._busy_until
 
     async def _read(self, position: Position) -> ReadResult:
         """Read what follows from a replica if the primary confirms it, else from the primary."""
@@ -381,12 +395,23 @@ class CatchUp:
     async def _from_snapshots(
         self, position: Position, donors: Sequence[NodeSeen], *, orphans_after_seq: int | None
     ) -> bool:
+        if time.monotonic() < self._busy_until:
+            return False
+        is_busy = bool(donors)
         for donor in donors:
             try:
                 if await self._from_snapshot(position, donor, orphans_after_seq):
+                    self._busy_seconds = 0.0
                     return True
+                is_busy = False
             except (ClusterError, ProtocolError, OSError, StorageCorrupt) as error:
                 self.last_error = str(error)
+                is_busy &= getattr(error, "fields", {}).get("status") == BUSY_STATUS
+        if is_busy:
+            doubled = max(2 * self._busy_seconds, BUSY_SECONDS_MIN)
+            self._busy_seconds = min(doubled, BUSY_SECONDS_MAX)
+            pause_seconds = self._busy_seconds * random.uniform(0.5, 1.0)
+            self._busy_until = time.monotonic() + pause_seconds
         return False
 
     async def _from_snapshot(

@@ -101,8 +101,8 @@ class ReplicaReads:
                 self.counts.failed += 1
                 self._rests_until[number] = time.monotonic() + REST_SECONDS
                 continue
-            if not found.entries:
-                return None  # It lags, or there is nothing: the primary knows
+            if found.coverage is not Coverage.WHOLE or not found.entries:
+                return None  # It lags, or has trimmed them, or there is nothing: the primary knows
             confirmed = await self._confirmed(after, found)
             if confirmed is None:
                 self.counts.refused += 1
