@@ -12,6 +12,8 @@ import pytest
 
 from histories import DIM, FINGERPRINT, History, assert_holds, put
 from synaptoroute.core.change import Commit
+from synaptoroute.core.codec import LEVEL
+from synaptoroute.core.mutation import DeleteSet, Finalize, ForkSet, PutSet
 from synaptoroute.errors import StorageUnavailable, SynaptoRouteError
 from synaptoroute.storage import SQLiteStorage
 
@@ -70,6 +72,27 @@ def test_commit_on_a_full_disk_changes_nothing_and_can_be_repeated(path: Path) -
     assert {"disk_full"} == reasons
     assert before == after
     assert 2 == len(rows)
+    assert_holds(stored, history)
+
+
+def test_copy_of_a_route_set_that_finds_no_room_changes_nothing(path: Path) -> None:
+    """Some of its rows were written; the same entry is committed once there is space."""
+    history = History()
+    storage = SQLiteStorage(path)
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.commit(history.write(Finalize(LEVEL), put("first", 1_500), PutSet("small")))
+    limit_pages(storage, 5)
+    fork = history.write(ForkSet("default", "copy"))
+    with pytest.raises(StorageUnavailable) as caught:
+        storage.commit(fork)
+    rows = len(list(storage.rows()))
+    limit_pages(storage, None)
+    storage.commit([*fork, *history.write(DeleteSet("small"))])
+    storage.close()
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+
+    assert ("disk_full", 1_500) == (caught.value.fields["reason"], rows)
     assert_holds(stored, history)
 
 
