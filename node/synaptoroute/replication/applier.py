@@ -236,6 +236,8 @@ class Applier:
             return error
         if received:
             self._on_received(received)
+        if self.storage.owes_checkpoint:
+            self.storage.settle()
         return None
 
     def _commit(self, commits: list[Commit]) -> None:

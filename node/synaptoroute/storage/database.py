@@ -13,7 +13,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from synaptoroute.errors import SchemaTooNew, StorageUnavailable
 from synaptoroute.failpoints import failpoint
 from synaptoroute.storage.checkpoint import checkpoint_of, drop_checkpoint
 from synaptoroute.storage.connection import (
+    WAL_AUTOCHECKPOINT_PAGES,
     ReadWriteLock,
     Synchronous,
     connect_reader,
@@ -158,6 +159,7 @@ class Database:
         self.facts = facts  # Replaced, never changed.  Any thread.
         self.changes = ChangeCounter()  # Since the checkpoint
         self.lock = ReadWriteLock()  # Shared for readers; exclusive for replacing the file
+        self.owes_checkpoint = False  # One of the write-ahead log was put off
         self.needs_scrub = False  # A boot from a checkpoint left pages unread
         self.corruption: str | None = None  # Why the file may no longer be written to or given away
         self._synchronous: Synchronous = synchronous
@@ -219,12 +221,16 @@ class Database:
         """Make a group of entries durable, all or none; ``meta`` is the state afterwards."""
         sizes: list[tuple[int, int]] = []
         written = freed = 0
+        is_large = False
         for commit in commits:
             sizes.append((commit.entry.seq, len(commit.entry.frame)))
+            is_large |= commit.change.forked_from is not None or commit.change.is_set_removed
             for part in (commit.change, *commit.change.others):
                 written += len(part.writes)
                 freed += len(part.freed)
         log = self._log
+        if is_large:
+            self._put_off_checkpoint()
         # Rows, log, outcomes and position in one transaction: a crash leaves all or none.
         with transaction(self.writable(), "commit entries") as writer:
             if not log.is_loaded:
@@ -245,6 +251,23 @@ class Database:
         self.meta = meta
         written, freed = written + copied, freed + removed
         self.changes.add(written - freed, len(commits) + written + freed)
+
+    def _put_off_checkpoint(self) -> None:
+        """Leave out the checkpoint of the write-ahead log behind the next transaction.
+
+        It writes the rows of a copied set a second time, for which nobody should wait.
+        """
+        with translated("put off a checkpoint"):
+            self.writable().execute("PRAGMA wal_autocheckpoint = 0")
+        self.owes_checkpoint = True
+
+    def settle(self) -> None:
+        """Make up for a checkpoint that was put off."""
+        self.owes_checkpoint = False
+        writer = self.writer
+        with suppress(sqlite3.Error):  # the next commit tries again
+            writer.execute(f"PRAGMA wal_autocheckpoint = {WAL_AUTOCHECKPOINT_PAGES}")
+            writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def trim_log(self, floor: int) -> None:
         """Delete the entries of the op log before a place; the newest one stays."""

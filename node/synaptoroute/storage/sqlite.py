@@ -90,6 +90,7 @@ class SQLiteStorage:
         self._database: Database | None = None
         self._thread: MaintenanceThread | None = None
         self._derive: Derive | None = None
+        self.owes_checkpoint = False  # A commit put something off: ``settle`` is to be called
         self._set_path(Path(path))
         guard(self, SQLiteStorage._leave_to_parent)
 
@@ -254,10 +255,18 @@ class SQLiteStorage:
         before, after = database.meta, meta_after(database.meta, commits)
         if (before.fingerprint, before.dim) == (after.fingerprint, after.dim):
             database.commit(commits, after)
+            self.owes_checkpoint = database.owes_checkpoint
             return
         # A walk over the rows would meet vectors of two sizes.
         with self._maintenance_paused():
             database.commit(commits, after)
+
+    def settle(self) -> None:
+        """Finish what a commit put off until it is visible.  Runs on the writing thread."""
+        self.owes_checkpoint = False
+        database = self._database
+        if database is not None and database.is_open:
+            database.settle()
 
     def read_log(self, after_seq: int, *, entries_max: int, bytes_max: int) -> list[LogRow]:
         """Read entries for a peer.  Any thread.

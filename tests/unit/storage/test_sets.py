@@ -156,6 +156,28 @@ def test_removed_set_leaves_nothing(storage: SQLiteStorage, path: Path) -> None:
     assert_holds(boot(path), history)
 
 
+def test_checkpoint_of_a_copy_waits_until_it_is_visible(storage: SQLiteStorage, path: Path) -> None:
+    """The rows are durable in the write-ahead log; the file gets them when the node is asked to."""
+    history = History()
+    storage.commit(history.write(Finalize(5), put("a", 3_000), put("b", 20_000)))
+    before = path.stat().st_size
+    storage.commit(history.write(ForkSet("default", "copy")))
+
+    assert storage.owes_checkpoint
+    assert before == path.stat().st_size
+
+    storage.settle()
+
+    assert not storage.owes_checkpoint
+    assert path.stat().st_size > 1.5 * before
+
+    storage.commit(history.write(put("c", 3)))
+
+    assert not storage.owes_checkpoint
+    storage.close()
+    assert_holds(boot(path), history)
+
+
 def test_open_import_of_a_set_is_read_back(storage: SQLiteStorage, path: Path) -> None:
     """Two sets may have an import of one name."""
     history = written(storage)
