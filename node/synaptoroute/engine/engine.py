@@ -493,9 +493,8 @@ class Engine:
         queue, cascade = self._queue, self._cascade
         stage = cascade.status if cascade else CascadeStatus()
         hits, misses = self.encoders.cache_counts
-        decisions = DecisionFigures()
-        for served in self.scorer.sets.by_name.copy().values():
-            decisions += served.decision_counts.figures
+        sets = self.scorer.sets
+        decisions = sets.default.decision_counts.figures + sets.others_counts.figures
         if cascade is not None:
             decisions += cascade.decision_counts.figures
         counters = EngineCounters(

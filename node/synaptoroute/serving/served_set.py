@@ -55,6 +55,7 @@ class ServedSet:
 
     Attributes:
         number: Its number; 0 is ``default``.
+        decision_counts: Decisions of this set since it is served.
         revision: Place of the last change of what answers in it; None before the first one at
             level 5 of the log.
         tensor: Its rows and routes; replaced with the encoder.
@@ -73,6 +74,7 @@ class ServedSet:
         unmatched: UnmatchedQueries | None = None,
         decisions: RecentDecisions | None = None,
         first_stage: FirstStage | None = None,
+        total: DecisionCounts | None = None,
     ) -> None:
         self.number = number
         self.name = name
@@ -80,6 +82,7 @@ class ServedSet:
         self.first_stage = first_stage
         self.unmatched = unmatched or UnmatchedQueries()
         self.decision_counts = DecisionCounts()
+        self._total = total
         self.decisions = decisions or RecentDecisions()
         self.use(tensor, encoder, preparation or TextPreparation(tensor, encoder))
 
@@ -130,7 +133,9 @@ class ServedSet:
         self.unmatched, self.decisions = former.unmatched, former.decisions
         self.decision_counts = former.decision_counts
 
-    def copy(self, number: int, name: str, unmatched: UnmatchedQueries) -> ServedSet:
+    def copy(
+        self, number: int, name: str, unmatched: UnmatchedQueries, total: DecisionCounts
+    ) -> ServedSet:
         """Copy the set for a fork; nothing may change it meanwhile, or be deferred in it."""
         tensor = self.tensor.copy()
         preparation = self.preparation.copy(tensor)
@@ -142,6 +147,7 @@ class ServedSet:
             name=name,
             revision=self.revision,
             unmatched=unmatched,
+            total=total,
         )
 
     # --- scoring ---
@@ -190,6 +196,8 @@ class ServedSet:
             matches.append(match)
         if is_counted:
             self.decision_counts.count(matches)
+            if self._total is not None:
+                self._total.count(matches)
         return answers
 
     def _option_scores(

@@ -21,7 +21,7 @@ from synaptoroute.ports import ShadowFigures
 from synaptoroute.scoring import Scratch
 from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.preparation import TextPreparation
-from synaptoroute.serving.query import UnmatchedQueries
+from synaptoroute.serving.query import DecisionCounts, UnmatchedQueries
 from synaptoroute.serving.served_set import Answer, ServedSet
 from synaptoroute.serving.shadow import Comparison, Flight, ShadowLog
 from synaptoroute.tensor import Tensor
@@ -55,6 +55,7 @@ class ServedSets:
         by_name: The same by name.
         aliases: By name.
         behind: Sets other than ``default`` that may have deferred work.
+        others_counts: Decisions of all sets but ``default``, also of those that were removed.
         shadow_log: What the shadows of aliases would have answered.
         shadows: Answered queries that are to be scored on shadows.
         shadows_waiting: Number of them.
@@ -72,6 +73,7 @@ class ServedSets:
         self.by_name = {default.name: default}
         self.aliases = {each.name: each for each in aliases}
         self.behind: dict[ServedSet, None] = {}
+        self.others_counts = DecisionCounts()
         self.shadow_log = ShadowLog()
         self.shadows: deque[Comparison] = deque()
         self.shadows_waiting = 0
@@ -225,7 +227,9 @@ class ServedSets:
         record, source = change.set_record, change.forked_from
         assert record is not None, "nothing is forked: this is a bug"
         assert source is not None, "nothing is forked: this is a bug"
-        return self.by_number[source].copy(record.number, record.name, self._new_unmatched())
+        return self.by_number[source].copy(
+            record.number, record.name, self._new_unmatched(), self.others_counts
+        )
 
     def replace(
         self,
@@ -268,6 +272,7 @@ class ServedSets:
             name=record.name,
             revision=record.revision,
             unmatched=self._new_unmatched(),
+            total=self.others_counts,
         )
 
     def _create(self, change: Change) -> ServedSet:

@@ -220,6 +220,21 @@ def test_unmatched_queries_and_counts_are_kept_apart() -> None:
     assert (0, 1) == (counts[0]["exact"], counts[1]["exact"])
 
 
+def test_counts_of_a_node_keep_those_of_removed_sets(node: SetNode) -> None:
+    """Totals never fall, and they cost the same with any number of sets."""
+    node.put_set("a")
+    node.put("r", "one", route_set="a")
+    node.fork("a", "b")
+    node.ask("one", route_set="a")
+    node.ask("one", route_set="b")
+    node.put("r", "one")
+    node.ask("one")
+    node.apply(DeleteSet("a"))
+    node.apply(DeleteSet("b"))
+
+    assert 3 == dict(node.engine.status().counters.decisions.reasons)["exact"]
+
+
 def test_embeddings_of_a_scope_are_not_shared_with_others(node: SetNode) -> None:
     """Whether a text was asked before shows only inside the scope that asked it."""
     node.put("r", "one")
