@@ -116,6 +116,10 @@ TESTS_PATH := PYTHONPATH=tests:tests/support
 SEEDS ?= 1000
 FROM ?= 0
 
+.PHONY: drill
+drill: ## Lose a cluster of containers and restore its backup (needs make images)
+	@python3 deploy/drill.py $(DRILL_ARGS)
+
 .PHONY: sim
 sim: $(VENV)/.dev-installed ## Simulate a cluster under faults (SEEDS=1000 FROM=0)
 	@$(TESTS_PATH) $(BIN)/python -m sim.run --seeds $(SEEDS) --from $(FROM) $(SIM_ARGS)

@@ -36,14 +36,33 @@ from synaptoroute.cli.terminal import note
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.version import __version__
 
+# Typer brings its own copy of Click and exports only this subclass.
+UsageError: Final[type[Any]] = typer.BadParameter.__bases__[0]
 _EPILOG: Final = (
     "Exit codes: 0 success, 1 negative result, 2 wrong usage or file, "
     "3 node unreachable or not started, 4 refused by the node, 130 interrupted."
 )
 
 
+def _told(error: Any) -> Exception:
+    """Say in one line what is wrong with a command line; what ends the process."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        found: Exception = error  # it shows the help of a group
+        return found
+    path = error.ctx.command_path if error.ctx else "synaptoroute"
+    text = " ".join(error.format_message().split())
+    note(f"synaptoroute: error: usage: {text} See: {path} --help")
+    return typer.Exit(ExitCode.USAGE)
+
+
 class RootGroup(TyperGroup):
     """Turns the error of any command into one line and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            raise _told(error) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -55,6 +74,13 @@ class RootGroup(TyperGroup):
                 raise
             note(f"synaptoroute: error: {one_line(error)}")
             raise typer.Exit(exit_code_of(error)) from None
+        except UsageError as error:
+            raise _told(error) from None
+        except UnicodeError as error:
+            if ctx.params.get("debug"):
+                raise
+            note(f"synaptoroute: error: usage: a text is not UTF-8: {error}")
+            raise typer.Exit(ExitCode.USAGE) from None
         except KeyboardInterrupt:
             note("synaptoroute: interrupted")
             raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -23,7 +23,10 @@ class BackupUnverified(CheckFailed):
 def read_manifest(backup: Path) -> tuple[Path, dict[str, Any]]:
     """Find the file and the manifest of a backup."""
     file, manifest_file = backup.with_suffix(".sqlite"), backup.with_suffix(".json")
-    if not backup.name.endswith((".sqlite", ".json")):
+    is_named = backup.name.endswith((".sqlite", ".json"))
+    if not is_named and backup.exists():
+        raise BadUsage(f"{backup} is not a backup: name its .sqlite or its .json file")
+    if not is_named:
         file = backup.with_name(backup.name + ".sqlite")
         manifest_file = backup.with_name(backup.name + ".json")
     try:

@@ -17,7 +17,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import Final
 
 from synaptoroute.cli.exit_codes import NodeUnreachable
-from synaptoroute.cli.processes import LOOPBACK, POLL_SECONDS, NodeProcess, free_port, stop_all
+from synaptoroute.cli.processes import (
+    LOOPBACK,
+    POLL_SECONDS,
+    READY_SECONDS_MAX,
+    NodeProcess,
+    free_port,
+    stop_all,
+)
 from synaptoroute.private_files import FOLDER_MODE, make_private_folder, open_private
 
 NODES_MAX: Final = 32
@@ -188,10 +195,21 @@ class LocalCluster:
             "allow_unsigned": "true" if is_older else "false",
         }
 
-    def wait_ready(self) -> None:
-        """Wait until every node is ready."""
+    def wait_ready(
+        self,
+        seconds_max: float = READY_SECONDS_MAX,
+        on_ready: Callable[[NodeProcess], None] = lambda _: None,
+    ) -> None:
+        """Wait until every node is ready.
+
+        Args:
+            seconds_max: For all of them together.
+            on_ready: Called for each node that has become ready, in their order.
+        """
+        give_up_at = time.monotonic() + seconds_max
         for node in self.nodes:
-            node.wait_ready()
+            node.wait_ready(max(0.0, give_up_at - time.monotonic()), named_seconds=seconds_max)
+            on_ready(node)
 
     def stop(self) -> None:
         """Stop the coordinator and the nodes, then the private server."""
@@ -201,7 +219,7 @@ class LocalCluster:
             self.server.stop()
 
 
-READY_SECONDS_MAX: Final = 20.0
+SERVER_SECONDS_MAX: Final = 20.0
 STOP_SECONDS_MAX: Final = 10.0
 
 
@@ -247,7 +265,7 @@ class PrivateServer:
                 process_group=0,
                 umask=0o777 ^ FOLDER_MODE,
             )
-        deadline = time.monotonic() + READY_SECONDS_MAX
+        deadline = time.monotonic() + SERVER_SECONDS_MAX
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() >= deadline:
                 self.stop()

@@ -8,6 +8,7 @@ parent is killed (see ``child``).
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -20,14 +21,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from synaptoroute.cli.exit_codes import NodeUnreachable
 from synaptoroute.cli.terminal import note
 from synaptoroute.private_files import make_private_folder, open_private
 
-READY_SECONDS_MAX: Final = 60.0
+READY_SECONDS_MAX: Final = 120.0
 STOP_SECONDS_MAX: Final = 25.0
 POLL_SECONDS: Final = 0.05
 LOG_TAIL_BYTES: Final = 2_000
@@ -129,8 +130,15 @@ class NodeProcess:
                 process_group=0,  # rule 2
             )
 
-    def wait_ready(self, seconds_max: float = READY_SECONDS_MAX) -> None:
-        """Wait until the node is ready."""
+    def wait_ready(
+        self, seconds_max: float = READY_SECONDS_MAX, *, named_seconds: float | None = None
+    ) -> None:
+        """Wait until the node is ready.
+
+        Args:
+            seconds_max: How long.
+            named_seconds: The time that an error names, where others were waited for before.
+        """
         deadline = time.monotonic() + seconds_max
         while time.monotonic() < deadline:
             if not self.is_running:
@@ -138,7 +146,8 @@ class NodeProcess:
             if self.is_ready():
                 return
             time.sleep(POLL_SECONDS)
-        raise self._failed(f"was not ready after {seconds_max:g} seconds")
+        why = self._why_not_ready()
+        raise self._failed(f"was not ready after {named_seconds or seconds_max:g} seconds{why}")
 
     def is_ready(self) -> bool:
         """Whether the node reports that it is ready."""
@@ -148,6 +157,19 @@ class NodeProcess:
                 return bool(answer.status == 200)
         except (URLError, OSError):
             return False
+
+    def _why_not_ready(self) -> str:
+        """The reasons that the node gives, if it answers."""
+        try:
+            opener = _open if self.tls is None else _opener(self.tls)
+            opener(f"{self.url}/readyz", timeout=2).close()
+        except HTTPError as error:
+            with suppress(ValueError, KeyError, TypeError):
+                said = json.loads(error.read())
+                return f" ({', '.join([said['state'], *said['reasons']])})"
+        except OSError as error:
+            return f" (it does not answer: {error})"
+        return ""
 
     def terminate(self) -> None:
         """Send SIGTERM, unless it was sent before."""

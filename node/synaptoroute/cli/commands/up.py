@@ -15,7 +15,7 @@ from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.examples import example_file
 from synaptoroute.cli.exit_codes import CheckFailed, NodeUnreachable
 from synaptoroute.cli.local_cluster import NODES_MAX, LocalCluster
-from synaptoroute.cli.processes import StopSignal, choose_port
+from synaptoroute.cli.processes import READY_SECONDS_MAX, NodeProcess, StopSignal, choose_port
 from synaptoroute.cli.questions import ask_questions, known_questions, show_questions
 from synaptoroute.cli.terminal import (
     note,
@@ -63,6 +63,10 @@ def up(
     tls: Annotated[
         bool, typer.Option("--tls", help="Speak HTTPS, with an authority made in the folder.")
     ] = False,
+    ready_seconds: Annotated[
+        float,
+        typer.Option(min=1.0, max=3_600.0, help="How long the nodes may take to become ready."),
+    ] = READY_SECONDS_MAX,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Start a cluster on this machine, write through one node, and compare all nodes.
@@ -82,9 +86,11 @@ def up(
     )
     with StopSignal():
         try:
-            with waiting(f"Starting {nodes} nodes ..."):
+            note(f"Starting {nodes} nodes; data and logs are in {data}.")
+            began = time.monotonic()
+            with waiting("Starting ..."):
                 cluster.start()
-                cluster.wait_ready()
+                cluster.wait_ready(ready_seconds, lambda node: _say_ready(node, began))
             _load_routes(cluster, route_file)
             answers = _ask(cluster)
             check = run_check(cluster)
@@ -101,6 +107,11 @@ def up(
                 _serve(cluster)
         finally:
             cluster.stop()
+
+
+def _say_ready(node: NodeProcess, began: float) -> None:
+    name, seconds = node.settings["node_name"], time.monotonic() - began
+    note(f"{name} is ready after {seconds:.1f} s: {node.url}, log {node.log_file}")
 
 
 def _load_routes(cluster: LocalCluster, routes: Path) -> None:
