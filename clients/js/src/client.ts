@@ -4,6 +4,9 @@ import { Call, type Request, RETRY_POLICY, type RetryPolicy, Session } from "./c
 import { ConfigError, UnexpectedAnswer } from "./errors.js";
 import type {
   Ack,
+  AliasInfo,
+  AliasInput,
+  AliasPage,
   Choice,
   Decisions,
   FeedbackReceipt,
@@ -13,6 +16,9 @@ import type {
   Question,
   RouteInput,
   RoutePage,
+  RouteSetInfo,
+  RouteSetLimits,
+  RouteSetPage,
   RouteSetSettings,
   StoredRoute,
   WriteResult,
@@ -63,6 +69,15 @@ export interface QueryOptions extends ReadOptions {
   context?: readonly string[];
   /** Weights of routes, -20 to 20. */
   prior?: Record<string, number>;
+  /** Keeps the queries of one session on one side of an alias with a canary. */
+  session?: string;
+}
+
+export interface PageOptions extends ReadOptions {
+  /** `next_after` of the page before. */
+  after?: string;
+  /** 1 to 1,000; 100 by default. */
+  limit?: number;
 }
 
 export interface WriteOptions extends CallOptions {
@@ -76,6 +91,8 @@ export interface WriteOptions extends CallOptions {
   ifAbsent?: boolean;
   /** Makes the write safe to repeat across calls; by default a new key, kept over the attempts. */
   idempotencyKey?: string;
+  /** What the history says about the change. */
+  note?: string;
 }
 
 export interface ImportOptions extends CallOptions {
@@ -119,7 +136,10 @@ const UNSENT = new Set([
 
 /** A client of a cluster. */
 export class Client {
-  readonly #session: Session;
+  #session: Session;
+  /** Route set, or alias, of its calls; empty for `default`. */
+  #routeSet = "";
+  readonly #given: ClientOptions;
   readonly #fetch: typeof fetch;
   readonly #headers: HeaderSource;
   readonly #apiKey: string;
@@ -127,6 +147,7 @@ export class Client {
   constructor(options: ClientOptions | string | readonly string[] = {}) {
     const given: ClientOptions =
       typeof options === "string" || isList(options) ? { urls: options } : options;
+    this.#given = given;
     this.#apiKey = given.apiKey ?? environment("SYNAPTOROUTE_API_KEY") ?? "";
     if (!/^[\x21-\x7e]*$/.test(this.#apiKey)) {
       throw new ConfigError("the API key has characters that no key has");
@@ -152,6 +173,14 @@ export class Client {
   /** Let further reads be at least as new as a version. */
   see(version: string): void {
     this.#session.see(version);
+  }
+
+  /** A client of one route set, or for queries of an alias, that shares everything else. */
+  set(name: string): Client {
+    const bound = new Client(this.#given);
+    bound.#session = this.#session;
+    bound.#routeSet = name === "default" ? "" : name;
+    return bound;
   }
 
   // --- queries -------------------------------------------------------------------------
@@ -351,6 +380,61 @@ export class Client {
     return this.#read(`/v1/ops/${encodeURIComponent(opId)}`, options);
   }
 
+  // --- route sets ------------------------------------------------------------------------
+
+  /** One page of the route sets that the key may know. */
+  async listSets(options: PageOptions = {}): Promise<RouteSetPage> {
+    return this.#read("/v1/sets", options, pageOf(options));
+  }
+
+  /** One route set: counts, limits, revision and aliases. */
+  async getSet(name: string, options: ReadOptions = {}): Promise<RouteSetInfo> {
+    return this.#read(setPath(name), options);
+  }
+
+  /** Create a route set, or replace the limits of one; without `limits` they stay. */
+  async putSet(
+    name: string,
+    limits?: RouteSetLimits,
+    options: WriteOptions = {},
+  ): Promise<WriteResult> {
+    return this.#change("PUT", setPath(name), { limits }, options);
+  }
+
+  /** Remove a route set with everything in it. */
+  async deleteSet(name: string, options: WriteOptions = {}): Promise<WriteResult> {
+    return this.#change("DELETE", setPath(name), undefined, options);
+  }
+
+  /** Copy a route set with its routes, settings, tests and limits. */
+  async forkSet(name: string, into: string, options: WriteOptions = {}): Promise<WriteResult> {
+    return this.#change("POST", `${setPath(name)}/fork`, { as: into }, options);
+  }
+
+  /** One page of the aliases that the key may know. */
+  async listAliases(options: PageOptions = {}): Promise<AliasPage> {
+    return this.#read("/v1/aliases", options, pageOf(options));
+  }
+
+  /** One alias with its newest changes. */
+  async getAlias(name: string, options: ReadOptions = {}): Promise<AliasInfo> {
+    return this.#read(aliasPath(name), options);
+  }
+
+  /** Point an alias at a route set. */
+  async putAlias(
+    name: string,
+    alias: AliasInput,
+    options: WriteOptions = {},
+  ): Promise<WriteResult> {
+    return this.#change("PUT", aliasPath(name), alias, options);
+  }
+
+  /** Remove an alias; the sets stay. */
+  async deleteAlias(name: string, options: WriteOptions = {}): Promise<WriteResult> {
+    return this.#change("DELETE", aliasPath(name), undefined, options);
+  }
+
   /** Send any JSON request and return the JSON of its answer. */
   async request<Result = unknown>(
     method: string,
@@ -430,6 +514,11 @@ export class Client {
     if (options.idempotencyKey !== undefined) {
       headers["Idempotency-Key"] = options.idempotencyKey;
     }
+    if (options.note !== undefined) {
+      // A header has bytes: those of UTF-8, each as one character.
+      const bytes = new TextEncoder().encode(options.note);
+      headers["SR-Note"] = String.fromCharCode(...bytes);
+    }
     const request: Request = { method, path, parameters, headers, isWrite: true };
     if (document !== undefined) {
       request.body = JSON.stringify(document);
@@ -444,7 +533,7 @@ export class Client {
     const { signal } = options;
     const call = new Call(this.#session, request, options.timeoutMs);
     const query = new URLSearchParams(request.parameters).toString();
-    const target = request.path + (query === "" ? "" : `?${query}`);
+    const target = placed(request.path, this.#routeSet) + (query === "" ? "" : `?${query}`);
     for (;;) {
       const attempt = call.next();
       if (attempt.pauseMs > 0) await pause(attempt.pauseMs, signal);
@@ -587,13 +676,35 @@ function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
 // --- helpers ---------------------------------------------------------------------------------
 
 function queryFields(options: QueryOptions): Record<string, unknown> {
-  const { limit, routes, explain, context, prior } = options;
+  const { limit, routes, explain, context, prior, session } = options;
   // Fields that are undefined are left out of the JSON.
-  return { limit, routes, explain, context, prior };
+  return { limit, routes, explain, context, prior, session };
 }
 
 function consistencyOf(options: ReadOptions): Record<string, string> {
   return options.consistency === "head" ? { consistency: "head" } : {};
+}
+
+/** Path of an endpoint for a route set; empty for `default`. */
+function placed(path: string, routeSet: string): string {
+  const isOfSets = path.startsWith("/v1/sets") || path.startsWith("/v1/aliases");
+  if (routeSet === "" || isOfSets || !path.startsWith("/v1/")) return path;
+  return `/v1/sets/${encodeURIComponent(routeSet)}/${path.slice(4)}`;
+}
+
+function pageOf(options: PageOptions): Record<string, string> {
+  const parameters: Record<string, string> = {};
+  if (options.after !== undefined) parameters["after"] = options.after;
+  if (options.limit !== undefined) parameters["limit"] = String(options.limit);
+  return parameters;
+}
+
+function setPath(name: string): string {
+  return `/v1/sets/${encodeURIComponent(name)}`;
+}
+
+function aliasPath(name: string): string {
+  return `/v1/aliases/${encodeURIComponent(name)}`;
 }
 
 function routePath(name: string): string {

@@ -48,6 +48,8 @@ export interface Match {
   /** Part of the text that it answers; only of `querySplit`. */
   span?: [number, number] | null;
   decision_id?: string | null;
+  /** The route set that answered; only for a query that names a set or an alias. */
+  route_set?: string | null;
 }
 
 /** A route to write. */
@@ -135,6 +137,60 @@ export interface RouteSetSettings {
   threshold: number | null;
   capacity_slots: number;
   [setting: string]: unknown;
+}
+
+/** Limits of a route set; 0 is no limit. */
+export interface RouteSetLimits {
+  utterances_max?: number;
+  routes_max?: number;
+  bytes_max?: number;
+  writes_per_second_max?: number;
+  write_bytes_per_second_max?: number;
+}
+
+export interface RouteSetInfo {
+  name: string;
+  routes: number;
+  /** Utterances, descriptions and negatives. */
+  utterances: number;
+  revision: string;
+  created: string;
+  forked_from: string | null;
+  limits: Required<RouteSetLimits>;
+  aliases: string[];
+}
+
+export interface RouteSetPage {
+  sets: RouteSetInfo[];
+  next_after: string | null;
+  version: string;
+}
+
+/** What an alias points to. */
+export interface AliasInput {
+  /** The set that answers. */
+  set: string;
+  /** A set that is scored as well and answers nothing. */
+  shadow?: string | null;
+  shadow_share?: number;
+  /** A set that answers some sessions. */
+  canary?: string | null;
+  canary_share?: number;
+  /** What the tests of the set must show first; see `PUT /v1/aliases/{alias}`. */
+  gate?: Record<string, unknown>;
+}
+
+export interface AliasInfo extends Omit<AliasInput, "gate"> {
+  name: string;
+  revision: string;
+  /** Its newest changes, the newest first. */
+  history: Record<string, unknown>[];
+}
+
+export interface AliasPage {
+  aliases: AliasInfo[];
+  next_after: string | null;
+  version: string;
 }
 
 /** The answer to one question with several options. */

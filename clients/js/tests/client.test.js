@@ -333,3 +333,25 @@ test("the proxy of the tests loses answers that the server gave", async () => {
   assert.equal(proxy.lost(), 1);
   assert.equal(node.asked.length, 2);
 });
+
+test("a bound client asks its route set and shares the rest", async () => {
+  const written = { ...WRITTEN, headers: { "SR-Version": "1.4" } };
+  const node = await server(MATCH, written, MATCH, WRITTEN);
+  const own = client(node.url);
+  const support = own.set("support@1 b");
+  await support.query("x", { session: "s-1" });
+  await support.putRoute({ name: "r", utterances: ["a"] }, { note: "größer" });
+  await own.query("x");
+  await support.putAlias("live", { set: "support@1 b", canary: "c", canary_share: 0.5 });
+  const asked = node.asked.map((each) => `${each.method} ${each.url}`);
+
+  assert.deepEqual(asked, [
+    "POST /v1/sets/support%401%20b/query",
+    "PUT /v1/sets/support%401%20b/routes/r",
+    "POST /v1/query",
+    "PUT /v1/aliases/live",
+  ]);
+  assert.equal(JSON.parse(node.asked[0].body).session, "s-1");
+  assert.equal(Buffer.from(node.asked[1].headers["sr-note"], "latin1").toString(), "größer");
+  assert.equal(node.asked[2].headers["sr-min-version"], "1.4");
+});

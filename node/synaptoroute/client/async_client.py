@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 from synaptoroute.client import calls
@@ -49,6 +50,7 @@ class AsyncClient(AsyncHttpClient):
         explain: bool = False,
         context: Sequence[str] = (),
         prior: Mapping[str, float] | None = None,
+        session: str | None = None,
         consistency: Consistency = "local",
         timeout_seconds: float | None = None,
     ) -> Match:
@@ -61,6 +63,7 @@ class AsyncClient(AsyncHttpClient):
             explain: Whether to list candidates with scores and confidence.
             context: Earlier turns of the conversation, oldest first.
             prior: Weights of routes, -20 to 20.
+            session: Keeps the queries of one session on one side of an alias with a canary.
             consistency: ``head`` asks the log for its newest entry first.
             timeout_seconds: Time of this call; None for that of the client.
 
@@ -71,7 +74,12 @@ class AsyncClient(AsyncHttpClient):
             ClientError: As for every call; see ``synaptoroute.client.errors``.
         """
         fields = calls.query_fields(
-            limit=limit, routes=routes, explain=explain, context=context, prior=prior
+            limit=limit,
+            routes=routes,
+            explain=explain,
+            context=context,
+            prior=prior,
+            session=session,
         )
         return await self.send(calls.query(text, fields, consistency), timeout_seconds)
 
@@ -103,12 +111,18 @@ class AsyncClient(AsyncHttpClient):
         explain: bool = False,
         context: Sequence[str] = (),
         prior: Mapping[str, float] | None = None,
+        session: str | None = None,
         consistency: Consistency = "local",
         timeout_seconds: float | None = None,
     ) -> list[Match]:
         """Route up to 1,024 texts; one match each, in their order."""
         fields = calls.query_fields(
-            limit=limit, routes=routes, explain=explain, context=context, prior=prior
+            limit=limit,
+            routes=routes,
+            explain=explain,
+            context=context,
+            prior=prior,
+            session=session,
         )
         return await self.send(calls.query_batch(texts, fields, consistency), timeout_seconds)
 
@@ -346,3 +360,106 @@ class AsyncClient(AsyncHttpClient):
     async def get_operation(self, op_id: str, *, timeout_seconds: float | None = None) -> Operation:
         """Outcome of a write by its ``op_id``."""
         return await self.send(calls.operation(op_id), timeout_seconds)
+
+    # --- route sets --------------------------------------------------------------------
+
+    async def list_sets(
+        self,
+        *,
+        after: str = "",
+        limit: int = calls.PAGE_ROUTES,
+        timeout_seconds: float | None = None,
+    ) -> dict[str, Any]:
+        """One page of the route sets: ``sets``, ``next_after``, ``version``."""
+        return await self.send(calls.list_sets(after, limit), timeout_seconds)
+
+    async def get_set(self, name: str, *, timeout_seconds: float | None = None) -> dict[str, Any]:
+        """One route set: counts, limits, revision and aliases.
+
+        Raises:
+            NotFound: No set has this name, or the key may not know it.
+        """
+        return await self.send(calls.get_set(name), timeout_seconds)
+
+    async def put_set(
+        self,
+        name: str,
+        limits: Mapping[str, int] | None = None,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Create a route set, or replace the limits of one; without ``limits`` they stay."""
+        request = calls.put_set(name, limits, options or WriteOptions())
+        return await self.send(request, timeout_seconds)
+
+    async def delete_set(
+        self,
+        name: str,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Remove a route set with everything in it."""
+        return await self.send(calls.delete_set(name, options or WriteOptions()), timeout_seconds)
+
+    async def fork_set(
+        self,
+        name: str,
+        into: str,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Copy a route set with its routes, settings, tests and limits."""
+        request = calls.fork_set(name, into, options or WriteOptions())
+        return await self.send(request, timeout_seconds)
+
+    async def list_aliases(
+        self,
+        *,
+        after: str = "",
+        limit: int = calls.PAGE_ROUTES,
+        timeout_seconds: float | None = None,
+    ) -> dict[str, Any]:
+        """One page of the aliases: ``aliases``, ``next_after``, ``version``."""
+        return await self.send(calls.list_aliases(after, limit), timeout_seconds)
+
+    async def get_alias(self, name: str, *, timeout_seconds: float | None = None) -> dict[str, Any]:
+        """One alias with its newest changes.
+
+        Raises:
+            NotFound: No alias has this name, or the key may not know it.
+        """
+        return await self.send(calls.get_alias(name), timeout_seconds)
+
+    async def put_alias(
+        self,
+        name: str,
+        route_set: str,
+        fields: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Point an alias at a route set.
+
+        Args:
+            name: The alias.
+            route_set: The set that answers.
+            fields: ``shadow``, ``shadow_share``, ``canary``, ``canary_share``, ``gate``.
+            options: Options of the write.
+            timeout_seconds: Time of this call; None for that of the client.
+        """
+        request = calls.put_alias(name, route_set, fields, options or WriteOptions())
+        return await self.send(request, timeout_seconds)
+
+    async def delete_alias(
+        self,
+        name: str,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Remove an alias; the sets stay."""
+        return await self.send(calls.delete_alias(name, options or WriteOptions()), timeout_seconds)

@@ -57,10 +57,11 @@ class WriteOptions(BaseModel):
     Attributes:
         ack: Level of durability to wait for.
         ack_timeout_seconds: How long the node waits for it; None for the node's own limit.
-        if_match: Revision that the route must have; ``*`` for any.
+        if_match: Revision that the route, the set or the alias must have; ``*`` for any.
         if_absent: Whether the route must not exist.
         idempotency_key: Makes the write safe to repeat across calls; None for a new key.  A
             call that is tried several times keeps its key in either case.
+        note: What the history says about the change.
     """
 
     ack: Ack = "applied"
@@ -68,6 +69,7 @@ class WriteOptions(BaseModel):
     if_match: str | None = None
     if_absent: bool = False
     idempotency_key: str | None = None
+    note: str | None = None
 
 
 class SplitMatches(BaseModel):
@@ -141,6 +143,7 @@ def query_fields(
     explain: bool = False,
     context: Sequence[str] = (),
     prior: Mapping[str, float] | None = None,
+    session: str | None = None,
 ) -> dict[str, Any]:
     """Options of a query, without those that have their default."""
     fields: dict[str, Any] = {}
@@ -154,6 +157,8 @@ def query_fields(
         fields["context"] = list(context)
     if prior is not None:
         fields["prior"] = dict(prior)
+    if session is not None:
+        fields["session"] = session
     return fields
 
 
@@ -393,6 +398,67 @@ def operation(op_id: str) -> Request[Operation]:
 # --- shapes of requests --------------------------------------------------------------------
 
 
+# --- route sets --------------------------------------------------------------------------
+
+
+def list_sets(after: str, limit: int) -> Request[dict[str, Any]]:
+    return read("/v1/sets", _object, _page(after, limit), "local")
+
+
+def get_set(name: str) -> Request[dict[str, Any]]:
+    return read(_set_path(name), _object, {}, "local")
+
+
+def put_set(
+    name: str, limits: Mapping[str, int] | None, options: WriteOptions
+) -> Request[WriteResult]:
+    document = {} if limits is None else {"limits": dict(limits)}
+    return write("PUT", _set_path(name), document, options, _write_result)
+
+
+def delete_set(name: str, options: WriteOptions) -> Request[WriteResult]:
+    return write("DELETE", _set_path(name), None, options, _write_result)
+
+
+def fork_set(name: str, into: str, options: WriteOptions) -> Request[WriteResult]:
+    return write("POST", f"{_set_path(name)}/fork", {"as": into}, options, _write_result)
+
+
+def list_aliases(after: str, limit: int) -> Request[dict[str, Any]]:
+    return read("/v1/aliases", _object, _page(after, limit), "local")
+
+
+def get_alias(name: str) -> Request[dict[str, Any]]:
+    return read(_alias_path(name), _object, {}, "local")
+
+
+def put_alias(
+    name: str, route_set: str, fields: Mapping[str, Any], options: WriteOptions
+) -> Request[WriteResult]:
+    document = {"set": route_set, **fields}
+    return write("PUT", _alias_path(name), document, options, _write_result)
+
+
+def delete_alias(name: str, options: WriteOptions) -> Request[WriteResult]:
+    return write("DELETE", _alias_path(name), None, options, _write_result)
+
+
+def _page(after: str, limit: int) -> dict[str, str]:
+    parameters = {"limit": str(limit)}
+    return {**parameters, "after": after} if after else parameters
+
+
+def _set_path(name: str) -> str:
+    return f"/v1/sets/{quote(name, safe='')}"
+
+
+def _alias_path(name: str) -> str:
+    return f"/v1/aliases/{quote(name, safe='')}"
+
+
+# --- requests ------------------------------------------------------------------------------
+
+
 def read(
     path: str,
     read_reply: Callable[[Reply], ResultT],
@@ -430,6 +496,8 @@ def write(
         headers["If-None-Match"] = "*"
     if options.idempotency_key is not None:
         headers["Idempotency-Key"] = options.idempotency_key
+    if options.note is not None:
+        headers["SR-Note"] = options.note
     has_body = document is not None
     return Request(
         method,

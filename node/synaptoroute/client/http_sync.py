@@ -5,9 +5,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from time import sleep
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from synaptoroute.client.core import (
     ATTEMPT_SECONDS,
@@ -24,10 +25,12 @@ from synaptoroute.client.transport import (
     UNSENT,
     describe,
     make_session,
+    placed,
     timeout_of,
     trace_headers,
     verification,
 )
+from synaptoroute.core.mutation import DEFAULT_SET
 from synaptoroute.forks import guard
 
 ResultT = TypeVar("ResultT")
@@ -77,6 +80,7 @@ class HttpClient:
         Raises:
             ConfigError: An address, the key or a file cannot be used.
         """
+        self._route_set = ""
         self._session = make_session(
             urls,
             api_key=api_key,
@@ -105,6 +109,15 @@ class HttpClient:
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
+
+    def set(self, name: str) -> Self:
+        """Make a client of one route set, or for queries of an alias, that shares everything else.
+
+        Close this client, not the one that is returned.
+        """
+        bound = copy(self)
+        bound._route_set = "" if name == DEFAULT_SET else name
+        return bound
 
     # --- versions --------------------------------------------------------------------
 
@@ -202,7 +215,7 @@ class HttpClient:
         body = request.body
         return self._http.build_request(
             request.method,
-            attempt.url + request.path,
+            attempt.url + placed(request.path, self._route_set),
             params=dict(request.parameters) or None,
             content=body() if callable(body) else body,
             headers=httpx.Headers({**trace_headers(), **attempt.headers}, encoding="utf-8"),

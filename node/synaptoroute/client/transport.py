@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import quote
 
 from synaptoroute.client.config import client_environment
 from synaptoroute.client.core import ATTEMPT_SECONDS, CALL_SECONDS, RetryPolicy, Session
@@ -17,6 +18,7 @@ from synaptoroute.version import __version__
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 Tls = ssl.SSLContext | Literal[False]
+_OF_SETS: Final = ("/v1/sets", "/v1/aliases")
 LIMITS: Final = httpx.Limits(
     max_connections=200, max_keepalive_connections=50, keepalive_expiry=30.0
 )
@@ -92,6 +94,13 @@ def verification(
     except OSError as error:  # also ssl.SSLError
         raise ConfigError(f"the files of TLS cannot be used: {error}") from error
     return context
+
+
+def placed(path: str, route_set: str) -> str:
+    """Path of an endpoint for a route set; empty for ``default``."""
+    if not route_set or not path.startswith("/v1/") or path.startswith(_OF_SETS):
+        return path
+    return f"/v1/sets/{quote(route_set, safe='')}/{path[4:]}"
 
 
 def trace_headers() -> dict[str, str]:

@@ -425,3 +425,43 @@ def test_client_loads_no_encoder_and_no_server() -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+def test_bound_client_asks_its_route_set_and_shares_the_rest() -> None:
+    written = Answer(document=WRITTEN, headers={"SR-Version": "1.4"})
+    answers = [Answer(document=MATCH), written, Answer(document=MATCH)] + [
+        Answer(document=WRITTEN)
+    ] * 3
+    with scripted_server(*answers) as server, Client(server.url, retry=QUICK) as client:
+        support = client.set("support@1 b")
+        support.query("x", session="s-1")
+        support.put_route(Route(name="r", utterances=["a"]), options=WriteOptions(note="größer"))
+        client.query("x")
+        support.put_alias("live", "support@1 b", {"canary": "c", "canary_share": 0.5})
+        support.put_set("new", {"routes_max": 5})
+        support.fork_set("new", "copy")
+        asked = list(server.asked)
+
+    assert [(each.method, each.path.partition("?")[0]) for each in asked] == [
+        ("POST", "/v1/sets/support%401%20b/query"),
+        ("PUT", "/v1/sets/support%401%20b/routes/r"),
+        ("POST", "/v1/query"),
+        ("PUT", "/v1/aliases/live"),
+        ("PUT", "/v1/sets/new"),
+        ("POST", "/v1/sets/new/fork"),
+    ]
+    assert "s-1" == asked[0].document["session"]
+    assert "größer" == asked[1].headers["sr-note"].encode("latin-1").decode()
+    assert "1.4" == asked[2].headers["sr-min-version"]
+    assert {"limits": {"routes_max": 5}} == asked[4].document
+    assert {"as": "copy"} == asked[5].document
+
+
+async def test_async_client_is_bound_likewise() -> None:
+    with scripted_server(Answer(document=MATCH)) as server:
+        async with AsyncClient(server.url, retry=QUICK) as client:
+            await client.set("support").query("x")
+            await client.set("default").query("x")
+        paths = [each.path for each in server.asked]
+
+    assert ["/v1/sets/support/query", "/v1/query"] == paths
