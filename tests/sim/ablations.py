@@ -19,6 +19,7 @@ from synaptoroute.core.feedback import FeedbackSettings, write_feedback_settings
 from synaptoroute.core.levels import may_hold
 from synaptoroute.core.mutation import (
     Ballot,
+    CommitPlan,
     Entry,
     Position,
     Proposal,
@@ -42,6 +43,7 @@ from synaptoroute.core.recovery import (
     decide,
 )
 from synaptoroute.core.replica import Replica, Source, Step
+from synaptoroute.core.seen import seen_of
 from synaptoroute.replication.head_reads import has_left
 from synaptoroute.sequencer.epochs import LogCheck
 from synaptoroute.sequencer.log_reads import ReadResult
@@ -552,6 +554,25 @@ class UnmeasuredNode(Node):
     replica_type = UnmeasuredReplica
 
 
+class BlindReplica(Replica):
+    """Carries out a plan whatever it saw."""
+
+    def _change(self, entry: Entry, opens: bool) -> Change:
+        proposal = entry.proposal
+        table = self.sets.table_of(proposal.route_set)
+        if isinstance(plan := proposal.mutation, CommitPlan) and table is not None:
+            texts = [test.text for test in plan.tests]
+            seen = seen_of(table.routes, plan.removed, None, table.tests, texts)
+            proposal = replace(proposal, mutation=replace(plan, seen=seen))
+        return super()._change(replace(entry, proposal=proposal), opens)
+
+
+class BlindNode(Node):
+    """Does not compare what a plan saw with what is there."""
+
+    replica_type = BlindReplica
+
+
 # --- a replica's word is enough ------------------------------------------------------------------
 
 
@@ -612,6 +633,7 @@ ABLATIONS = {
     "level": Ablation("the level of a write", Kinds(EagerNode), 20, "learn", 2),
     "queue_bound": Ablation("the bound of the queue", Kinds(HoardingNode), 40, "learn"),
     "own_set": Ablation("the set of a write", Kinds(OneSetNode), 40, "sets"),
+    "seen": Ablation("what a plan saw", Kinds(BlindNode), 100, "sets"),
     "measured": Ablation("the content that was measured", Kinds(UnmeasuredNode), 100, "sets"),
     "forks": Ablation("the comparison of forks", Kinds(LinearNode), 200, "split"),
     "signed_chain": Ablation(

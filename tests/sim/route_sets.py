@@ -7,6 +7,7 @@ from typing import Final
 
 from synaptoroute.core.erasure import text_hash
 from synaptoroute.core.mutation import (
+    CommitPlan,
     DeleteRoute,
     DeleteSet,
     EraseTexts,
@@ -20,13 +21,16 @@ from synaptoroute.core.mutation import (
     SetLimits,
     SetTest,
 )
+from synaptoroute.core.seen import seen_of
 from synaptoroute.core.sets import RouteSets
 
-KINDS: Final = ("set", "within", "without", "fork", "drop", "alias", "promote", "test", "erase")
+KINDS: Final = ("set", "within", "without", "fork", "drop", "alias", "promote", "test", "erase",
+                "plan")  # fmt: skip
 """Kinds of writes.
 
 A set with a limit, a route put into one or deleted in one, a fork, a removal, an alias, an alias
-that is bound to what was measured, a test, the erasure of a text.
+that is bound to what was measured, a test, the erasure of a text, a plan that removes a route and
+puts a test.
 """
 SETS: Final = ("s1", "s2", "s3")
 ALIAS: Final = "live"
@@ -71,15 +75,26 @@ def proposal_of(
             return Proposal(op_id, PutAlias(ALIAS, name, target_revision=measured, at_ms=number))
         case "test":
             return Proposal(op_id, PutTests((SetTest(text, f"r{number % 3}"),)), route_set=name)
+        case "plan":
+            return Proposal(op_id, _plan_of(name, route, text, number, sets), route_set=name)
         case _:
             return Proposal(op_id, EraseTexts((text_hash(text),)))
+
+
+def _plan_of(name: str, route: str, text: str, number: int, sets: RouteSets) -> CommitPlan:
+    """A plan for what a node holds of a set: the route goes, if it is there."""
+    table = sets.table_of(name)
+    routes, tests = (table.routes, table.tests) if table else ({}, {})
+    removed = (route,) if route in routes else ()
+    seen = seen_of(routes, removed, None, tests, (text,))
+    return CommitPlan("", 0, seen, removed, tests=(SetTest(text, f"r{number % 3}"),))
 
 
 def subject_of(kind: str, first: str, second: str, route: str) -> str:
     """The subject of a write: two sets and a route, as far as the kind needs them."""
     if kind == "fork":
         return f"{first}>{second}"
-    return f"{first}/{route}" if kind in ("within", "without") else first
+    return f"{first}/{route}" if kind in ("within", "without", "plan") else first
 
 
 def with_vector(proposal: Proposal, vector: bytes) -> Proposal:

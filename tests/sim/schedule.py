@@ -13,7 +13,7 @@ CALM = (1, 4, 12, 30)
 ROUTES = ("a", "b", "c", "d")
 LOG_BYTES_MAX = 2_500
 SET_WRITES = ("set", "set", *("within",) * 8, "without", "fork", "fork", "drop", "alias", "promote",
-              "promote", "test", "erase")  # fmt: skip
+              "promote", "test", "erase", "plan", "plan")  # fmt: skip
 REGISTER = "x"
 """A route that is only ever put: each value that a read sees names its write."""
 

@@ -426,8 +426,8 @@ class CommitPlan:
     All of it is applied, or nothing: nothing if what the plan saw has changed.
     """
 
-    import_id: str
-    chunk_count: int  # As of ``ImportCommit``; 0 if the plan puts no route
+    import_id: str  # Empty if the plan puts no route
+    chunk_count: int  # As of ``ImportCommit``
     seen: str  # Hash of what the plan saw, see ``core.seen``
     removed: tuple[str, ...] = ()  # Routes to remove, sorted; the import has none of them
     settings: Settings | None = None  # As in ``PutSettings``; None leaves them as they are

@@ -392,7 +392,10 @@ class RouteTable:
 
     def _plan_whole(self, plan: CommitPlan, at: Revision) -> Change:
         """Plan routes, settings and tests as one change, if what the plan saw is still so."""
-        staged, puts = self._staged_routes(plan.import_id, plan.chunk_count)
+        staged: StagedImport | None = None
+        puts: list[PutRoute] = []
+        if plan.import_id:
+            staged, puts = self._staged_routes(plan.import_id, plan.chunk_count)
         named = {put.name for put in puts}
         if staged_kind(plan.import_id) is not None or not named.isdisjoint(plan.removed):
             raise Rejection("invalid_request", "a plan puts and removes different routes")

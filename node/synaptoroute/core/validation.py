@@ -116,7 +116,8 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
                 for part in mutation.parts:
                     _check_route(part, dim)
         case CommitPlan():
-            check_text(mutation.import_id, IMPORT_ID_CHARACTERS_MAX, "an import's identity")
+            if mutation.import_id or mutation.chunk_count:
+                check_text(mutation.import_id, IMPORT_ID_CHARACTERS_MAX, "an import's identity")
             _check_order(mutation.removed)
             for name in mutation.removed:
                 check_name(name)

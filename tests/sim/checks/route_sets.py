@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sim.history import History, Op
 from synaptoroute.core.erasure import text_hash
 from synaptoroute.core.mutation import (
+    CommitPlan,
     DeleteRoute,
     DeleteSet,
     EraseTexts,
@@ -19,12 +21,22 @@ from synaptoroute.core.mutation import (
     PutSet,
     PutTests,
     Revision,
+    SetTest,
 )
+from synaptoroute.core.seen import seen_of
 from synaptoroute.core.sets import RouteSets
 
-KINDS = frozenset({"set", "within", "without", "fork", "drop", "alias", "promote", "test", "erase"})
+KINDS = frozenset({
+    "set", "within", "without", "fork", "drop", "alias", "promote", "test", "erase", "plan",
+})  # fmt: skip
 
 Content = dict[str, tuple[str, ...]]
+
+
+class _Known(NamedTuple):
+    """What a plan sees of a route."""
+
+    revision: Revision
 
 
 @dataclass
@@ -36,6 +48,7 @@ class Model:
         tests: Routes by text, by set.
         aliases: Target by alias.
         changed: Where what answers changed last, by set.
+        revisions: Where each route changed last, by set.
         found: Writes that took effect and must not have.
     """
 
@@ -43,6 +56,7 @@ class Model:
     tests: dict[str, dict[str, str | None]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     changed: dict[str, Revision] = field(default_factory=dict)
+    revisions: dict[str, dict[str, Revision]] = field(default_factory=dict)
     found: list[str] = field(default_factory=list)
 
     def apply(self, op: Op) -> None:
@@ -55,15 +69,16 @@ class Model:
             case PutSet(created):
                 if created not in self.routes:
                     self.routes[created], self.tests[created] = {}, {}
-                    self.changed[created] = at
+                    self.changed[created], self.revisions[created] = at, {}
             case ForkSet(source, into):
                 self.routes[into] = dict(self.routes[source])
                 self.tests[into] = dict(self.tests[source])
-                self.changed[into] = at
+                self.changed[into], self.revisions[into] = at, dict(self.revisions[source])
             case DeleteSet(gone):
                 if gone in self.aliases.values():
                     self.found.append(f"the set {gone} was removed under its alias")
                 del self.routes[gone], self.tests[gone], self.changed[gone]
+                del self.revisions[gone]
             case PutAlias(alias, target, target_revision=measured):
                 if measured is not None and measured != self.changed.get(target):
                     self.found.append(f"{target} was promoted at another content than measured")
@@ -72,15 +87,28 @@ class Model:
                 self.aliases[alias] = target
             case PutRoute(route, texts):
                 self.routes[name][route] = tuple(sorted(texts))
-                self.changed[name] = at
+                self.changed[name] = self.revisions[name][route] = at
             case DeleteRoute(route):
-                del self.routes[name][route]
+                del self.routes[name][route], self.revisions[name][route]
                 self.changed[name] = at
+            case CommitPlan():
+                self._carry_out(proposal.mutation, name, at)
             case PutTests(tests):
                 self.tests[name].update({test.text: test.route for test in tests})
                 self.changed[name] = at
             case EraseTexts(hashes):
                 self._erase(frozenset(hashes), at)
+
+    def _carry_out(self, plan: CommitPlan, name: str, at: Revision) -> None:
+        routes = {route: _Known(revision) for route, revision in self.revisions[name].items()}
+        tests = {text: SetTest(text, route) for text, route in self.tests[name].items()}
+        texts = [test.text for test in plan.tests]
+        if plan.seen != seen_of(routes, plan.removed, None, tests, texts):  # type: ignore[arg-type]
+            self.found.append(f"a plan of {name} took effect although what it saw had changed")
+        for route in plan.removed:
+            del self.routes[name][route], self.revisions[name][route]
+        self.tests[name].update({test.text: test.route for test in plan.tests})
+        self.changed[name] = at
 
     def switch(self, at: Revision) -> None:
         """Take in a switch of the encoder: it gives every row another vector."""
@@ -98,6 +126,11 @@ class Model:
                 for text, route in self.tests[name].items()
                 if text_hash(text) not in hashes
             }
+            for route, texts in routes.items():
+                if route not in kept:
+                    del self.revisions[name][route]
+                elif kept[route] != texts:
+                    self.revisions[name][route] = at
             if (kept, tests) != (routes, self.tests[name]):
                 self.routes[name], self.tests[name] = kept, tests
                 self.changed[name] = at

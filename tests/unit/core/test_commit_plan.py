@@ -172,17 +172,16 @@ def test_plan_needs_its_import(world: World) -> None:
     assert "import_rejected" == world.code(replace(plan, import_id="other"))
 
 
-def test_plan_without_routes(world: World) -> None:
-    """Its import is empty."""
-    world.do(ImportBegin("plan/2"))
+def test_plan_without_routes_needs_no_import(world: World) -> None:
     table = world.table
-    plan = CommitPlan(
-        "plan/2", 0, seen_of(table.routes, (), table.settings, {}, ()), settings=WANTED
-    )
+    seen = seen_of(table.routes, ("b",), table.settings, {}, ())
+    plan = CommitPlan("", 0, seen, ("b",), WANTED)
 
+    assert "invalid_route" == world.code(replace(plan, chunk_count=1))
     assert "applied" == world.do(plan).outcome.status
     assert WANTED == world.table.settings
-    assert {"a", "b", "c"} == world.table.routes.keys()
+    assert {"a", "c"} == world.table.routes.keys()
+    assert RUN in world.table.imports
 
 
 def test_revert_restores_the_table(world: World) -> None:
