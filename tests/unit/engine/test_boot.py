@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from histories import put
+from set_nodes import WAIT_SECONDS, SetNode
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import Proposal
 from synaptoroute.encoder import HashEncoder
@@ -89,3 +90,35 @@ def test_deferred_sums_are_computed_while_the_node_is_idle(tmp_path: Path) -> No
 
     assert engine.scorer.tensor.checksum() == again.scorer.tensor.checksum()
     assert not again.scorer.tensor.is_behind
+
+
+def test_snapshot_replaces_all_route_sets_and_aliases(tmp_path: Path) -> None:
+    """Sets that the peer does not have go, those of equal names go on counting."""
+    peer = SetNode(tmp_path / "peer.sqlite")
+    peer.put("here", "a text of default")
+    for name in ("same", "new"):
+        peer.put_set(name)
+        peer.put(f"of_{name}", "some text", route_set=name)
+    peer.alias("live", "new")
+    peer.engine.storage.snapshot_to(tmp_path / "snapshot")
+    expected = peer.checksums()
+    peer.engine.stop()
+    node = SetNode(tmp_path / "node.sqlite", unmatched_kept=5)
+    node.engine.start()
+    for name in ("old", "same"):
+        node.put_set(name)
+        node.put("before", "an earlier text", route_set=name)
+    node.alias("former", "old")
+    node.ask("unknown words", route_set="same")
+    node.engine.install_snapshot(tmp_path / "snapshot").result(WAIT_SECONDS)
+    asked = [("a text of default", ""), ("some text", "same"), ("some text", "live")]
+    answers = [node.ask(text, route_set=name)[0] for text, name in asked]
+    names, aliases, sums = set(node.engine.set_names), set(node.engine.aliases), node.checksums()
+    kept = [each.text for each in node.engine.unmatched_of("same").newest]
+    node.engine.stop()
+
+    assert ["here", "of_same", "of_new"] == [match.route for match in answers]
+    assert [None, "same", "new"] == [match.route_set for match in answers]
+    assert ({"default", "same", "new"}, {"live"}) == (names, aliases)
+    assert expected == sums
+    assert ["unknown words"] == kept
