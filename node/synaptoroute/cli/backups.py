@@ -138,7 +138,7 @@ def install(file: Path, manifest: dict[str, Any], database: Path, root: str = ""
             "database": str(database),
             "version": str(snapshot.position.revision),
             "digest": stored.digest,
-            "routes": len(snapshot.routes),
+            "routes": stored.routes_count,
         }
     finally:
         storage.close()

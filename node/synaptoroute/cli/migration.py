@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.cli.exit_codes import FileRejected
 from synaptoroute.config import cpu_limit
+from synaptoroute.core.change import RouteRecord
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import EncoderError, StorageCorrupt
 from synaptoroute.storage import SQLiteStorage, Stored
@@ -117,8 +118,13 @@ def _encode_threads(encoder: TextEncoder) -> Iterator[Callable[[list[str]], NDAr
 
 def _compare(before: Stored, after: Stored) -> None:
     """Check that only vectors have changed: routes keep their slots, texts and revisions."""
-    if before.snapshot.routes != after.snapshot.routes:
+    if _routes_of(before) != _routes_of(after):
         raise StorageCorrupt("the routes changed during the migration: this is a bug")
+
+
+def _routes_of(stored: Stored) -> list[tuple[RouteRecord, ...]]:
+    snapshot = stored.snapshot
+    return [snapshot.routes, *(state.routes for state in snapshot.sets)]
 
 
 def _read_back(path: Path, encoder: TextEncoder) -> None:

@@ -71,6 +71,12 @@ class Stored:
     # Bytes a node derived from exactly these rows, if the checkpoint has them
     derived: NDArray[np.uint8] | None = None
 
+    @property
+    def routes_count(self) -> int:
+        """Routes of all route sets."""
+        states = self.snapshot.sets
+        return len(self.snapshot.routes) + sum(len(state.routes) for state in states)
+
     def rows_of(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Slots inside a route set, int64[n], and their vectors, float32[n, dim], not copied."""
         low, high = stored_number(number, 0), stored_number(number + 1, 0)

@@ -301,7 +301,7 @@ def check_database(path: Path, encoder: tuple[str, int] | None) -> CheckResult:
         return CheckResult("database", "fail", f"{path} is damaged: {corrupt.reason}", advice)
     except SynaptoRouteError as error:
         return CheckResult("database", "fail", f"{error.code}: {error.message}")
-    routes, slots = len(stored.snapshot.routes), len(stored.slots)
+    routes, slots = stored.routes_count, len(stored.slots)
     what = f"{path}: {routes} routes, {slots} utterances at {stored.snapshot.position.revision}"
     if encoder is not None and stored_by and stored_by[0] == OPENVINO_FINGERPRINT:
         what += ", vectors of the bundled model on OpenVINO, which this release does not have"
