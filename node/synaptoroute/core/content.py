@@ -243,6 +243,7 @@ class ContentRoot:
             self._sets[state.record.number] = held
             self._set_digests.put(state.record.number, held.digest())
         self._aliases = {alias.name: alias_hash(alias) for alias in snapshot.aliases}
+        self._aliases_hash = self._hash_aliases()
         self._outcomes = Tree(OUTCOME_LEAVES)
         self._remember(snapshot.remembered)
         self._epochs = [_epoch_hash(each) for each in snapshot.epochs]
@@ -275,10 +276,8 @@ class ContentRoot:
                 self._apply_to_set(part, entry.seq)
             else:
                 self._default.apply(part, entry.seq, self.hash_of_chunk)
-        if change.alias is not None:
-            self._aliases[change.alias.name] = alias_hash(change.alias)
-        elif change.alias_before is not None:
-            del self._aliases[change.alias_before.name]
+        if change.alias is not None or change.alias_before is not None:
+            self._change_alias(change)
         if change.encoder is not None:
             self._encoder = change.encoder.fingerprint, change.encoder.dim
         if change.epoch is not None:
@@ -307,13 +306,22 @@ class ContentRoot:
         held.apply(change, seq, self.hash_of_chunk)
         self._set_digests.put(number, held.digest())
 
+    def _change_alias(self, change: Change) -> None:
+        if change.alias is not None:
+            self._aliases[change.alias.name] = alias_hash(change.alias)
+        elif change.alias_before is not None:
+            del self._aliases[change.alias_before.name]
+        self._aliases_hash = self._hash_aliases()
+
+    def _hash_aliases(self) -> bytes:
+        return sha256(b"".join([hashed for _, hashed in sorted(self._aliases.items())])).digest()
+
     def _route_sets(self) -> tuple[bytes, ...]:
         """What level 5 adds; nothing for a cluster that does not use it."""
         facts = self._default.facts()
         if not (facts or self._sets or self._aliases):
             return ()
-        aliases = b"".join([hashed for _, hashed in sorted(self._aliases.items())])
-        parts = (b"sets|", self._set_digests.root(), sha256(aliases).digest(), facts)
+        parts = (b"sets|", self._set_digests.root(), self._aliases_hash, facts)
         return (sha256(b"".join(parts)).digest(),)
 
     def hex(self) -> str:

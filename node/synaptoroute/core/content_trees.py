@@ -7,7 +7,6 @@ was there before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from hashlib import sha256
 from typing import Final
 
@@ -17,6 +16,7 @@ _GROUP: Final = 32  # Leaves under one inner node of a ``Tree``
 _SPARSE_ITEMS: Final = 64  # Items of a leaf of a ``SparseTree``
 _SPARSE_GROUP: Final = 64  # Leaves under one of its inner nodes
 _NUMBER_BYTES: Final = 8
+_NO_ITEM: Final = bytes(ITEM_BYTES)
 
 
 class Tree:
@@ -52,7 +52,7 @@ class Tree:
         held, at = self._leaves[leaf], place * ITEM_BYTES
         if at >= len(held):
             return
-        held[at : at + ITEM_BYTES] = bytes(ITEM_BYTES)
+        held[at : at + ITEM_BYTES] = _NO_ITEM
         # Without zeros at the end, a leaf is a function of its items alone.
         del held[_used_bytes(held, ITEM_BYTES) :]
         self._changed.add(leaf)
@@ -76,19 +76,16 @@ class Tree:
     def sparse(self) -> SparseTree:
         """Copy the items that ``put`` took into a sparse tree."""
         copy = SparseTree()
-        for number, item in self._items():
-            copy.put(number, item)
+        count = len(self._leaves)
+        assert count % _SPARSE_ITEMS == 0, "a sparse leaf is cut from whole leaves"
+        for place in range(max(map(len, self._leaves)) // ITEM_BYTES):
+            at, end = place * ITEM_BYTES, (place + 1) * ITEM_BYTES
+            # Items that follow each other in a sparse leaf are at one place of leaves here.
+            for first in range(0, count, _SPARSE_ITEMS):
+                parts = self._leaves[first : first + _SPARSE_ITEMS]
+                items = [held[at:end] or _NO_ITEM for held in parts]
+                copy.put_leaf((place * count + first) // _SPARSE_ITEMS, b"".join(items))
         return copy
-
-    def _items(self) -> Iterator[tuple[int, bytes]]:
-        leaves = self._leaves
-        longest = max(map(len, leaves)) // ITEM_BYTES
-        for place in range(longest):
-            at = place * ITEM_BYTES
-            for leaf, held in enumerate(leaves):
-                item = bytes(held[at : at + ITEM_BYTES])
-                if any(item):
-                    yield place * len(leaves) + leaf, item
 
 
 class SparseTree:
@@ -126,6 +123,12 @@ class SparseTree:
         else:
             del self._leaves[leaf]
         self._changed.add(leaf)
+
+    def put_leaf(self, leaf: int, items: bytes) -> None:
+        """Put all items of a leaf at once."""
+        if used := _used_bytes(items, self._item_bytes):
+            self._leaves[leaf] = items[:used]
+            self._changed.add(leaf)
 
     def copy(self) -> SparseTree:
         copy = SparseTree(self._item_bytes)
