@@ -7,8 +7,9 @@ still be the beginning of the history at the next one.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from sim.history import History
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.storage.records import load_outcome
 
+SETTLE_SECONDS_MAX = 30.0
 OVERLAP_ENTRIES = 200
 """So many entries before the last checkpoint are compared again."""
 _LOG = """
@@ -56,14 +58,15 @@ class Judge:
     def checkpoint(self, cluster: Cluster) -> Position:
         """Compare all nodes, while nobody writes; give where they stand."""
         self.checkpoints += 1
-        cluster.settle()
         members = cluster.running
-        views = {member.name: self._view(member) for member in members}
+        views = self._views(cluster, members)
         self.found += differences(views)
         self.found += [
             f"{name} holds foreign rows" for name, each in views.items() if _foreign(each)
         ]
-        heads = {member.name: self._read(member) for member in members}
+        for member in members:
+            self._read(member)
+        heads = {name: _position(view) for name, view in views.items()}
         head = max(heads.values(), key=lambda each: each.revision)
         digests = {name: str(view["digest"]) for name, view in views.items()}
         self.found += convergence.apart(head, heads, digests)
@@ -73,18 +76,30 @@ class Judge:
         self.found += durability.lost(self.history, {"the log": self.effects})
         return head
 
+    def _views(self, cluster: Cluster, members: Sequence[Member]) -> dict[str, dict[str, object]]:
+        """Read all nodes at one position: a node may write a fit, or open an epoch, meanwhile."""
+        deadline = time.monotonic() + SETTLE_SECONDS_MAX
+        while True:
+            cluster.settle()
+            views = {member.name: self._view(member) for member in members}
+            after = {member.state()["version"] for member in members}
+            is_late = time.monotonic() > deadline
+            if is_late or (
+                {view["version"] for view in views.values()} == after and len(after) == 1
+            ):
+                return views
+
     @staticmethod
     def _view(member: Member) -> dict[str, object]:
         checksum: dict[str, object] = member.http.get("/-/digest").json()
         return {**checksum, **dump_of(member.database)}
 
-    def _read(self, member: Member) -> Position:
-        """Feed a node's op log to the check of prefixes; give its end."""
+    def _read(self, member: Member) -> None:
+        """Feed a node's op log to the check of prefixes."""
         at = self._at
         label = f"{member.name} at checkpoint {self.checkpoints}"
         with closing(sqlite3.connect(f"file:{member.database}?mode=ro", uri=True)) as raw:
             rows = raw.execute(_LOG, (max(0, at.seq - OVERLAP_ENTRIES),)).fetchall()
-            head = raw.execute("SELECT epoch, seq, chain FROM meta").fetchone()
         for number, (epoch, seq, _, prev_chain, chain, digest, _) in enumerate(rows):
             if number == 0:
                 self._prefix.installed(label, Position(epoch, seq - 1, prev_chain))
@@ -93,7 +108,6 @@ class Judge:
             self._prefix.committed(label, Position(epoch, seq, chain), digest)
             if seq == at.seq and chain != at.chain:
                 self.found.append(f"{label} left the history that all had at {at.revision}")
-        return Position(*head)
 
     def _extend(self, path: Path, head: Position) -> None:
         """Take over what is new in the surviving history."""
@@ -102,6 +116,8 @@ class Judge:
         if rows and rows[0][1] != self._at.seq + 1:
             self.found.append(f"nothing tells what came between {self._at.seq} and {rows[0][1]}")
         for epoch, seq, op_id, _, _, _, text in rows:
+            if seq > head.seq:  # came since the nodes were compared; the next time it counts
+                break
             self.entries += 1
             if text is None:
                 continue
@@ -124,6 +140,11 @@ class Judge:
             *linearizable.stale(self.history),
         ]
         return self.found
+
+
+def _position(view: Mapping[str, Any]) -> Position:
+    epoch, seq, chain, *_ = view["meta"][0]
+    return Position(epoch, seq, chain)
 
 
 def _foreign(view: Mapping[str, Any]) -> bool:
