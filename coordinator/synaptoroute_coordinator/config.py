@@ -70,6 +70,9 @@ class CoordinatorConfig(Policy, HttpConfig):
         redis_ca_file: Certificate authority of a ``rediss://`` server.
         redis_cert_file: Client certificate for it.
         redis_key_file: Key of that certificate.
+        redis_sentinel_user: User of the Sentinels; empty for their default user.
+        redis_sentinel_password_file: File of the Sentinels' password; none if they need none.
+        redis_sentinel_tls: Use TLS with the Sentinels, with the certificates for Redis.
         signing_keys_file: Keys that sign entries; without a file entries are not signed.
         allow_unsigned: Accept entries without a signature while keys are introduced.
         namespace: Name of the cluster's log on that server.
@@ -118,6 +121,9 @@ class CoordinatorConfig(Policy, HttpConfig):
     redis_ca_file: Path | None = None
     redis_cert_file: Path | None = None
     redis_key_file: Path | None = None
+    redis_sentinel_user: str = Field(default="", max_length=256)
+    redis_sentinel_password_file: Path | None = None
+    redis_sentinel_tls: bool = False
     signing_keys_file: Path | None = None
     allow_unsigned: bool = False
     namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]{1,64}$")

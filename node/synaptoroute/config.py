@@ -224,6 +224,9 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
         redis_ca_file: File of the certificate authority of a ``rediss://`` server.
         redis_cert_file: File of the client certificate for Redis.
         redis_key_file: File of the client certificate's key.
+        redis_sentinel_user: User of the Sentinels; empty for their default user.
+        redis_sentinel_password_file: File of the Sentinels' password; none if they need none.
+        redis_sentinel_tls: Use TLS with the Sentinels, with the certificates for Redis.
         signing_keys_file: File of the keys that sign entries; without it nothing is signed.
         allow_unsigned: Accept unsigned entries, while signing is being introduced.
         namespace: Name of the cluster's log on the Redis server.
@@ -266,6 +269,9 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     redis_ca_file: Path | None = None
     redis_cert_file: Path | None = None
     redis_key_file: Path | None = None
+    redis_sentinel_user: str = Field(default="", max_length=256)
+    redis_sentinel_password_file: Path | None = None
+    redis_sentinel_tls: bool = False
     signing_keys_file: Path | None = None
     allow_unsigned: bool = False
     namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]{1,64}$")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from servers import Server, running_sentinels
 from synaptoroute.core.mutation import Revision
 from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason
-from synaptoroute.sequencer.client import Tls
+from synaptoroute.sequencer.client import Connector, SentinelAccess, Tls
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.scripts import Head
+from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.sequencer.server_checks import Limits, examine
 from tls_files import EXPIRED, TestTls
 
 pytestmark = pytest.mark.integration
@@ -161,3 +163,45 @@ async def test_sentinel_is_asked_for_the_master_at_each_connection(sentinel) -> 
     assert isinstance(head, Head)
     assert head.seq == 2
     assert caught.value.fields["reason"] is Reason.NEW_HISTORY
+
+
+@pytest.fixture
+def secured(start_server, tmp_path: Path) -> Iterator[tuple[str, TestTls]]:
+    """Address and certificates of a Sentinel with TLS and a user of its own."""
+    files = TestTls.make(tmp_path / "tls")
+    master, replica = start_server("redis", appendonly="yes"), start_server("redis")
+    replica.call("REPLICAOF", "127.0.0.1", str(master.port))
+    port = free_port()
+    lines = (
+        f"tls-port {port}\ntls-cert-file {files.cert}\ntls-key-file {files.key}\n"
+        f"tls-ca-cert-file {files.ca}\ntls-auth-clients no\n"
+        "user node on >sentinels +@all\n"
+    )
+    with running_sentinels(tmp_path, master, count=1, lines=lines):
+        yield f"redis+sentinel://127.0.0.1:{port}/routes/0", files
+
+
+async def test_sentinels_are_asked_with_their_own_password_and_tls(
+    secured: tuple[str, TestTls], tmp_path: Path
+) -> None:
+    """The right password leads to the master; a wrong one, or another authority, does not."""
+    url, files = secured
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text("sentinels\n")
+    wrong.write_text("others\n")
+    answers = []
+    for password_file, tls in ((right, Tls(files.ca)), (wrong, Tls(files.ca)), (right, Tls())):
+        access = SentinelAccess("node", password_file, is_tls=True)
+        log = RedisLog(url, tls=tls, sentinel=access)
+        try:
+            answers.append(type(await log.head()))
+        except SequencerUnavailable as error:
+            answers.append(error.fields["reason"])
+        await log.close()
+    access = SentinelAccess("node", right, is_tls=True)
+    connector = Connector(url, tls=Tls(files.ca), sentinel=access)
+    found = await examine(connector, "default", Limits(1_000_000, 60.0))
+
+    assert NoLog is answers[0]
+    assert NoLog not in answers[1:]
+    assert ["sentinels_few", "sentinels"] == [each.code for each in found][:2]

@@ -184,12 +184,14 @@ class Sentinels:
         folder: Where each has its folder.
         master: The master at the start.
         down_ms: So long a master must be silent to be down.
+        lines: More settings; ``{number}`` is the number of the Sentinel.
     """
 
     binary: Path
     folder: Path
     master: Server
     down_ms: int = 500
+    lines: str = ""
     ports: list[int] = field(default_factory=list)
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list, repr=False)
 
@@ -225,6 +227,7 @@ class Sentinels:
                     quorum=count // 2 + 1,
                     down_ms=self.down_ms,
                 )
+                + self.lines.format(number=number)
             )
             command = [str(self.binary), str(config), "--sentinel"]
             process = subprocess.Popen(
@@ -260,9 +263,11 @@ class Sentinels:
 
 
 @contextmanager
-def running_sentinels(folder: Path, master: Server, count: int = 3) -> Iterator[Sentinels]:
+def running_sentinels(
+    folder: Path, master: Server, count: int = 3, lines: str = ""
+) -> Iterator[Sentinels]:
     """Sentinels of a master that has a replica, ended with the block."""
-    sentinels = Sentinels(master.binary, folder, master)
+    sentinels = Sentinels(master.binary, folder, master, lines=lines)
     try:
         yield sentinels.start(count)
     finally:

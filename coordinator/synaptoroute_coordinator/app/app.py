@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 
 from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.private_files import exposed_secrets
-from synaptoroute.sequencer.client import Tls
+from synaptoroute.sequencer.client import SentinelAccess, Tls
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.peers import Membership, PeerClient
@@ -192,8 +192,8 @@ async def _serve(config: CoordinatorConfig) -> bool:
     return await ServerProcess(server, hooks, runtime.log).run(config.host, config.port)
 
 
-def make_runtime(config: CoordinatorConfig) -> Runtime:
-    log = RedisLog(
+def log_of(config: CoordinatorConfig) -> RedisLog:
+    return RedisLog(
         config.redis_url.get_secret_value(),
         namespace=config.namespace,
         password_file=config.redis_password_file,
@@ -201,8 +201,17 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         signing_keys_file=config.signing_keys_file,
         allow_unsigned=config.allow_unsigned,
         clock_skew_seconds_max=config.clock_skew_seconds_max,
+        sentinel=SentinelAccess(
+            config.redis_sentinel_user,
+            config.redis_sentinel_password_file,
+            config.redis_sentinel_tls,
+        ),
         retention=RetentionLimits(config.log_bytes_max, config.retain_bytes, config.retain_entries),
     )
+
+
+def make_runtime(config: CoordinatorConfig) -> Runtime:
+    log = log_of(config)
     node_key = read_secret(config.node_key_file, "API key for the nodes")
     secret = read_secret(config.peer_secret_file, "peers' secret").encode()
     tls, peer_tls = server_tls(config), client_tls(peer_files(config))

@@ -56,6 +56,19 @@ class Tls:
     key_file: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SentinelAccess:
+    """How Sentinels are reached, apart from their addresses."""
+
+    user: str = ""
+    password_file: Path | None = None  # None if they need no password
+    is_tls: bool = False  # With the certificates of the master
+
+
+NO_SENTINEL_ACCESS: Final = SentinelAccess()
+"""Sentinels that need no password and no TLS."""
+
+
 class PasswordFile(CredentialProvider):
     """Credentials whose password is read at every connection, so that it can rotate."""
 
@@ -83,6 +96,7 @@ class Connector:
     tls: Tls = field(default_factory=Tls)
     socket_timeout_seconds: float = 1.0  # Longest wait for a connection, and for an answer
     is_replica: bool = False  # With a Sentinel URL: connect to a replica, not to the master
+    sentinel: SentinelAccess = NO_SENTINEL_ACCESS
 
     def __post_init__(self) -> None:
         parts = self._parts
@@ -200,20 +214,28 @@ class Connector:
             pool = ConnectionPool(kind, host=host, port=port, db=database, **options)
         return Link(pool, seconds)
 
-    def sentinel_links(self) -> dict[str, Link]:
-        """Create a link to each Sentinel, by its address; the caller closes them."""
-        seconds = self.socket_timeout_seconds
+    def _sentinel_options(self, seconds: float) -> dict[str, Any]:
         options: dict[str, Any] = {
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
             "socket_timeout": seconds,
-            "socket_connect_timeout": seconds,
+            "socket_connect_timeout": self.socket_timeout_seconds,
             "driver_info": None,
         }
+        if self.sentinel.password_file is not None:
+            provider = PasswordFile(self.sentinel.password_file, self.sentinel.user)
+            options["credential_provider"] = provider
+        if self.sentinel.is_tls:
+            options |= self._tls_options()
+        return options
+
+    def sentinel_links(self) -> dict[str, Link]:
+        """Create a link to each Sentinel, by its address; the caller closes them."""
+        seconds = self.socket_timeout_seconds
+        kind = SSLConnection if self.sentinel.is_tls else Connection
+        options = self._sentinel_options(seconds)
         return {
-            f"{host}:{port}": Link(
-                ConnectionPool(Connection, host=host, port=port, **options), seconds
-            )
+            f"{host}:{port}": Link(ConnectionPool(kind, host=host, port=port, **options), seconds)
             for host, port in self._sentinels
         }
 
@@ -224,10 +246,9 @@ class Connector:
 
     def _sentinel_link(self, options: dict[str, Any], seconds: float) -> Link:
         service, database = self._service
-        bare = ("retry", "socket_timeout", "socket_connect_timeout", "driver_info", "protocol")
-        bare_options = {name: options[name] for name in bare}
         make: Any = Sentinel
-        sentinel = make(self._sentinels, sentinel_kwargs=bare_options)
+        sentinel_options = {"ssl": self.sentinel.is_tls, **self._sentinel_options(seconds)}
+        sentinel = make(self._sentinels, sentinel_kwargs=sentinel_options)
         is_tls = self._parts.scheme.startswith("rediss")
         find = sentinel.slave_for if self.is_replica else sentinel.master_for
         client = find(service, db=database, ssl=is_tls, **options)

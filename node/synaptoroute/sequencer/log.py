@@ -25,7 +25,7 @@ from synaptoroute.log import Appended
 from synaptoroute.sequencer.append_errors import NotPlaced
 from synaptoroute.sequencer.appender import AppendCounts, Appender, WriteLimits
 from synaptoroute.sequencer.certificates import ContentBoard
-from synaptoroute.sequencer.client import Connector, Link, Tls
+from synaptoroute.sequencer.client import NO_SENTINEL_ACCESS, Connector, Link, SentinelAccess, Tls
 from synaptoroute.sequencer.epochs import Epochs
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Lease
@@ -65,6 +65,7 @@ class RedisLog:
         socket_timeout_seconds: Longest wait for a connection or an answer.
         replica_urls: Replicas that this node subscribes at and reads from, see ``replica_reads``;
             a Sentinel URL stands for the replicas of its service.
+        sentinel: How the Sentinels of Sentinel URLs are reached.
 
     Raises:
         ConfigError: A URL, the namespace or the key file is malformed.
@@ -86,11 +87,12 @@ class RedisLog:
         retention: RetentionLimits | None = None,
         socket_timeout_seconds: float = 1.0,
         replica_urls: Sequence[str] = (),
+        sentinel: SentinelAccess = NO_SENTINEL_ACCESS,
     ) -> None:
-        self.connector = Connector(url, password_file, tls or Tls(), socket_timeout_seconds)
-        self._replicas = [
-            replace(self.connector, url=each, is_replica=True) for each in replica_urls
-        ]
+        self.connector = Connector(
+            url, password_file, tls or Tls(), socket_timeout_seconds, sentinel=sentinel
+        )
+        self._replicas = [replace(self.connector, url=u, is_replica=True) for u in replica_urls]
         random.shuffle(self._replicas)  # Nodes begin with different ones
         self.keys = Keys(namespace)
         limits = limits or WriteLimits()
@@ -102,9 +104,8 @@ class RedisLog:
         self.has_genesis = False  # Whether a genesis file pins the voters' keys
         self._level: Callable[[], int] = lambda: BASE_LEVEL
         self._commands = self.connector.link()
-        self._reads = self.connector.link(
-            timeout_seconds=max(_READ_TIMEOUT_SECONDS, socket_timeout_seconds)
-        )
+        read_seconds = max(_READ_TIMEOUT_SECONDS, socket_timeout_seconds)
+        self._reads = self.connector.link(timeout_seconds=read_seconds)
         self.scripts = Scripts(self._commands, self.keys)
         rows = NodeRows(
             self.verifier,
@@ -124,8 +125,8 @@ class RedisLog:
         self._replica_links = [
             each.link(timeout_seconds=REPLICA_SECONDS_MAX) for each in self._replicas
         ]
-        replicas = [self._reader_at(each) for each in self._replica_links]
-        self.replica_reads = ReplicaReads(replicas, self._reader, self.head)
+        readers = list(map(self._reader_at, self._replica_links))
+        self.replica_reads = ReplicaReads(readers, self._reader, self.head)
         self._position: Callable[[], Position] = Position
         self._fingerprint: Callable[[], str] = str
         self._voters: Callable[[], tuple[str, ...]] = tuple

@@ -26,7 +26,7 @@ from synaptoroute.failpoints import arm
 from synaptoroute.private_files import exposed_secrets
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.sequencer import RedisLog
-from synaptoroute.sequencer.client import Tls, split_urls
+from synaptoroute.sequencer.client import SentinelAccess, Tls, split_urls
 from synaptoroute.sequencer.retention import RetentionLimits
 from synaptoroute.server.app import create_app
 from synaptoroute.server.encoder_loading import LoadEncoder, load_encoder, load_spare, load_tables
@@ -250,6 +250,11 @@ def log_of(config: NodeConfig) -> RedisLog | None:
         allow_unsigned=config.allow_unsigned,
         retention=RetentionLimits(config.log_bytes_max, config.retain_bytes, config.retain_entries),
         clock_skew_seconds_max=config.clock_skew_seconds_max,
+        sentinel=SentinelAccess(
+            config.redis_sentinel_user,
+            config.redis_sentinel_password_file,
+            config.redis_sentinel_tls,
+        ),
         replica_urls=split_urls(bus_urls.get_secret_value()) if bus_urls is not None else (),
     )
 

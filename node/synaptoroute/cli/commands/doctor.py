@@ -231,15 +231,21 @@ def _is_named(host: str, names: Sequence[str]) -> bool:
 
 def check_redis(config: NodeConfig) -> list[CheckResult]:
     """Check the Redis of these settings with everything that nodes do there."""
-    from synaptoroute.sequencer.client import Connector, Tls, split_urls
+    from synaptoroute.sequencer.client import Connector, SentinelAccess, Tls, split_urls
     from synaptoroute.sequencer.server_checks import Limits, examine, examine_replica
 
     url = config.redis_url.get_secret_value() if config.redis_url is not None else ""
     tls = Tls(config.redis_ca_file, config.redis_cert_file, config.redis_key_file)
     try:
-        if config.redis_password_file is not None:
-            config.redis_password_file.read_bytes()
-        connector = Connector(url, config.redis_password_file, tls)
+        for path in (config.redis_password_file, config.redis_sentinel_password_file):
+            if path is not None:
+                path.read_bytes()
+        sentinel = SentinelAccess(
+            config.redis_sentinel_user,
+            config.redis_sentinel_password_file,
+            config.redis_sentinel_tls,
+        )
+        connector = Connector(url, config.redis_password_file, tls, sentinel=sentinel)
         limits = Limits(config.log_bytes_max, config.clock_skew_seconds_max)
         findings = asyncio.run(examine(connector, config.namespace, limits))
         urls = config.redis_bus_urls.get_secret_value() if config.redis_bus_urls else ""
