@@ -35,6 +35,13 @@ VIEWS = ((LIGHT, LIGHT, 1200), (DARK, DARK, 1200), (PHONE, LIGHT, 390))
 """Name of the view, colour scheme, width in pixels."""
 SETTLE_MS = 9_000
 """The curves of the first page need points."""
+TESTS = {
+    "where can I park my car when I come to see you": "talk-to-a-person",
+    "I'd like to send my headphones back": "returns",
+    "the site does not let me in": "sign-in",
+    "where is my order": "order-status",
+    "will it rain in Lisbon tomorrow": None,
+}
 UNMATCHED = [
     f"{verb} {what}"
     for verb in ("do you sell", "can I buy", "I am looking for")
@@ -74,15 +81,34 @@ def _addresses(process: subprocess.Popen[str]) -> tuple[str, str]:
     raise SystemExit(f"the cluster did not start:\n{printed}")
 
 
-def ask(front: str, text: str) -> dict[str, Any]:
-    """Route a text."""
+def call(front: str, method: str, path: str, body: Any) -> dict[str, Any]:
+    """Send a request; a write waits for all nodes."""
     request = urllib.request.Request(
-        f"{front}/v1/query",
-        json.dumps({"text": text}).encode(),
-        {"Content-Type": "application/json"},
+        f"{front}/v1/{path}{'' if path.endswith('query') else '?ack=all'}",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "SR-Note": "Visitors ask where to go"},
+        method=method,
     )
     with urllib.request.urlopen(request, timeout=20) as response:
         return dict(json.load(response))
+
+
+def ask(front: str, text: str) -> dict[str, Any]:
+    """Route a text."""
+    return call(front, "POST", "query", {"text": text})
+
+
+def draft(front: str) -> None:
+    """Make two sets, the second one better at the tests of both, and promote it."""
+    call(front, "POST", "sets/default/fork", {"as": "support@1"})
+    tests = [{"text": text, "route": route} for text, route in TESTS.items()]
+    call(front, "PUT", "sets/support@1/tests", {"tests": tests})
+    call(front, "PUT", "aliases/support", {"set": "support@1"})
+    call(front, "POST", "sets/support@1/fork", {"as": "support@2"})
+    learned = {"name": "talk-to-a-person", "utterances": ["Where can I park when I visit you?"]}
+    call(front, "POST", "sets/support@2/revisions", {"routes": [learned]})
+    gate = {"min_accuracy": 0.9, "max_regressions": 0}
+    call(front, "PUT", "aliases/support", {"set": "support@2", "gate": gate})
 
 
 @contextmanager
@@ -132,6 +158,15 @@ def take(page: Page, dashboard: str, suffix: str) -> None:
     page.goto(f"{dashboard}/#/learn")
     page.wait_for_selector(".clusters li", timeout=20_000)
     keep(page, "dashboard-learn-light", is_whole=False)
+    page.goto(f"{dashboard}/#/traffic")
+    page.wait_for_selector(".legend-cell", timeout=20_000)
+    keep(page, "dashboard-traffic-light", is_whole=False)
+    page.goto(f"{dashboard}/#/compare?set=support%402")
+    page.wait_for_selector(".compare", timeout=20_000)
+    keep(page, "dashboard-compare-light", is_whole=False)
+    page.goto(f"{dashboard}/#/alias/support")
+    page.click("summary:has-text('Evidence')")
+    keep(page, "dashboard-alias-light", is_whole=False)
 
 
 def main() -> None:
@@ -142,6 +177,7 @@ def main() -> None:
     with cluster() as (front, dashboard), sync_playwright() as playwright:
         for text in UNMATCHED:
             ask(front, text)
+        draft(front)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         with asked(front):
             for suffix, scheme, width in VIEWS:

@@ -96,6 +96,7 @@ def test_wrong_answer_becomes_a_promoted_draft(
     page.fill("#query-text", WRONG)
     page.click("form.ask button[type=submit]")
     page.wait_for_selector("#judgement option[value='talk-to-a-person']", state="attached")
+    assert "bicycle" not in page.url
     page.select_option("#right-route", "talk-to-a-person")
     page.click("#add-test")
     page.wait_for_selector("#toast:has-text('The test is on all 3 nodes')", timeout=15_000)
@@ -188,6 +189,7 @@ def test_change_is_reverted_from_the_history(
     page.fill("#utterances", f"{lines}\nmay I bring it back to the shop")
     page.fill("#texts", "may I bring it back to the shop")
     page.wait_for_selector("th:has-text('Draft')", timeout=15_000)
+    assert "bring it back" not in page.evaluate("JSON.stringify(localStorage)")
     page.fill("#note", "Shops take things back, too")
     shoot(page, "sets-editor")
     page.click("form button[type=submit]")
@@ -206,6 +208,23 @@ def test_change_is_reverted_from_the_history(
 
     assert lines.split("\n") == stored["utterances"]
     assert [] == found, "\n".join(found)
+
+
+def test_link_to_a_query_is_answered_by_the_set_that_it_names(
+    fleet: Fleet, open_page: Callable[..., Any]
+) -> None:
+    """The set, the node and the query are in the address; the payload is shown."""
+    assert fleet.coordinator is not None
+    send(fleet, "POST", "/v1/sets/support%401/fork", {"as": "linked@1"})
+    body = {"utterances": ["Is the link there?"], "payload": {"queue": "links"}}
+    send(fleet, "PUT", "/v1/sets/linked%401/routes/links", body)
+    page = open_page(fleet.coordinator.url)
+    go(page, "query?set=linked%401&node=node-2&text=Is+the+link+there%3F")
+    page.wait_for_selector(".answer h2:has-text('links')", timeout=20_000)
+
+    assert "linked@1" == page.input_value("#set")
+    assert "node-2" == page.input_value("#query-node")
+    assert '"queue": "links"' in page.inner_text(".answer pre")
 
 
 def test_disagreement_with_a_shadow_becomes_an_utterance(

@@ -4,6 +4,7 @@ import { get, post, state, watch } from "./api.js";
 import { confirmTyped } from "./dialogs.js";
 import { bytes, clock, h, scroll, toast } from "./dom.js";
 import { eventLine } from "./fleet.js";
+import { linesOf } from "./routes.js";
 
 export function show(main) {
   const isAdmin = state.session?.scopes.includes("admin");
@@ -61,7 +62,7 @@ export function show(main) {
           const name = node.value;
           if (await confirmTyped("Replace the state of a node", `${name} discards its state and installs the snapshot of another node.`, name, "Resync")) run("resync", { node: name });
         } }, "Resync …"))),
-      orphans,
+      state.hasSets ? eraseCard(isAdmin) : null, orphans,
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups),
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Writes")), writes),
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Audit log")), record))));
@@ -78,6 +79,25 @@ export function show(main) {
   events.replaceChildren(...[...state.events].reverse().map(eventLine));
   refresh().catch((problem) => toast(problem.message));
   return stop;
+}
+
+// Remove texts from every route set, and from the logs.
+function eraseCard(isAdmin) {
+  const texts = h("textarea", { id: "erase-texts", rows: 3, placeholder: "Texts to erase, one per line" });
+  const outcome = h("p", { class: "muted small", "aria-live": "polite" });
+  return h("details", { class: "card danger-zone" }, h("summary", {}, "Erase texts"),
+    h("p", { class: "muted small" }, "From routes, tests and review queues of every set; every node and Redis then drop the entries that held them. Backups keep them until they are deleted."),
+    h("label", { for: "erase-texts", class: "sr-only" }, "Texts to erase"), texts,
+    h("button", { type: "button", class: "danger", disabled: !isAdmin, onclick: async () => {
+      const asked = linesOf(texts.value).slice(0, 100);
+      if (!asked.length || !await confirmTyped("Erase texts", `${asked.length} ${asked.length === 1 ? "text goes" : "texts go"} for good.`, "erase", "Erase")) return;
+      try {
+        const found = await post("/v1/erase", { texts: asked });
+        texts.value = "";
+        const counts = Object.entries(found.found).filter(([, count]) => count).map(([name, count]) => `${count} ${name.replaceAll("_", " ")}`);
+        outcome.textContent = `Erased at ${found.version}: ${counts.join(", ") || "nothing had these texts"}.`;
+      } catch (problem) { outcome.textContent = problem.message; }
+    } }, "Erase …"), outcome);
 }
 
 function drawRecord(record, actions) {

@@ -113,7 +113,7 @@ function evidence(found) {
   return h("div", { class: "evidence" },
     h("p", { class: "row" }, found.accuracy === undefined ? null : h("span", {}, h("b", {}, percent(found.accuracy)), ` of ${whole(found.tests ?? 0)} tests right`,
       found.base_accuracy === undefined || found.base_accuracy === null ? "" : `, ${percent(found.base_accuracy)} before`),
-    found.regressions === undefined ? null : h("span", { class: `tag ${found.regressions ? "bad" : "ok"}` }, `${whole(found.regressions)} regressions`),
+    found.regressions === undefined ? null : h("span", { class: `tag ${found.regressions ? "bad" : "ok"}` }, `${whole(found.regressions)} ${found.regressions === 1 ? "regression" : "regressions"}`),
     found.shadow_agreement === undefined ? null : h("span", {}, `${percent(found.shadow_agreement)} of ${whole(found.shadow_queries)} shadowed queries agree`)),
     (found.unmet ?? []).length ? h("ul", {}, found.unmet.map((each) => h("li", { class: "wrong" }, each))) : null,
     failures.length ? scroll("Tests that failed", h("table", { class: "unmatched" }, head(["Query", "Right", "Answer", ""]),
@@ -137,11 +137,23 @@ async function drawShadow(view) {
   found.pairs.length ? scroll("Disagreements by routes", h("table", {}, head([alias.set, alias.shadow, "Times"]),
     h("tbody", {}, found.pairs.slice(0, 30).map((each) => h("tr", {}, h("td", {}, each.answered ?? "no route"), h("td", {}, each.shadowed ?? "no route"), h("td", { class: "number" }, whole(each.count))))))) : null,
   h("h3", { class: "spaced" }, "Queries"),
-  found.sample.length ? scroll("Queries that both answer differently", h("table", { class: "unmatched", id: "disagreements" }, head(["Query", alias.set, alias.shadow, "Right is", ""]),
-    h("tbody", {}, found.sample.slice(0, 50).map((each) => sampleRow(view, each)))))
+  found.sample.length ? scroll("Queries that both answer differently", h("table", { class: "unmatched", id: "disagreements" }, head(["Query", alias.set, alias.shadow, "Times", "Right is"]),
+    h("tbody", {}, together(found.sample).slice(0, 50).map((each) => sampleRow(view, each)))))
     : h("p", { class: "muted" }, "No query is kept. Texts are kept only while the review queue of the answering set is on, which the page Learn can switch on."));
 }
 
+// Equal queries once, with how often they came.
+function together(sample) {
+  const found = new Map();
+  for (const each of sample) {
+    const key = JSON.stringify([each.text, each.answered, each.shadowed]);
+    if (found.has(key)) found.get(key).times += 1;
+    else found.set(key, { ...each, times: 1 });
+  }
+  return [...found.values()];
+}
+
+// The right answer of a query goes to the shadow: an utterance of the chosen route, or a negative.
 function sampleRow(view, each) {
   const { alias } = view;
   const judge = async (expected, got) => {
@@ -149,9 +161,9 @@ function sampleRow(view, each) {
     if (into) correct(into, each.text, expected, got);
   };
   const sides = [...new Set([each.answered, each.shadowed])].filter((one) => one !== null);
-  return h("tr", {}, h("td", { class: "said" }, each.text), h("td", {}, each.answered ?? "no route"), h("td", {}, each.shadowed ?? "no route"),
-    h("td", {}, h("span", { class: "row" }, sides.map((one) => h("button", { type: "button", class: "quiet nowrap", onclick: () => judge(one, each.shadowed) }, one)),
-      h("button", { type: "button", class: "quiet nowrap", onclick: () => judge(null, each.shadowed ?? each.answered) }, "no route"))), h("td", {}));
+  return h("tr", {}, h("td", { class: "said" }, each.text), h("td", {}, each.answered ?? "no route"), h("td", {}, each.shadowed ?? "no route"), h("td", { class: "number" }, whole(each.times)),
+    h("td", {}, h("span", { class: "row" }, sides.map((one) => h("button", { type: "button", class: "nowrap", onclick: () => judge(one, each.shadowed) }, one)),
+      h("button", { type: "button", class: "nowrap", onclick: () => judge(null, each.shadowed ?? each.answered) }, "no route"))));
 }
 
 // --- the way back -----------------------------------------------------------------------------

@@ -72,8 +72,19 @@ function drawAlarms() {
     h("b", {}, alarm.severity === "critical" ? "Critical" : "Warning"), h("span", {}, alarm.message))));
 }
 
+// Somebody else may make sets and move aliases.
+const SETS_MS = 10000;
+let setsAt = 0, setsHead = "";
+function followSets() {
+  if (!state.hasSets || state.view?.head === setsHead || Date.now() - setsAt < SETS_MS || document.hidden) return;
+  setsAt = Date.now();
+  setsHead = state.view.head;
+  loadSets().catch(() => {});
+}
+
 let hasView = false;
 watch((what) => {
+  if (what === "view") followSets();
   if (what === "sets" && hasView) drawSwitcher(byId("switcher"), readPlace);
   drawPulse();
   drawAlarms();

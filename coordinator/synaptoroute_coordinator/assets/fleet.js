@@ -122,7 +122,10 @@ function auditWords(view) {
   return wrong ? `The audit at ${view.audit.seq} found errors on ${wrong}.` : `No node reported to the audit at ${view.audit.seq}.`;
 }
 
+const MANY = 13;
+
 function drawNodes(nodes, cards, view) {
+  nodes.classList.toggle("many", view.nodes.length >= MANY);
   const present = new Set();
   for (const node of view.nodes) {
     present.add(node.node);

@@ -10,12 +10,16 @@ export const isAdmin = () => state.session?.scopes.includes("admin");
 
 // --- the switcher -----------------------------------------------------------------------------
 
+let drawn = "";
 export function drawSwitcher(bar, view) {
+  const key = JSON.stringify([state.named, state.sets.map((each) => [each.name, each.forked_from]), state.aliases]);
+  if (key === drawn) return;  // an open list would close
+  drawn = key;
   bar.hidden = !state.hasSets || (state.sets.length < 2 && !state.aliases.length);
   const select = h("select", { id: "set", "aria-label": "Route set or alias", onchange: (event) => {
     const at = view();
-    const rest = ["routes", "alias"].includes(at.view) ? "" : at.rest;
-    go(at.view === "alias" ? "sets" : at.view, rest, { ...Object.fromEntries(at.params), set: event.target.value });
+    const kept = Object.fromEntries(["range", "text", "node"].map((name) => [name, at.params.get(name)]));
+    go(at.view === "alias" ? "sets" : at.view, "", { ...kept, set: event.target.value });
   } },
   state.aliases.length ? h("optgroup", { label: "Aliases" }, state.aliases.map((each) => option(each.name, `${each.name} → ${each.set}`))) : null,
   h("optgroup", { label: "Route sets" }, state.sets.map((each) => option(each.name === DEFAULT ? "" : each.name, each.name))));
