@@ -20,6 +20,8 @@ import { show as traffic } from "./traffic.js";
 import { show as unmatched } from "./unmatched.js";
 
 const VIEWS = { fleet, sets, alias, tests, compare, history, routes, query: playground, conflicts, unmatched, learn, traffic, settings, encoder, activity };
+const CLUSTER_VIEWS = ["", "fleet", "sets", "encoder", "activity"];
+const SETS_WAIT_MS = 5000;
 const THEME = "synaptoroute.theme";
 let leave = () => {};
 let isFirst = true;
@@ -45,7 +47,7 @@ function render() {
   }
   document.title = `${[title, state.named].filter(Boolean).join(" · ")} · SynaptoRoute`;
   const isMissing = state.named && state.hasSets && !state.sets.some((each) => each.name === contentSet());
-  if (isMissing && !["fleet", "sets", "encoder", "activity"].includes(place.view)) {
+  if (isMissing && !CLUSTER_VIEWS.includes(place.view)) {
     main.append(h("section", { class: "card" }, h("p", { class: "empty" }, `There is no route set or alias ${state.named}. `, h("a", { href: link("sets", "", { set: "" }) }, "All sets"))));
     leave = () => {};
     return;
@@ -72,11 +74,20 @@ function drawAlarms() {
     h("b", {}, alarm.severity === "critical" ? "Critical" : "Warning"), h("span", {}, alarm.message))));
 }
 
+let areSetsShown = false;
+function drawSets() {
+  // What the name in the address stands for is known only now.
+  if (!areSetsShown && hasView && state.named) setTimeout(render, 0);
+  areSetsShown = true;
+  drawSwitcher(byId("switcher"), readPlace);
+  for (const anchor of document.querySelectorAll("[data-view=sets], [data-view=tests], [data-view=compare]")) anchor.hidden = !state.hasSets;
+}
+
 // Somebody else may make sets and move aliases.
 const SETS_MS = 10000;
-let setsAt = 0, setsHead = "";
+let setsAt = Date.now(), setsHead = "";
 function followSets() {
-  if (!state.hasSets || state.view?.head === setsHead || Date.now() - setsAt < SETS_MS || document.hidden) return;
+  if (state.view?.head === setsHead || Date.now() - setsAt < SETS_MS || document.hidden) return;
   setsAt = Date.now();
   setsHead = state.view.head;
   loadSets().catch(() => {});
@@ -85,7 +96,7 @@ function followSets() {
 let hasView = false;
 watch((what) => {
   if (what === "view") followSets();
-  if (what === "sets" && hasView) drawSwitcher(byId("switcher"), readPlace);
+  if (what === "sets") drawSets();
   drawPulse();
   drawAlarms();
   if (!hasView && state.view) { hasView = true; render(); }
@@ -98,9 +109,10 @@ async function begin() {
   byId("namespace").textContent = session.namespace ?? "";
   byId("leave").hidden = !session.needs_key || !session.name;
   if (session.needs_key && !session.name) { askKey(); return; }
-  await loadSets().catch(() => {});
-  for (const anchor of document.querySelectorAll("[data-view=sets], [data-view=tests], [data-view=compare]")) anchor.hidden = !state.hasSets;
+  // Sets come from a node: what is about the cluster is shown without them.
+  const sets = loadSets().catch(() => {});
   state.view = state.view ?? await get("/v1/cluster");
+  if (!CLUSTER_VIEWS.includes(readPlace().view)) await Promise.race([sets, new Promise((resolve) => setTimeout(resolve, SETS_WAIT_MS))]);
   follow();
   if (!hasView) { hasView = true; render(); drawAlarms(); drawPulse(); }
 }
