@@ -226,3 +226,30 @@ def test_settings_of_one_set_do_not_change_how_another_reads_texts(node: SetNode
     read = {name: node.engine.prepare("hello you", route_set=name).text for name in ("a", "b", "")}
 
     assert {"a": "you", "b": "hello you", "": "hello you"} == read
+
+
+def test_equal_texts_of_several_sets_in_one_batch_are_encoded_once(held: HeldEncoder) -> None:
+    node = SetNode(encoder=held, lanes=1)
+    node.engine.start()
+    names = [f"s{number}" for number in range(5)]
+    for name in names:
+        node.put_set(name)
+        node.put(name, "the same text", route_set=name)
+    held.hold()
+    found: list[Match] = []
+
+    async def ask() -> None:
+        first = asyncio.ensure_future(node.submit("something else", use_cache=False))
+        await held.held_up()
+        rest = [asyncio.ensure_future(node.submit("the same text", name)) for name in names]
+        alone = asyncio.ensure_future(node.submit("the same text", "s0", use_cache=False))
+        await asyncio.sleep(0)
+        held.gate.set()
+        found.extend(await asyncio.gather(*rest, alone))
+        await first
+
+    asyncio.run(ask())
+    node.engine.stop()
+
+    assert [*names, "s0"] == [match.route for match in found]
+    assert 2 == held.count_of("the same text")
