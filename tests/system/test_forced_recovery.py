@@ -14,6 +14,7 @@ from checkers import Version
 from node_cluster import Cluster, Member, StartCluster, until
 from synaptoroute.cli.app import app
 from synaptoroute.replication.recovery import FORCED_PATIENCE_SECONDS
+from synaptoroute.trust.genesis import dump_genesis
 from synaptoroute.trust.identity import NodeIdentity
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
@@ -95,6 +96,36 @@ def test_nodes_with_empty_disks_take_over_the_log(
 
     assert_works(cluster, fresh, ROUTES)
     cluster.judge()
+
+
+def test_pinned_nodes_with_empty_disks_take_over_the_log(
+    start_cluster: StartCluster, secret_file: Path, tmp_path: Path
+) -> None:
+    """As pods do whose volumes are lost: they have the founders' keys again, which count."""
+    files = [tmp_path / f"voter-{n}.key" for n in range(VOTERS)]
+    keys = {file.stem: NodeIdentity.load_or_create(file).public_key for file in files}
+    genesis = tmp_path / "genesis.json"
+    genesis.write_text(dump_genesis("default", keys))
+    cluster = start_cluster(
+        "valkey", 0, signing_keys_file=str(secret_file), genesis_file=str(genesis)
+    )
+
+    def start() -> list[Member]:
+        own = [{"initial_identity_key_file": str(file)} for file in files]
+        return [cluster.add(VOTERS, **each).start() for each in own]
+
+    for member in start():
+        member.wait_ready()
+    write_routes(cluster)
+    cluster.server.stop()
+    cluster.server.start()
+    for member in list(cluster.members):
+        cluster.dismiss(member)
+    fresh = start()
+    outlook(fresh[0])
+    force(fresh[0])
+
+    assert_works(cluster, fresh, ROUTES)
 
 
 @pytest.mark.parametrize(

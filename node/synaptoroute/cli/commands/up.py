@@ -86,11 +86,7 @@ def up(
     )
     with StopSignal():
         try:
-            note(f"Starting {nodes} nodes; data and logs are in {data}.")
-            began = time.monotonic()
-            with waiting("Starting ..."):
-                cluster.start()
-                cluster.wait_ready(ready_seconds, lambda node: _say_ready(node, began))
+            _start(cluster, ready_seconds)
             _load_routes(cluster, route_file)
             answers = _ask(cluster)
             check = run_check(cluster)
@@ -109,9 +105,18 @@ def up(
             cluster.stop()
 
 
-def _say_ready(node: NodeProcess, began: float) -> None:
-    name, seconds = node.settings["node_name"], time.monotonic() - began
-    note(f"{name} is ready after {seconds:.1f} s: {node.url}, log {node.log_file}")
+def _start(cluster: LocalCluster, ready_seconds: float) -> None:
+    """Start all nodes, and name each that is ready."""
+    began = time.monotonic()
+
+    def say_ready(node: NodeProcess) -> None:
+        name, seconds = node.settings["node_name"], time.monotonic() - began
+        note(f"{name} is ready after {seconds:.1f} s: {node.url}, log {node.log_file}")
+
+    note(f"Starting {cluster.count} nodes; data and logs are in {cluster.folder}.")
+    with waiting("Starting ..."):
+        cluster.start()
+        cluster.wait_ready(ready_seconds, say_ready)
 
 
 def _load_routes(cluster: LocalCluster, routes: Path) -> None:
