@@ -215,7 +215,9 @@ def _add(row: LogRow, scan: _Scan, past: PastStates, *, is_page: bool) -> bool:
         kind, fields = describe_frame(row.frame)
     except (CodecError, UnknownMutation):
         return True
-    past.add(row.seq, kind, fields, is_applied=row.outcome.status == "applied")
+    # A repeated write has the outcome of the first one, and no effect here.
+    is_applied = row.outcome.status == "applied" and row.outcome.at.seq == row.seq
+    past.add(row.seq, kind, fields, is_applied=is_applied)
     if is_page:
         scan.add(row, kind, fields)
     return True
@@ -241,7 +243,7 @@ def show_changes(entries: Sequence[HistoryEntry], past: PastStates) -> None:
     left_bytes = CHANGES_BYTES_MAX
     for entry in entries:
         seq = int(entry.version.partition(".")[2])
-        subjects = past.subjects_of(seq) if entry.status == "applied" else []
+        subjects = past.subjects_of(seq)
         if subjects is None:
             continue
         entry.changes_total = len(subjects)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from synaptoroute.core.erasure import text_hash
@@ -497,6 +497,8 @@ def _at_first(subject: Subject) -> State:
     """The state of a subject at the beginning of the log, or of its set."""
     if subject.kind == "tests":
         return {}
+    if subject == Subject("set", DEFAULT_SET):
+        return {"limits": asdict(SetLimits())}
     if subject.kind != "settings":
         return None
     return settings_of(Settings() if subject.route_set == DEFAULT_SET else FOUNDING_SETTINGS)

@@ -434,3 +434,33 @@ async def test_concurrent_promotions_leave_one_complete_state(node: HttpNode) ->
 
     assert {200, 201} >= {each.status_code for each in answers}
     assert (record.target, record.shadow) in {("v1", "v2"), ("v2", "")}
+
+
+# --- shadows ---
+
+
+async def test_shadow_report_counts_pairs_and_is_reset(node: HttpNode) -> None:
+    await fork(node, "v1")
+    await worsen(node)
+    none = await node.http.get("/v1/aliases/support/shadow")
+    await put_alias(node, {"set": "v1"})
+    without = (await node.http.get("/v1/aliases/support/shadow")).json()
+    await put_alias(node, {"set": "v1", "shadow": "default", "shadow_share": 1.0})
+    for each in TESTS:
+        answer = await node.http.post("/v1/sets/support/query", json={"text": each["text"]})
+        assert 200 == answer.status_code, answer.text
+    for _ in range(100):
+        report = (await node.http.get("/v1/aliases/support/shadow")).json()
+        if report["compared"] + report["skipped"] >= len(TESTS):
+            break
+        await asyncio.sleep(0.02)
+    reset = (await node.http.delete("/v1/aliases/support/shadow")).json()
+
+    assert (404, "alias_not_found") == (none.status_code, none.json()["code"])
+    assert (None, 0) == (without["shadow"], without["compared"])
+    assert ("v1", "default", 3, 2) == tuple(
+        report[name] for name in ("set", "shadow", "compared", "agreed")
+    )
+    assert [{"answered": "parcel", "shadowed": "refund", "count": 1}] == report["pairs"]
+    assert 0.666667 == report["agreement"]
+    assert (0, None) == (reset["compared"], reset["agreement"])
