@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
@@ -264,7 +264,31 @@ async def list_backups(request: Request) -> Response:
         found = await backups.list_backups()
     except OSError as error:
         raise ClusterError(f"the backups cannot be read: {error.strerror}") from error
-    return json_response({"is_on": backups.is_on, "backups": list(map(_shown_backup, found))})
+    config = runtime_of(request).config
+    shown = [_shown_backup(each) for each in found]
+    expiries = expiries_of(found, config.backups_kept, config.backup_seconds)
+    for document, expires_ms in zip(shown, expiries, strict=True):
+        document["expires_at_ms"] = expires_ms
+    return json_response({"is_on": backups.is_on, "backups": shown})
+
+
+def expiries_of(backups: Sequence[Backup], kept: int, interval_seconds: float) -> list[int | None]:
+    """When each backup is to be deleted, milliseconds since 1970; None without a schedule.
+
+    An erased text is in the backups from before until then.
+
+    Args:
+        backups: Newest first.
+        kept: How many are kept.
+        interval_seconds: Time between two backups; 0 for never.
+    """
+    if not interval_seconds or not backups:
+        return [None] * len(backups)
+    newest_ms = backups[0].at_ms
+    return [
+        newest_ms + round(max(0, kept - place) * interval_seconds * 1_000)
+        for place in range(len(backups))
+    ]
 
 
 def _shown_backup(backup: Backup) -> dict[str, Any]:
