@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 60.0
 CALL_SECONDS: Final = 300.0
+UPLOAD_SECONDS: Final = 3_600.0
 ATTEMPTS_MAX: Final = 5
 PAGE_ROUTES: Final = 100
 
@@ -98,9 +99,11 @@ class NodeClient:
             content_type,
             headers=headers or {},
             is_write=True,
+            # The node answers when all texts are encoded.  A second attempt would begin again.
+            attempt_seconds=UPLOAD_SECONDS,
         )
         with self._telling():
-            return self._http.send(request)
+            return self._http.send(request, UPLOAD_SECONDS)
 
     @contextmanager
     def download(self, path: str, media_type: str) -> Iterator[Iterator[bytes]]:

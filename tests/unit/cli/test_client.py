@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -24,6 +25,7 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.answers: list[Answer | None] = []
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.pause_seconds = 0.0  # before each answer
 
 
 def _endpoint(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
@@ -33,6 +35,7 @@ def _endpoint(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             script.asked.append((self.command, self.path, dict(self.headers), body))
+            time.sleep(script.pause_seconds)
             answer = script.answers.pop(0)
             if answer is None:  # lose the connection as a node that dies does
                 self.close_connection = True
@@ -110,6 +113,19 @@ def test_stream_is_made_again_for_each_attempt(client: NodeClient, script: Scrip
 
     assert [body for _, _, _, body in script.asked] == [b"one\ntwo\n"] * 2
     assert script.asked[0][1] == "/v1/import?replace=true"
+
+
+def test_upload_waits_longer_than_other_requests(
+    client: NodeClient, script: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node answers when all texts are encoded; a second attempt would begin again."""
+    monkeypatch.setattr("synaptoroute.cli.client.READ_SECONDS", 0.1)
+    script.pause_seconds = 0.5
+    script.answers = [(200, {}, b"{}")] * 9
+    with NodeClient(client.url) as hasty:
+        hasty.upload("/v1/apply", b"{}\n", "application/x-ndjson")
+
+    assert 1 == len(script.asked)
 
 
 def test_refusal_is_not_retried(client: NodeClient, script: ScriptedServer) -> None:
