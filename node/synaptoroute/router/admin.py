@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from synaptoroute.core.codec import LEVEL, decode_proposal
 from synaptoroute.core.mutation import (
@@ -53,6 +54,7 @@ class OrphanedWrite(BaseModel):
         kind: Kind of the write, such as ``PutRoute``.
         route: The route that it changed; None if it concerned all routes.
         moved_at_ms: When it was set aside, in milliseconds since 1970.
+        route_set: The route set that it changed; None for ``default``.
     """
 
     op_id: str
@@ -60,6 +62,7 @@ class OrphanedWrite(BaseModel):
     kind: str
     route: str | None
     moved_at_ms: int
+    route_set: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class RecoveryOutlook(BaseModel):
@@ -109,10 +112,25 @@ class LevelOutlook(BaseModel):
 class ClusterAdmin:
     """The operations of one node's router."""
 
-    def __init__(self, engine: EnginePort, writer: Writer, follower: Follower | None) -> None:
+    def __init__(
+        self,
+        engine: EnginePort,
+        writer: Writer,
+        follower: Follower | None,
+        writer_of: Callable[[str], Writer],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            engine: The engine.
+            writer: Writes what is about no route set.
+            follower: How the router follows its cluster; None for one on its own.
+            writer_of: Finds what writes into a route set; empty for ``default``.
+        """
         self._engine = engine
         self._writer = writer
         self._follower = follower
+        self._writer_of = writer_of
 
     def _member(self) -> Follower:
         """Return how this router follows the log of its cluster."""
@@ -226,9 +244,11 @@ class ClusterAdmin:
             request_hash=proposal.request_hash,
             if_match=proposal.if_match,
             if_none_match=proposal.if_none_match,
+            note=proposal.note,
         )
         try:
-            result = await self._writer.write(proposal.mutation, options)
+            writer = self._writer_of(proposal.route_set)
+            result = await writer.write(proposal.mutation, options)
         except RouteError:
             await self._forget(op_id)
             raise
@@ -348,4 +368,5 @@ def _shown(orphan: Orphan) -> OrphanedWrite | None:
         kind=type(mutation).__name__,
         route=mutation.name if isinstance(mutation, _NAMED) else None,
         moved_at_ms=orphan.moved_at_us // 1_000,
+        route_set=proposal.route_set or None,
     )

@@ -671,7 +671,8 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
 
     def _admin(self) -> ClusterAdmin:
         root = self._root
-        return ClusterAdmin(root._engine(), root._writer(), root.follower)
+        writer_of = lambda name: root.set(name)._writer()  # noqa: E731
+        return ClusterAdmin(root._engine(), root._writer(), root.follower, writer_of)
 
     async def acalibrate(self) -> tuple[Calibration, WriteResult]:
         """Calibrate the cascade on the current routes, on every node at one position.

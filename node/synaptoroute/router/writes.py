@@ -191,7 +191,8 @@ class Writer:
         note = "" if isinstance(mutation, ImportChunk) else options.note or NOTE.get()
         if self.route_set or note:
             self.require_level(SETS_LEVEL)
-        author, name = self._author_of(mutation), self.route_set
+        author = self._author_of(mutation) if AUTHOR.get() else ""
+        name = self.route_set
         proposal = options.propose(mutation, author, name, note)
         if name:
             proposal = replace(proposal, op_id=scoped_op_id(proposal.op_id, name))
@@ -203,16 +204,6 @@ class Writer:
         status = self._engine.replica_status
         # The first write founds a log of its own at the newest level.
         return LEVEL if not status.epochs and self._log.is_local else status.level
-
-    def _check_rate(self, proposal: Proposal) -> None:
-        """Refuse a write to a set that is written to too fast.
-
-        Raises:
-            LimitExceeded: It is.
-        """
-        record = self._engine.set_record(self.route_set)
-        if record is not None:
-            self._rates.take(proposal, record)
 
     def _check_level(self, mutation: Mutation) -> None:
         """Refuse a write that nodes of the release before would stop at.
@@ -396,7 +387,11 @@ class Writer:
         self, mutation: Mutation, options: WriteOptions, fingerprint: str | None, deadline: float
     ) -> WriteResult:
         proposal = self._proposal(mutation, options)
-        self._check_rate(proposal)
+        record = self._engine.set_record(self.route_set)
+        if record is not None and (
+            record.limits.writes_per_second_max or record.limits.write_bytes_per_second_max
+        ):
+            self._rates.take(proposal, record)
         if not is_too_large(proposal, self._log.entry_bytes_max):
             return await self._send_entry(proposal, options, fingerprint, deadline)
         if isinstance(mutation, PatchRoute) and self._has_staged_writes:
@@ -632,7 +627,11 @@ class Writer:
     def write_now(self, mutation: Mutation, options: WriteOptions) -> WriteResult:
         """Propose to the engine and wait on this thread; only without a shared log."""
         proposal = self._proposal(mutation, self._own(options))
-        self._check_rate(proposal)
+        record = self._engine.set_record(self.route_set)
+        if record is not None and (
+            record.limits.writes_per_second_max or record.limits.write_bytes_per_second_max
+        ):
+            self._rates.take(proposal, record)
         if not is_too_large(proposal, self._log.entry_bytes_max):
             return self._propose_now(proposal)
         kind, part = self._staged_form(proposal)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from http_node import HttpNode, http_node
-from synaptoroute.core.mutation import ImportBegin
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.mutation import ImportBegin, PutSettings
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.errors import (
     ConfigError,
@@ -24,8 +25,11 @@ from synaptoroute.models import FeedbackSettings, Route
 from synaptoroute.router import AdaptiveRouter, WriteOptions
 from synaptoroute.router import decision_fits as fits_module
 from synaptoroute.router import fit_schedule as schedule_module
+from synaptoroute.router.feedback import stored_settings
 from synaptoroute.router.op_ids import is_of_set, scoped_op_id
 from synaptoroute.router.route_sets import RouteSetLimits
+from synaptoroute.router.writes import Writer
+from synaptoroute.storage import Orphan
 
 pytestmark = pytest.mark.unit
 
@@ -245,3 +249,26 @@ async def test_sets_need_level_5_of_the_log(tmp_path: Path) -> None:
             await node.router.aput_route(PARCEL)
         finally:
             replica.level = 5
+
+
+async def test_orphaned_write_of_a_set_is_replayed_there(node: HttpNode) -> None:
+    """The replay goes to the set of the write, not to ``default``."""
+    bound = node.router.set("s")
+    proposal = bound._writer()._proposal(
+        PutSettings(stored_settings(await bound.aget_settings())), WriteOptions(note="why")
+    )
+    orphan = Orphan(proposal.op_id, 1, 99, encode_proposal(proposal), 0)
+    admin = node.router._admin()
+    writers: list[str] = []
+
+    def writer_of(name: str) -> Writer:
+        writers.append(name)
+        return node.router.set(name)._writer()
+
+    admin._writer_of = writer_of
+    admin._engine.database.orphans = lambda: [orphan]  # type: ignore[method-assign]
+    shown = await admin.orphans()
+    await admin.replay_orphan(proposal.op_id)
+
+    assert ["s"] == writers
+    assert ["s"] == [each.route_set for each in shown]
