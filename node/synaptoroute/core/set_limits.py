@@ -18,7 +18,7 @@ def check_limits(table: RouteTable, change: Change, limits: SetLimits) -> None:
     if not (change.writes or change.put):
         return
     rows_more = len(change.writes) - len(change.replaced)
-    rows_after = table.slots_used + rows_more
+    rows_after = len(table.row_hashes) + rows_more
     if limits.utterances_max and rows_more > 0 and rows_after > limits.utterances_max:
         raise _over("utterances_max", limits.utterances_max, rows_after)
     routes_more = len(change.put) - len(change.before) - len(change.deleted)

@@ -380,7 +380,7 @@ class RouteSets:
     # --- enacting ------------------------------------------------------------------------------
 
     def _enact(self, change: Change) -> None:
-        for part in change.parts():
+        for part in (change, *change.others):
             number = part.set_number
             if part.is_set_removed:
                 self._remove(number, part.outcome.at)
@@ -391,7 +391,8 @@ class RouteSets:
                 self.tables[number].enact(part)
                 self._weigh(number, self.tables[number].digest.total - before)
                 self._move_record(part.set_record_before, part.set_record)
-        self._move_alias(change.alias_before, change.alias)
+        if change.alias is not None or change.alias_before is not None:
+            self._move_alias(change.alias_before, change.alias)
 
     def revert(self, change: Change) -> None:
         """Undo the newest change."""

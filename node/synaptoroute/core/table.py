@@ -521,7 +521,8 @@ class RouteTable:
             self._drop_feedback(item)
         for item in change.feedback:
             self._add_feedback(item)
-        self._move_tests(change.tests_before, change.tests)
+        if change.tests or change.tests_before:
+            self._move_tests(change.tests_before, change.tests)
 
     def revert(self, change: Change) -> None:
         """Undo the newest change."""
