@@ -7,6 +7,7 @@ replica that missed the newest writes, as managed services do.  Clients write an
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator
@@ -18,9 +19,13 @@ import pytest
 from chaos.clients import Clients, revision_of
 from chaos.judge import Judge
 from node_cluster import Cluster, cluster_on, until
+from redis_logs import opened, put
+from redis_logs import until as bus_until
 from redis_servers import IN_URL, KINDS, USER, Endpoint, restricted_server
+from synaptoroute.core.mutation import Position
 from synaptoroute.sequencer.client import Connector
-from synaptoroute.sequencer.server_checks import Limits, examine
+from synaptoroute.sequencer.pubsub import MessageReceived, Subscribed
+from synaptoroute.sequencer.server_checks import Limits, examine, examine_replica
 from tls_files import TestTls
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -101,3 +106,34 @@ async def test_doctor_finds_nothing_on_a_restricted_server(kind: str, tmp_path: 
         server.stop()
 
     assert {"ok"} == {each.severity for each in found}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nodes_listen_and_read_at_a_replica_with_a_restricted_user(
+    kind: str, tmp_path: Path
+) -> None:
+    primary = restricted_server(kind, tmp_path / "primary").start()
+    replica = restricted_server(kind, tmp_path / "replica").start()
+    try:
+        replica.call("REPLICAOF", "127.0.0.1", str(primary.port))
+        async with asyncio.timeout(30):
+            while "master_link_status:up" not in replica.call("INFO", "replication"):
+                await asyncio.sleep(0.05)
+        urls = [each.url.replace("://", f"://{USER}:{IN_URL}@") for each in (primary, replica)]
+        async with opened(urls[0], replica_urls=urls[1:]) as log:
+            bus = log.bus()
+            bus.start()
+            await bus_until(bus, lambda event: event == Subscribed(is_replica=True))
+            await log.append([put("one")])
+            heard = await bus_until(bus, lambda event: isinstance(event, MessageReceived))
+            found = await log.replica_reads.read(Position())
+        examined = await examine_replica(
+            Connector(urls[1], is_replica=True), Connector(urls[0]), "default"
+        )
+    finally:
+        for each in (replica, primary):
+            each.stop()
+
+    assert found is not None
+    assert heard[-1].message == found.entries[-1]
+    assert ["replica_followed"] == [each.code for each in examined]

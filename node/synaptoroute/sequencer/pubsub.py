@@ -319,6 +319,8 @@ class BusKeepalive:
                 await asyncio.sleep(wait_seconds)
             elif await self._was_received(wait_seconds):
                 wait_seconds = random.uniform(TAKEOVER_MIN_SECONDS, TAKEOVER_MAX_SECONDS)
+                # After a wait of that length the holder is silent: the lease need not end first.
+                is_takeover = True
                 continue
             try:
                 result = await self.send(is_takeover=is_takeover)
