@@ -38,6 +38,8 @@ from synaptoroute.serving.query import QueryEngine
 ERASED_AT_ONCE: Final = 100
 ROUNDS_MAX: Final = 3
 CHECK_SECONDS: Final = 5.0
+ERASURES_READ: Final = 64
+"""Entries before an erasure that may be erasures as well: one request writes several."""
 CLEAN_SECONDS: Final = 3.0
 """How long the answer waits for the logs to be clean."""
 PURGED_FACT: Final = "erased_through_seq"
@@ -140,7 +142,7 @@ class Eraser:
             if result.status == "pending":
                 break
         assert result is not None
-        status = await self._await_clean()
+        status = await self._await_clean(seq_of(result.version))
         return Erasure(
             status=result.status,
             op_id=result.op_id,
@@ -181,46 +183,66 @@ class Eraser:
         content = await asyncio.wrap_future(self._engine.run_on_applier(read))
         return await asyncio.to_thread(_find_in, content, forms)
 
-    async def _await_clean(self) -> ErasureStatus:
+    async def _await_clean(self, seq: int) -> ErasureStatus:
+        """Drop what is older than an erasure here, if that is possible soon."""
         deadline = asyncio.get_running_loop().time() + CLEAN_SECONDS
         while True:
-            status = await self.status()
+            with suppress(SynaptoRouteError):  # the duty of this node tries again
+                await self.purge(seq)
+            status = await self.status(seq - 1)
             if status.is_clean or asyncio.get_running_loop().time() >= deadline:
                 return status
             await asyncio.sleep(0.1)
 
     # --- the logs ---
 
-    async def status(self) -> ErasureStatus:
-        """What this node and Redis still keep of the time before the newest erasure."""
+    async def newest(self, after_seq: int = 0) -> int | None:
+        """Seq of the newest erasure after a place that this node keeps; None for none."""
+        return await asyncio.to_thread(self._engine.database.last_erasure, after_seq)
+
+    @property
+    def applied_seq(self) -> int:
+        """Seq of the newest entry that is durable here."""
+        return self._engine.database.position.seq
+
+    @property
+    def purged_seq(self) -> int:
+        """Seq of the newest erasure below which this node holds nothing."""
+        return int(self._engine.database.meta_get(PURGED_FACT) or 0)
+
+    async def status(self, after_seq: int = 0) -> ErasureStatus:
+        """What this node and Redis still keep of the time before the newest erasure.
+
+        Args:
+            after_seq: Only erasures after this place; a whole op log takes long to search.
+        """
         database, node = self._engine.database, self._engine.node_id
-        seq = await asyncio.to_thread(database.last_erasure)
+        seq = await self.newest(after_seq)
         if seq is None:
             return ErasureStatus(node=node, version=None, is_clean=True)
         waiting = []
         if isinstance(self._log, RedisLog) and not await self._log.retention.is_dropped(seq - 1):
             waiting.append("redis")
-        if int(database.meta_get(PURGED_FACT) or 0) < seq:
+        if self.purged_seq < seq:
             waiting.append("database")
         rows = await asyncio.to_thread(database.read_log_back, seq + 1, entries_max=1, bytes_max=1)
         version = f"{rows[0].epoch}.{seq}" if rows else None
         return ErasureStatus(node=node, version=version, is_clean=not waiting, waiting_for=waiting)
 
-    async def purge(self) -> bool:
-        """Drop what is older than the newest erasure; whether nothing of it is left.
+    async def forget(self, seq: int) -> None:
+        """Forget queries with erased texts that this node remembers in memory."""
+        self._forget_queries(await asyncio.to_thread(self._hashes, seq))
+
+    async def purge(self, seq: int) -> bool:
+        """Drop what is older than an erasure; whether nothing of it is left.
 
         A log has no gaps, so all entries before it go.
         """
-        database = self._engine.database
-        seq = await asyncio.to_thread(database.last_erasure)
-        if seq is None:
-            return True
         if isinstance(self._log, RedisLog) and not await self._log.retention.drop_through(seq - 1):
             return False  # a node is behind; the next round looks again
-        if int(database.meta_get(PURGED_FACT) or 0) >= seq:
+        if self.purged_seq >= seq:
             return True
-        hashes = await asyncio.to_thread(self._hashes)
-        self._forget_queries(hashes)
+        hashes = await asyncio.to_thread(self._hashes, seq)
         orphans = await asyncio.to_thread(self._orphans, hashes)
 
         def trim(state: AppliedState) -> None:
@@ -232,10 +254,12 @@ class Eraser:
         await asyncio.wrap_future(self._engine.run_on_applier(trim))
         return True
 
-    def _hashes(self) -> frozenset[str]:
-        """Hashes of the erasures in the op log."""
+    def _hashes(self, seq: int) -> frozenset[str]:
+        """Hashes of an erasure, and of those just before it."""
         found: set[str] = set()
-        rows = self._engine.database.read_log_back(None, entries_max=10_000, bytes_max=1 << 26)
+        rows = self._engine.database.read_log_back(
+            seq + 1, entries_max=ERASURES_READ, bytes_max=1 << 24
+        )
         for row in rows:
             kind, fields = describe_frame(row.frame)
             if kind is EraseTexts:
@@ -277,6 +301,9 @@ class ErasureDuty:
 
     def __init__(self, eraser: Callable[[], Eraser]) -> None:
         self._eraser = eraser
+        self._seen_seq = 0  # Of the newest entry that was looked at
+        self._erased_seq = 0  # Of the newest erasure
+        self._is_clean = True
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -292,12 +319,33 @@ class ErasureDuty:
     async def _run(self) -> None:
         while True:
             try:
-                await self._eraser().purge()
+                await self._look()
             except SynaptoRouteError as error:
                 _log.debug("erased texts are still in the log: %s", error)
             except Exception as error:  # a bug: the next round goes on
                 _log.exception("the purge of erased texts failed: %s", error)
             await asyncio.sleep(CHECK_SECONDS * random.uniform(0.8, 1.2))
+
+    async def _look(self) -> None:
+        """Look at the entries since the last time; search the whole op log only once."""
+        eraser = self._eraser()
+        applied_seq = eraser.applied_seq
+        if applied_seq < self._seen_seq:  # a recovery or a snapshot put this node back
+            self._seen_seq = self._erased_seq = 0
+        if applied_seq > self._seen_seq:
+            seq = await eraser.newest(self._seen_seq)
+            self._seen_seq = applied_seq
+            if seq is not None:
+                self._erased_seq, self._is_clean = seq, False
+                await eraser.forget(seq)
+        # A snapshot that was installed since may have brought entries back.
+        if self._erased_seq and (not self._is_clean or eraser.purged_seq < self._erased_seq):
+            self._is_clean = await eraser.purge(self._erased_seq)
+
+
+def seq_of(version: str) -> int:
+    """Seq of ``epoch.seq``; 0 for a write that is not decided."""
+    return int(version.partition(".")[2] or 0)
 
 
 def _find_in(

@@ -282,7 +282,7 @@ class _Scan:
         self._found: list[tuple[int, HistoryEntry]] = []
         # Commits of imports that may have changed the route: their chunks come later, for
         # they stand before the commit.
-        self._open: dict[str, tuple[int, HistoryEntry]] = {}
+        self._open: dict[tuple[str, str], tuple[int, HistoryEntry]] = {}
 
     def is_complete(self, limit: int) -> bool:
         return len(self._found) >= limit and not self._open
@@ -316,7 +316,7 @@ class _Scan:
 
     def _add_import(self, row: LogRow, kind: type[Mutation], fields: dict[str, Any]) -> None:
         """Find out whether an import contains the route."""
-        import_id = str(fields.get("import_id", ""))
+        import_id = str(fields.get("route_set", "")), str(fields.get("import_id", ""))
         if kind in _COMMITS:
             if row.outcome.status == "applied":
                 found = (row.seq, entry_of(row, kind, fields))

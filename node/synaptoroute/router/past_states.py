@@ -92,7 +92,8 @@ class PastStates:
         self._by_set: dict[str, list[_Operation]] = {}
         self._of_all: list[_Operation] = []
         self._by_seq: dict[int, _Operation] = {}
-        self._pending: dict[str, _Operation] = {}  # Commits of imports without their beginnings
+        # Commits without the beginnings of their imports, by set and identity
+        self._pending: dict[tuple[str, str], _Operation] = {}
         self._known: dict[tuple[Subject, int], State] = {}
         self._first_seq: int | None = None  # Of the oldest entry that was added
 
@@ -108,7 +109,7 @@ class PastStates:
             return
         self._by_seq[seq] = operation
         if kind in _COMMITS:
-            self._pending[str(fields["import_id"])] = operation
+            self._pending[route_set, str(fields["import_id"])] = operation
             self._by_set.setdefault(route_set, []).append(operation)
         elif kind is DeleteSet or kind is ForkSet:
             name = fields["name"] if kind is DeleteSet else fields["into"]
@@ -121,7 +122,7 @@ class PastStates:
 
     def _add_part(self, part: _Operation) -> None:
         """Take in a chunk or the beginning of an import whose commit was added."""
-        import_id = str(part.fields["import_id"])
+        import_id = part.route_set, str(part.fields["import_id"])
         commit = self._pending.get(import_id)
         if commit is None:
             return

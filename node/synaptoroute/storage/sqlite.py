@@ -337,12 +337,12 @@ class SQLiteStorage:
             ).fetchone()
             return None if seq is None else int(seq)
 
-    def last_erasure(self) -> int | None:
-        """Seq of the newest entry of the op log that erases texts.  Any thread."""
+    def last_erasure(self, after_seq: int = 0) -> int | None:
+        """Seq of the newest entry after a place that erases texts.  Any thread."""
         with self._opened().reading("read the op log") as reader:
             (seq,) = reader.execute(
-                "SELECT max(seq) FROM oplog WHERE substr(frame, 4, 1) = ?",
-                (bytes([KIND_BY_TYPE[EraseTexts]]),),
+                "SELECT max(seq) FROM oplog WHERE seq > ? AND substr(frame, 4, 1) = ?",
+                (after_seq, bytes([KIND_BY_TYPE[EraseTexts]])),
             ).fetchone()
             return None if seq is None else int(seq)
 
