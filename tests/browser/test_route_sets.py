@@ -260,6 +260,30 @@ def test_disagreement_with_a_shadow_becomes_an_utterance(
     assert [] == found, "\n".join(found)
 
 
+def test_text_is_erased_from_every_set(fleet: Fleet, open_page: Callable[..., Any]) -> None:
+    """Only after the word is typed; the page says what had the text."""
+    assert fleet.coordinator is not None
+    said = "Ann Smith wants to see somebody"
+    for name in ("erased%401", "erased%402"):
+        send(fleet, "PUT", f"/v1/sets/{name}", {})
+        body = {"utterances": [said, "I want to see somebody"]}
+        send(fleet, "PUT", f"/v1/sets/{name}/routes/visits", body)
+    page = open_page(fleet.coordinator.url)
+    go(page, "activity")
+    page.click("summary:has-text('Erase texts')")
+    page.fill("#erase-texts", said)
+    page.click("button:has-text('Erase …')")
+    page.fill("#typed-name", "erase")
+    page.click("dialog[open] button[type=submit]")
+    page.wait_for_selector("text=2 utterances", timeout=30_000)
+    left = [
+        httpx.get(f"{fleet.nodes[0].url}/v1/sets/{name}/routes/visits", trust_env=False).json()
+        for name in ("erased%401", "erased%402")
+    ]
+
+    assert [["I want to see somebody"]] * 2 == [route["utterances"] for route in left]
+
+
 def test_set_is_deleted_only_with_its_name(
     fleet: Fleet, open_page: Callable[..., Any], shoot: Shoot, audit: Audit
 ) -> None:

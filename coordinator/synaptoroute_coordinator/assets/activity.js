@@ -13,6 +13,7 @@ export function show(main) {
   const writes = scroll("Writes");
   const backups = scroll("Backups");
   const node = h("select", { id: "action-node" });
+  const erase = eraseCard(isAdmin);
   const orphans = h("section", { class: "card", hidden: true });
   const refresh = async () => {
     // Without a node that answers there is no history, but there is a record.
@@ -62,7 +63,7 @@ export function show(main) {
           const name = node.value;
           if (await confirmTyped("Replace the state of a node", `${name} discards its state and installs the snapshot of another node.`, name, "Resync")) run("resync", { node: name });
         } }, "Resync …"))),
-      state.hasSets ? eraseCard(isAdmin) : null, orphans,
+      erase, orphans,
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups),
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Writes")), writes),
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Audit log")), record))));
@@ -75,7 +76,9 @@ export function show(main) {
       node.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
     }
     nameVoter();
+    erase.hidden = !state.hasSets;
   });
+  erase.hidden = !state.hasSets;
   events.replaceChildren(...[...state.events].reverse().map(eventLine));
   refresh().catch((problem) => toast(problem.message));
   return stop;
