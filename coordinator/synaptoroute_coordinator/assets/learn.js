@@ -258,6 +258,10 @@ const add = (list, texts) => list.push(...texts.filter((text) => !list.includes(
 function drawChanges(view) {
   const { routes, resolved } = revision();
   const pane = view.parts.changes;
+  // Drawn anew only if it changed: an answer on its way belongs to what is shown.
+  const key = JSON.stringify([routes, resolved]);
+  if (view.shown === key) return;
+  view.shown = key;
   const title = h("header", {}, h("h2", {}, "Changes"));
   if (!picks.size) {
     pane.replaceChildren(title, h("p", { class: "empty" }, "Ask a question or go through the lists, and add what the routes should learn. Everything is applied in one write."));
