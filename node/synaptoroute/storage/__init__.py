@@ -1,8 +1,9 @@
 """The node's durable state: one SQLite file with rows, log, outcomes and position.
 
 ``sqlite`` is the interface to the rest of the node and composes the others.  ``database``
-opens a file and holds its connection; ``writer`` writes entries, ``loader`` reads and
-verifies a whole state, with the rows of the ``checkpoint`` if there is one.
+opens a file and holds its connection; ``writer`` writes entries, ``sets`` copies and removes
+route sets, ``loader`` reads and verifies a whole state, with the rows of the ``checkpoint`` if
+there is one.  Slots, owners and keys of all route sets share the tables, see ``core.rows``.
 ``snapshots`` exports and installs states, ``re_embedding`` replaces all vectors,
 ``maintenance`` writes checkpoints and scrubs, ``corruption`` finds and quarantines corrupt
 files.  The others build on ``connection``, ``records`` and ``schema.sql``.
