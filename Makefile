@@ -117,8 +117,9 @@ SEEDS ?= 1000
 FROM ?= 0
 
 .PHONY: drill
-drill: ## Lose a cluster of containers and restore its backup (needs make images)
+drill: ## Lose a cluster and restore its backup: with containers (make images), and with the chart
 	@python3 deploy/drill.py $(DRILL_ARGS)
+	@python3 deploy/drill_chart.py
 
 .PHONY: sim
 sim: $(VENV)/.dev-installed ## Simulate a cluster under faults (SEEDS=1000 FROM=0)

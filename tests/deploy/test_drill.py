@@ -5,16 +5,59 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import charts
 from containers import IMAGES, require_images
 from needs import require
 from repository import ROOT
 
+sys.path.insert(0, str(ROOT / "deploy"))
+import drill_chart
+
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 
 DRILL_SECONDS_MAX = 500
+
+
+def test_chart_is_drilled_where_a_kubernetes_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Elsewhere the drill says why not, and is no failure."""
+    for tool in ("kubectl", "helm"):
+        (tmp_path / tool).write_text("#!/bin/sh\necho the connection was refused >&2\nexit 1\n")
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", "")
+    assert "KUBECONFIG is not set" == drill_chart.why_not()
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    assert "no Kubernetes answers" in drill_chart.why_not()
+    assert "the connection was refused" in drill_chart.why_not()
+    assert 0 == drill_chart.main()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "there is no kubectl" == drill_chart.why_not()
+
+
+def test_objects_of_the_chart_drill_are_valid(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The pod that restores is confined, and has the volume and the Secrets of the chart."""
+    validate = pytest.importorskip("kubernetes_validate")
+    binary = charts.helm("4")
+    (tmp_path / "helm").symlink_to(binary)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("DRILL_HELM_ARGS", "--set node.image.repository=own,node.image.tag=dev")
+    pod = drill_chart.ChartDrill(tmp_path).restorer()
+    rendered = charts.render({"fullnameOverride": drill_chart.NAME})
+    names = {each["metadata"]["name"] for each in charts.named(rendered, "Secret")}
+
+    for each in (pod, drill_chart._claim("backups")):
+        validate.validate(each, "1.36", strict=True)
+    assert "own:dev" == pod["spec"]["containers"][0]["image"]
+    assert {f"{drill_chart.NAME}-{name}" for name in drill_chart.KEPT_SECRETS} <= names
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
 
 
 def test_destroyed_cluster_is_restored_from_its_backup() -> None:
