@@ -36,7 +36,15 @@ OUTSIDE = {
 }
 """Files outside docs/ that are pages of the site."""
 PARTS = {
-    "Start": ["installation", "library", "concepts", "route-sets", "comparison", "changelog"],
+    "Start": [
+        "installation",
+        "library",
+        "concepts",
+        "route-sets",
+        "change-routes-safely",
+        "comparison",
+        "changelog",
+    ],
     "Deploy and operate": [
         "kubernetes",
         "chart-values",
