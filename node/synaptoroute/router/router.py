@@ -160,10 +160,8 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
     def set(self, name: str) -> AdaptiveRouter:
         """Bind this router to one route set: what is returned queries, reads and writes there.
 
-        It is cheap, and shares everything else; it is started and stopped with this one.  The
-        set need not exist yet.  For queries, ``name`` may be an alias.
-
-        Calls of a router that is bound to a set that does not exist raise ``SetNotFound``.
+        It is cheap, shares everything else, and is started and stopped with this one.  Its calls
+        raise ``SetNotFound`` if there is no such set.  For queries, ``name`` may be an alias.
         """
         root = self._root
         if name in ("", DEFAULT_SET):
@@ -671,8 +669,10 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
 
     def _admin(self) -> ClusterAdmin:
         root = self._root
-        writer_of = lambda name: root.set(name)._writer()  # noqa: E731
-        return ClusterAdmin(root._engine(), root._writer(), root.follower, writer_of)
+        return ClusterAdmin(root._engine(), root._writer_of(""), root.follower, root._writer_of)
+
+    def _writer_of(self, name: str) -> Writer:
+        return self.set(name)._writer()
 
     async def acalibrate(self) -> tuple[Calibration, WriteResult]:
         """Calibrate the cascade on the current routes, on every node at one position.
