@@ -81,8 +81,7 @@ def test_a_dead_and_a_late_replica_lose_nothing(fleet: Fleet, tmp_path: Path) ->
         channels = fleet.primary.call("PUBSUB", "CHANNELS")
         large = [f"utterance {number} " + "x" * 400 for number in range(60)]
         with cluster.queries(0, 1, 2) as failed, cluster.writers(2):
-            cluster.put(0, "large", *large)
-            time.sleep(0.5)
+            until(lambda: cluster.put(0, "large", *large) and outcomes(cluster)["reads"])
             dead.kill()
             time.sleep(0.5)
             fleet.network.set_fault(link, Fault.BLACK_HOLE)
@@ -97,6 +96,7 @@ def test_a_dead_and_a_late_replica_lose_nothing(fleet: Fleet, tmp_path: Path) ->
     assert "sr:" not in channels
     assert [] == failed
     assert reads["reads"] > 0
+    assert reads["refused"] == 0
     assert cluster.history.acknowledged
 
 
