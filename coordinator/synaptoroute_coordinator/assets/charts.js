@@ -25,7 +25,7 @@ export function ring(share, tone, text) {
     s("circle", { class: "ring-back", cx: 42, cy: 42, r: 34 }),
     s("circle", { class: `ring-fill ${tone}`, cx: 42, cy: 42, r: 34,
       "stroke-dasharray": `${length * share} ${length}`, transform: "rotate(-90 42 42)" }),
-    s("text", { class: "ring-text", x: 42, y: 49 }, text));
+    s("text", { class: `ring-text${text.length > 5 ? " long" : ""}`, x: 42, y: 49 }, text));
 }
 
 export function spark(points, title) {

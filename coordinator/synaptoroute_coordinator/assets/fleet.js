@@ -125,9 +125,13 @@ function auditWords(view) {
 const MANY = 13;
 
 function drawNodes(nodes, cards, view) {
-  nodes.classList.toggle("many", view.nodes.length >= MANY);
+  const areMany = view.nodes.length >= MANY;
+  nodes.classList.toggle("many", areMany);
+  // Among many, those that need somebody come first.
+  const rank = (node) => ["bad", "unknown", "warn", "ok"].indexOf(node.health);
+  const ordered = areMany ? [...view.nodes].sort((a, b) => rank(a) - rank(b)) : view.nodes;
   const present = new Set();
-  for (const node of view.nodes) {
+  for (const node of ordered) {
     present.add(node.node);
     let card = cards.get(node.node);
     if (!card) {
