@@ -12,9 +12,10 @@ node has that table any more; then the nodes that are there measure with theirs.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -53,16 +54,24 @@ class Calibrator:
 
     def __init__(
         self,
-        calibrate_now: Callable[[], Awaitable[Any]],
-        cascade: Cascade,
+        calibrate_now: Callable[[str], Awaitable[Any]],
+        cascades: Callable[[], Mapping[str, Cascade]],
         live_tables: Callable[[], Awaitable[Collection[str]]] | None,
     ) -> None:
+        """Prepare; ``start`` begins to look.
+
+        Args:
+            calibrate_now: Measures one route set, by its name; empty for ``default``.
+            cascades: Returns the first stage of each set that has one.
+            live_tables: Returns the tables that live nodes have; None for a router on its own.
+        """
         self._calibrate = calibrate_now
-        self._cascade = cascade
+        self._cascades = cascades
         self._live_tables = live_tables
         self._spread_seconds = SPREAD_SECONDS if live_tables else 0.0
         self._looked_at = 0.0
-        self._missed_since: float | None = None
+        self._missed_since: dict[str, float] = {}  # By table
+        self._retry_at: dict[str, float] = {}  # By route set
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,39 +85,58 @@ class Calibrator:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            abandoned = await self._abandoned_table()
-            if not (self._cascade.wants_calibration or abandoned):
+            abandoned = await self._abandoned_tables()
+            name = self._most_stale(abandoned)
+            if name is None:
                 continue
             await asyncio.sleep(SETTLE_SECONDS + self._spread_seconds * random.random())
-            is_still = bool(abandoned) and self._cascade.foreign_table == abandoned
-            if not (self._cascade.wants_calibration or is_still):
+            cascade = self._cascades().get(name)
+            if cascade is None or not _is_due(cascade, abandoned):
                 continue  # another node was faster
             try:
-                await self._calibrate()
+                await self._calibrate(name)
             except SynaptoRouteError:  # no log, no room, stopping: tried again later
-                await asyncio.sleep(RETRY_SECONDS)
+                self._retry_at[name] = time.monotonic() + RETRY_SECONDS
 
-    async def _abandoned_table(self) -> str:
-        """Table of the calibration if no live node has it and this one has another; else empty."""
-        wanted, now = self._cascade.foreign_table, time.monotonic()
-        if not wanted or self._cascade.is_calibrating:
-            self._missed_since = None
-            return ""
-        if self._live_tables is None:
+    def _most_stale(self, abandoned: Collection[str]) -> str | None:
+        """Name of the route set that is measured next; None for none."""
+        cascades, now = self._cascades(), time.monotonic()
+        self._retry_at = {name: at for name, at in self._retry_at.items() if at > now}
+        due = [
+            (cascade.status.changed_share if cascade.status.calibration else math.inf, name)
+            for name, cascade in cascades.items()
+            if name not in self._retry_at and _is_due(cascade, abandoned)
+        ]
+        return max(due, key=lambda each: each[0])[1] if due else None
+
+    async def _abandoned_tables(self) -> Collection[str]:
+        """Tables of calibrations that no live node has, where this one has another."""
+        now = time.monotonic()
+        wanted = {each.foreign_table for each in self._cascades().values()} - {""}
+        self._missed_since = {
+            table: since for table, since in self._missed_since.items() if table in wanted
+        }
+        if not wanted or self._live_tables is None:
             return wanted
         if now - self._looked_at < LOOK_SECONDS:
-            return ""
+            return ()
         self._looked_at = now
         try:
             tables = await self._live_tables()
         except (ClusterError, ProtocolError):  # unknown which nodes are there
-            self._missed_since = None
-            return ""
-        if wanted in tables:
-            self._missed_since = None
-            return ""
-        self._missed_since = self._missed_since or now
-        return wanted if now - self._missed_since >= ABANDONED_SECONDS else ""
+            self._missed_since = {}
+            return ()
+        self._missed_since = {
+            table: self._missed_since.get(table, now) for table in wanted if table not in tables
+        }
+        return {
+            table for table, since in self._missed_since.items() if now - since >= ABANDONED_SECONDS
+        }
+
+
+def _is_due(cascade: Cascade, abandoned: Collection[str]) -> bool:
+    is_abandoned = cascade.foreign_table in abandoned and not cascade.is_calibrating
+    return cascade.wants_calibration or is_abandoned
 
 
 async def calibrate_cascade(

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +46,12 @@ from synaptoroute.scoring import numbers_of
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import (
     DecisionCounts,
+    FirstStage,
     FirstStageResult,
     Query,
     RecentDecisions,
+    ServedPlace,
+    StageAt,
     match_of,
 )
 from synaptoroute.tensor import Tensor
@@ -76,8 +80,50 @@ class CascadeStatus:
     calibration: Calibration | None = None
 
 
+class StageCounts:
+    """Queries that the first stages of all route sets but ``default`` answered and left.
+
+    Those of removed sets count as well, so that the figures never fall.
+    """
+
+    def __init__(self) -> None:
+        self.static = 0
+        self.deferred = 0
+        self.decisions = DecisionCounts()
+        self._lock = threading.Lock()
+
+    def count(self, found: Collection[Match], deferred: int, *, is_decided: bool) -> None:
+        """Count answers.
+
+        Args:
+            is_decided: Whether nobody else counts their decisions.
+        """
+        with self._lock:
+            self.static += len(found)
+            self.deferred += deferred
+            if is_decided:
+                self.decisions.count(found)
+
+
+class Named(Protocol):
+    """Queries that name a route set or an alias, and the set that was found for them."""
+
+    @property
+    def set_name(self) -> str:
+        """The set that answers."""
+        ...
+
+    def locked_with(self, lock: threading.Lock) -> AbstractContextManager[None]:
+        """Hold a lock of a first stage while no set and no alias may change."""
+        ...
+
+    def holds(self, query: Query) -> bool:
+        """Whether the query's name still leads to the set.  The caller holds that lock."""
+        ...
+
+
 class Cascade:
-    """The first stage of one node; ``FirstStage`` documents most of its methods.
+    """The first stage of one route set; ``FirstStage`` documents most of its methods.
 
     Invariant: ``_routes`` is at the tensor's position whenever the lock is free.
 
@@ -85,7 +131,23 @@ class Cascade:
         decisions: Answers that may be reviewed; the scorer adds its own.
     """
 
-    def __init__(self, tables: Sequence[StaticTable]) -> None:
+    def __init__(
+        self,
+        tables: Sequence[StaticTable],
+        number: int = 0,
+        place: ServedPlace | None = None,
+        total: StageCounts | None = None,
+    ) -> None:
+        """Prepare; it is off until ``install``.
+
+        Args:
+            number: Of its route set; 0 is ``default``.
+            place: The position that is visible, for a set that does not follow every entry.
+            total: Counts of all sets but ``default``.
+        """
+        self._all_tables = tables
+        self._number, self._place = number, place
+        self.total = total or StageCounts()
         self._tables = {each.fingerprint: (each, each.checksum[:NAME_DIGITS]) for each in tables}
         self._lock = threading.Lock()
         self._routes: StaticRoutes | None = None
@@ -142,13 +204,19 @@ class Cascade:
     def is_on(self) -> bool:
         return self._state == "on"
 
-    def answer(self, queries: Sequence[Query], node: str) -> list[Match | None]:
+    def answer(
+        self, queries: Sequence[Query], node: str, named: Named | None = None
+    ) -> list[Match | None]:
         """Answer queries on the caller's thread; None for those left to the encoder.
 
         A batch costs less than its queries alone, and gives the same answers.
+
+        Args:
+            named: What the queries name; None for ``default``, where none has a name.
         """
-        asked = [query for query in queries if query.is_plain and not query.route_set]
-        found = self._evaluate(asked, node)
+        is_named = named is not None
+        asked = [query for query in queries if query.is_plain and (is_named or not query.route_set)]
+        found = self._evaluate(asked, node, named)
         left = sum(
             query.first_stage is not None and not query.first_stage.is_sure for query in asked
         )
@@ -158,6 +226,8 @@ class Cascade:
             self._deferred += left
             self.decision_counts.count(found.values())
             is_reviewed = self._routes is not None and bool(self._routes.settings.feedback)
+        if self._place is not None:
+            self.total.count(found.values(), left, is_decided=True)
         if is_reviewed:
             self.decisions.add(
                 (query, match)
@@ -170,7 +240,9 @@ class Cascade:
         # The first evaluation saw an older position than the answer will carry: at this one
         # the first stage might be sure, and every node must decide alike at one position.
         routes = self._routes if self._state == "on" else None
-        at = None if routes is None else routes.revision
+        at: StageAt | None = None if routes is None else routes.revision
+        if routes is not None and self._number:
+            at = self._number, routes.revision
         moved = [query for query in queries if query.first_stage_at != at and query.is_plain]
         for query in moved:
             query.first_stage, query.first_stage_at = None, None
@@ -179,9 +251,13 @@ class Cascade:
         found = self._evaluate(moved, node)
         with self._lock:
             self._static += len(found)
+        if self._place is not None:
+            self.total.count(found.values(), 0, is_decided=False)
         return [found.get(id(query)) for query in queries]
 
-    def _evaluate(self, queries: Sequence[Query], node: str) -> dict[int, Match]:
+    def _evaluate(
+        self, queries: Sequence[Query], node: str, named: Named | None = None
+    ) -> dict[int, Match]:
         """Store the result of the first stage in every query; returns sure answers by ``id``."""
         encoder, preparation = self._encoder, self._preparation
         if self._state != "on" or encoder is None or preparation is None or not queries:
@@ -202,31 +278,37 @@ class Cascade:
         limits = [query.candidates for query in queries]
         # Tokens and embeddings depend on the encoder alone and are made without the lock; the
         # checks are repeated under it, since the state may have changed meanwhile.
-        with self._lock:
+        with self._lock if named is None else named.locked_with(self._lock):
             routes, calibration = self._routes, self._calibration
             guard = calibration.guard if calibration is not None else None
             if self._state != "on" or routes is None or guard is None:
                 return {}
             if encoder is not self._encoder:
                 return {}
-            version = str(routes.revision)
+            # Rows of another set than ``default`` stay as they are at most entries.
+            version = str(routes.revision if self._place is None else self._place.revision)
+            at: StageAt = (self._number, routes.revision) if self._number else routes.revision
             found = {}
             levels = calibration.levels if calibration is not None else None
             results = routes.evaluate(embeddings, guard, limits, self._numbers, levels)
             for query, result in zip(queries, results, strict=True):
                 if query.prepared is None or query.prepared.version is not preparation.version:
                     continue  # the words changed meanwhile; the scorer evaluates it again
+                if named is not None and not named.holds(query):
+                    continue  # it is of another set now
                 exact = routes.exact_match(query.prepared.kept)
                 # An exact match is the same with and without this stage, and so is a text that
                 # the encoder does not understand.
                 if not _agrees(result, exact, query.tokens):
                     result = replace(result, is_sure=False, ranking=None)
-                query.first_stage, query.first_stage_at = result, routes.revision
+                query.first_stage, query.first_stage_at = result, at
                 if result.ranking is not None:
                     slot = None if exact is None else exact[1]
-                    found[id(query)] = match_of(
+                    found[id(query)] = match = match_of(
                         query, result.ranking, routes, version, node, query.tokens, slot
                     )
+                    if named is not None:
+                        match.route_set = named.set_name
         return found
 
     def build_from(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
@@ -283,7 +365,33 @@ class Cascade:
     def _embed(encoder: TextEncoder, table: StaticTable, texts: Sequence[str]) -> NDArray[np.int8]:
         return table.embed_all(encoder.tokenize_utterances(texts))
 
+    def sibling(self, number: int, place: ServedPlace) -> Cascade:
+        """Make the first stage of another route set, which is off until ``install``."""
+        return Cascade(self._all_tables, number, place, self.total)
+
+    def copy_for(
+        self, number: int, place: ServedPlace, tensor: Tensor, preparation: TextPreparation
+    ) -> Cascade:
+        """Copy it for a fork of its set; nothing may change either meanwhile.
+
+        Args:
+            tensor: That of the fork.
+            preparation: That of the fork.
+        """
+        cascade, routes = self.sibling(number, place), self._routes
+        assert self._encoder is not None, "nothing was installed: this is a bug"
+        cascade.install(
+            None if routes is None else routes.copy(), self._encoder, tensor, preparation
+        )
+        return cascade
+
     # --- on the scorer's thread ---
+
+    def keep_counts_of(self, former: FirstStage | None, decisions: RecentDecisions) -> None:
+        self.decisions = decisions
+        if isinstance(former, Cascade):
+            self._static, self._deferred = former._static, former._deferred
+            self.decision_counts = former.decision_counts
 
     def install(
         self,
@@ -421,13 +529,22 @@ QUERIES_PER_ITERATION_MAX: Final = 32
 """After so many queries, other callbacks of the event loop run."""
 
 
+class Stage(Protocol):
+    """What answers the queries of one iteration: a first stage, or those of all named sets."""
+
+    @property
+    def is_on(self) -> bool: ...
+
+    def answer(self, queries: Sequence[Query], node: str) -> list[Match | None]: ...
+
+
 class QueryCoalescer:
     """Queries on their way to the first stage.
 
     Invariant: an event loop has a list here exactly while a call of ``_flush`` is scheduled.
     """
 
-    def __init__(self, cascade: Cascade, submit: Callable[[Query], None], node: str) -> None:
+    def __init__(self, cascade: Stage, submit: Callable[[Query], None], node: str) -> None:
         self._cascade = cascade
         self._submit = submit
         self._node = node
@@ -435,7 +552,7 @@ class QueryCoalescer:
 
     def add(self, query: Query) -> bool:
         """Evaluate a query soon, if the first stage is on; its future gets the answer."""
-        if query.route_set or not query.is_plain or not self._cascade.is_on:
+        if not query.is_plain or not self._cascade.is_on:
             return False
         loop = query.loop
         assert loop is not None, "a query without an event loop: this is a bug"

@@ -116,6 +116,15 @@ class StaticRoutes:
         routes.load([each.record for each in kept], [each.rows for each in kept])
         return routes
 
+    def copy(self) -> StaticRoutes:
+        """Copy the routes, which must not change meanwhile; queries may go on."""
+        copied = StaticRoutes(self._dim, self.settings, self.revision, self.projection)
+        copied._centroids, copied._lengths = self._centroids.copy(), self._lengths.copy()
+        copied._lowest = self._lowest.copy()
+        copied._routes, copied._names = self._routes.copy(), self._names.copy()
+        copied._texts, copied._owners = self._texts.copy(), self._owners.copy()
+        return copied
+
     # --- what an answer is made of ---
 
     @property

@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cascade.cascade import Cascade, CascadeStatus, QueryCoalescer
+from synaptoroute.cascade.cascade import Cascade, CascadeStatus, QueryCoalescer, StageCounts
+from synaptoroute.cascade.set_cascades import SetCascades
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import AliasRecord, Commit, Outcome, SetRecord, StagedImport
 from synaptoroute.core.codec import LEVEL
@@ -105,6 +106,8 @@ class Engine:
         self._coalescer = (
             QueryCoalescer(cascade, self._enqueue, self.scorer.node) if cascade else None
         )
+        self._set_cascades = SetCascades(self.scorer.sets)
+        self._set_coalescer = QueryCoalescer(self._set_cascades, self._enqueue, self.scorer.node)
         self.is_started = False
         self._is_stopped = False
 
@@ -226,7 +229,10 @@ class Engine:
             self._queue.check_queue(texts, share, deadline_seconds, flow)
 
     def submit(self, query: Query) -> None:
-        if self._coalescer is None or not self._coalescer.add(query):
+        coalescer = self._coalescer
+        if query.route_set and coalescer is not None:
+            coalescer = self._set_coalescer if self._set_cascades.may_answer(query) else None
+        if coalescer is None or not coalescer.add(query):
             self._enqueue(query)
 
     def _enqueue(self, query: Query) -> None:
@@ -262,7 +268,16 @@ class Engine:
     def answer_sure(self, queries: Sequence[Query]) -> Sequence[Match | None]:
         if self._cascade is None:
             return [None] * len(queries)
+        if queries and queries[0].route_set:
+            return self._set_cascades.answer(queries, self.scorer.node)
         return self._cascade.answer(queries, self.scorer.node)
+
+    def cascade_of(self, route_set: str) -> Cascade | None:
+        return self._set_cascades.cascade_of(route_set)
+
+    @property
+    def cascades(self) -> Mapping[str, Cascade]:
+        return self._set_cascades.by_name
 
     @property
     def unmatched(self) -> UnmatchedQueries:
@@ -282,7 +297,9 @@ class Engine:
         return self.scorer.sets.shadow_figures(alias)
 
     def decision_figures_of(self, route_set: str) -> DecisionFigures:
-        return self.scorer.sets.get(route_set).decision_counts.figures
+        served, stage = self.scorer.sets.get(route_set), self.cascade_of(route_set)
+        counted = served.decision_counts.figures
+        return counted if stage is None else counted + stage.decision_counts.figures
 
     def prepare(
         self, text: str, ignore: tuple[str, ...] | None = None, route_set: str = ""
@@ -496,9 +513,10 @@ class Engine:
         sets = self.scorer.sets
         decisions = sets.default.decision_counts.figures + sets.others_counts.figures
         if cascade is not None:
-            decisions += cascade.decision_counts.figures
+            decisions += cascade.decision_counts.figures + cascade.total.decisions.figures
+        others = cascade.total if cascade else StageCounts()
         counters = EngineCounters(
-            queries=queue.counters.requests + stage.static,
+            queries=queue.counters.requests + stage.static + others.static,
             shared=queue.counters.shared,
             cache_hits=hits,
             cache_misses=misses,
@@ -506,8 +524,8 @@ class Engine:
             too_late=queue.counters.too_late,
             abandoned=queue.counters.abandoned,
             entries=self.applier.commit_count,
-            static=stage.static,
-            deferred=stage.deferred,
+            static=stage.static + others.static,
+            deferred=stage.deferred + others.deferred,
             decisions=decisions,
         )
         is_alive = self._workers.are_alive and self.applier.is_alive and self.scorer.is_alive
@@ -624,8 +642,9 @@ class Engine:
         def exchange(_: Tensor) -> None:
             # Batches encoded before are recognized by their encoder and given back.
             self._workers.serving = cached
-            self.scorer.sets.replace(served, aliases, record)
-            self.scorer.adopt(tensor, position, digest, cached.encoder, preparation, routes)
+            with self.scorer.sets.lock:
+                self.scorer.sets.replace(served, aliases, record)
+                self.scorer.adopt(tensor, position, digest, cached.encoder, preparation, routes)
             self.scorer.resolve_writers(commits)
 
         return self.scorer.call(exchange)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -31,6 +32,7 @@ from synaptoroute.ports import Admission, EngineCounters, EnginePort, EngineStat
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.session import FollowerStatus
 from synaptoroute.router.decision_fits import DecisionFitter, FitOutlook
+from synaptoroute.router.set_engine import of_set
 from synaptoroute.serving.query import QueryEngine, load_json
 from synaptoroute.tensor import Tensor
 
@@ -96,6 +98,8 @@ class NodeStatus:
     admission: Admission
     follower: FollowerStatus | None = None
     cascade: CascadeStatus = field(default_factory=CascadeStatus)
+    # Number of other route sets by the state of their cascade, where it is not off.
+    set_cascades: dict[str, int] = field(default_factory=dict)
     fit: FitOutlook = field(default_factory=lambda: FitOutlook("off"))
     fits: int = 0  # Fits of the confidence that this node made since its start
 
@@ -291,19 +295,42 @@ def node_status(
         counters=status.counters if status else EngineCounters(),
         admission=status.admission if status else Admission(),
         follower=follower.status() if follower else None,
-        cascade=_cascade_status(engine, cascade),
+        cascade=cascade_status(engine, cascade),
+        set_cascades=_set_cascades(engine),
         fit=fitter.outlook if fitter else FitOutlook("off"),
         fits=fitter.fits if fitter else 0,
     )
 
 
-def _cascade_status(engine: QueryEngine | None, cascade: Cascade | None) -> CascadeStatus:
+def cascade_status(
+    engine: QueryEngine | None, cascade: Cascade | None, route_set: str = ""
+) -> CascadeStatus:
+    """Describe the cascade of one route set.
+
+    Args:
+        cascade: That of ``default``; None if the node has no tables.
+        route_set: Empty for ``default``.
+
+    Raises:
+        SetNotFound: There is none of that name.
+    """
     if engine is None:
         return CascadeStatus()
-    if cascade is not None:
-        return cascade.status
-    is_wanted = engine.published.settings.cascade
-    return CascadeStatus("no_table", NO_TABLE) if is_wanted else CascadeStatus()
+    published = of_set(engine, route_set).published if route_set else engine.published
+    found: Cascade | None = engine.cascade_of(route_set)
+    if found is not None:
+        return found.status
+    # A node with tables makes a first stage as soon as the settings of the set ask for it.
+    lacks_table = cascade is None and published.settings.cascade
+    return CascadeStatus("no_table", NO_TABLE) if lacks_table else CascadeStatus()
+
+
+def _set_cascades(engine: QueryEngine | None) -> dict[str, int]:
+    if engine is None:
+        return {}
+    states = Counter(each.status.state for name, each in engine.cascades.items() if name)
+    del states["off"]
+    return dict(states)
 
 
 def _not_ready_reasons(

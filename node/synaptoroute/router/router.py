@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Unpack, overload
 
 from synaptoroute.cascade import Calibration, StaticTable
 from synaptoroute.cascade.calibrator import Calibrator, calibrate_cascade
-from synaptoroute.cascade.cascade import Cascade, CascadeStatus
+from synaptoroute.cascade.cascade import Cascade
 from synaptoroute.config import ClusterConfig, EngineConfig
 from synaptoroute.core.mutation import (
     DEFAULT_SET,
@@ -256,7 +256,9 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         self._schedule.start(SPREAD_SECONDS if self.follower else 0.0)
         if self._cascade is not None and self._calibrator is None:
             self._calibrator = Calibrator(
-                self.acalibrate, self._cascade, self._live_tables if self.follower else None
+                lambda name: self.set(name).acalibrate(),
+                lambda: self._engine().cascades,
+                self._live_tables if self.follower else None,
             )
             self._calibrator.start()
 
@@ -637,9 +639,8 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
 
     def cascade(self) -> CascadeReport:
         """Describe the cascade on this node; never blocks."""
-        if self.route_set:
-            return reads.cascade_report(CascadeStatus("off", "the cascade is of `default` alone"))
-        return reads.cascade_report(self.status().cascade)
+        found = reads.cascade_status(self._lifecycle.engine, self._cascade, self.route_set)
+        return reads.cascade_report(found)
 
     def propagation(self) -> list[tuple[int, float]]:
         """Pairs of seq and milliseconds from the log to visible here, newest last."""
@@ -681,11 +682,10 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
             ConfigError: This node has no table of the encoder that serves.
             ClusterError: The log did not take it.
         """
-        if self.route_set:
-            raise ConfigError("the cascade is of `default` alone")
-        writer = self._writer()
+        engine, writer = self._engine(), self._writer()
+        cascade = engine.cascade_of(self.route_set) or self._cascade
         return await calibrate_cascade(
-            self._engine(), self._cascade, lambda change: writer.write(change, _DEFAULTS)
+            engine, cascade, lambda change: writer.write(change, _DEFAULTS)
         )
 
     @property

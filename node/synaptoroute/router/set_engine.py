@@ -85,8 +85,6 @@ class SetEngine:
 
     # --- queries ---
 
-    has_first_stage = False  # The cascade answers in ``default`` only
-
     def submit(self, query: Query) -> None:
         query.route_set = self._route_set
         self._engine.submit(query)
@@ -97,7 +95,9 @@ class SetEngine:
         self._engine.submit_all(queries)
 
     def answer_sure(self, queries: Sequence[Query]) -> Sequence[Match | None]:
-        return [None] * len(queries)
+        for query in queries:
+            query.route_set = self._route_set
+        return self._engine.answer_sure(queries)
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         for query in queries:

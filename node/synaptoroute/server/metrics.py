@@ -218,7 +218,7 @@ class NodeCollector(Collector):
         yield from _counters(status, stats)
         yield from _decisions(status.counters.decisions)
         yield _storage(status)
-        yield _cascade(status)
+        yield from _cascades(status)
         yield from _fit(status)
         if status.follower is not None:
             yield from _of_follower(status.follower)
@@ -306,13 +306,21 @@ def _storage(status: NodeStatus) -> Metric:
     return family
 
 
-def _cascade(status: NodeStatus) -> Metric:
+def _cascades(status: NodeStatus) -> Iterator[Metric]:
     family = GaugeMetricFamily(
         "synaptoroute_cascade_state", "1 for the state that the cascade is in.", labels=("state",)
     )
     for state in CASCADE_STATES:
         family.add_metric([state], int(state == status.cascade.state))
-    return family
+    yield family
+    others = GaugeMetricFamily(
+        "synaptoroute_sets_cascade",
+        "Route sets other than the default one whose cascade is in the state.",
+        labels=("state",),
+    )
+    for state in CASCADE_STATES[1:]:
+        others.add_metric([state], status.set_cascades.get(state, 0))
+    yield others
 
 
 def _fit(status: NodeStatus) -> Iterator[Metric]:

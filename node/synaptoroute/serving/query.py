@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,10 @@ class OptionSet:
     vectors: NDArray[np.float32]
 
 
+StageAt: TypeAlias = "Revision | tuple[int, Revision]"
+"""Place of the rows of a first stage; with the number of its set if that is not ``default``."""
+
+
 @dataclass(slots=True, eq=False)
 class Query:
     """One caller's query.
@@ -90,7 +94,7 @@ class Query:
         tokens: Its tokens, if the first stage made them.
         was_cached: Whether its embedding was known; set by the stage that scores it.
         first_stage: What the first stage found, if it is on.
-        first_stage_at: The position of that result.
+        first_stage_at: Which rows that result was found in.
     """
 
     text: str
@@ -114,7 +118,7 @@ class Query:
     tokens_of: Any = field(default=None, repr=False)
     was_cached: bool = False
     first_stage: FirstStageResult | None = None
-    first_stage_at: Revision | None = None
+    first_stage_at: StageAt | None = None
 
     @property
     def is_abandoned(self) -> bool:
@@ -424,6 +428,16 @@ class DecisionCounts:
         )
 
 
+class ServedPlace(Protocol):
+    """What knows the position that is visible.
+
+    Attributes:
+        revision: That position.
+    """
+
+    revision: Revision
+
+
 class FirstStage(Protocol):
     """A stage that answers sure queries without the encoder; the cascade implements it.
 
@@ -455,6 +469,24 @@ class FirstStage(Protocol):
 
     def embed(self, change: Change, encoder: TextEncoder) -> Mapping[int, Any]:
         """Embed the rows that a change writes, before it becomes visible; any thread."""
+        ...
+
+    def build_from(self, tensor: Tensor, encoder: TextEncoder) -> Any:
+        """Prepare the state for ``install`` from a tensor that must not change meanwhile."""
+        ...
+
+    def sibling(self, number: int, place: ServedPlace) -> FirstStage:
+        """Make the first stage of another route set, which is off until ``install``."""
+        ...
+
+    def copy_for(
+        self, number: int, place: ServedPlace, tensor: Tensor, preparation: TextPreparation
+    ) -> FirstStage:
+        """Copy it for a fork of its set; nothing may change either meanwhile."""
+        ...
+
+    def keep_counts_of(self, former: FirstStage | None, decisions: RecentDecisions) -> None:
+        """Count on where the first stage of the same set counted before it was replaced."""
         ...
 
     def install(
@@ -511,6 +543,15 @@ class QueryEngine(EnginePort, Protocol):
 
     def decision_figures_of(self, route_set: str) -> DecisionFigures:
         """Count the decisions of a set, as ``unmatched_of`` finds it."""
+        ...
+
+    @property
+    def cascades(self) -> Mapping[str, Any]:
+        """The ``Cascade`` of each set that has one, by its name; that of ``default`` is empty."""
+        ...
+
+    def cascade_of(self, route_set: str) -> Any:
+        """Find the ``Cascade`` of a set, as ``unmatched_of`` does; None if it has none."""
         ...
 
     def reset_shadow(self, alias: str) -> None:

@@ -10,8 +10,6 @@ in one short step.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import queue
 import threading
 import time
@@ -41,6 +39,7 @@ from synaptoroute.serving.query import FirstStage, Query, RecentDecisions, Unmat
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.serving.served_set import Answer, Asked, ServedSet
 from synaptoroute.serving.served_sets import ServedSets, set_not_found
+from synaptoroute.serving.version_waiters import VersionWaiters
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.score_terms import ScoreTerms
 from synaptoroute.tensor.text_index import text_keys
@@ -62,50 +61,6 @@ SHADOWS_AT_ONCE: Final = 16
 DELAYS_KEPT: Final = 2_048
 _ROUTES_AT_ONCE: Final = 1_024
 """Routes whose sums are copied between two batches, in about a millisecond."""
-
-
-class VersionWaiters:
-    """Readers that wait until a version is visible here.
-
-    A client that wrote through one node and reads through another sends the version of its
-    write.  Futures are registered from any thread and resolved by the scorer; a lock guards
-    the heap.
-    """
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Future[None]]] = []
-        self._tickets = itertools.count()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def expect(self, seq: int) -> Future[None]:
-        """Wait until the entry at ``seq`` is visible; check the position afterwards."""
-        future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # so that only this class ends it
-        with self._lock:
-            heapq.heappush(self._heap, (seq, next(self._tickets), future))
-        return future
-
-    def forget(self, future: Future[None]) -> None:
-        with self._lock:
-            kept = [each for each in self._heap if each[2] is not future]
-            if len(kept) != len(self._heap):
-                heapq.heapify(kept)
-                self._heap = kept
-
-    def reach(self, seq: int) -> None:
-        """Resolve the futures of everything up to ``seq``."""
-        heap = self._heap  # read once: ``forget`` may replace it
-        if not heap or heap[0][0] > seq:
-            return
-        due = []
-        with self._lock:
-            while self._heap and self._heap[0][0] <= seq:
-                due.append(heapq.heappop(self._heap)[2])
-        for future in due:
-            future.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +183,9 @@ class Scorer:
         small: list[Commit] = []
         for commit in commits:
             change, stage = commit.change, self._first_stage
-            if stage is not None and not change.set_number and stage.needs_rebuild(change):
+            if stage is not None and change.set_number:
+                stage = self.sets.stage_of(change)
+            if stage is not None and stage.needs_rebuild(change):
                 self._put(small)
                 self._put([commit], built=self._rebuild_for(commit))
                 small = []
@@ -268,10 +225,16 @@ class Scorer:
         prepared: tuple[Mapping[int, Any], ...] = ()
         if stage is not None:
             prepared = tuple(
-                {} if each.change.set_number else stage.embed(each.change, encoder)
+                stage.embed(each.change, encoder)
+                if not each.change.set_number
+                else self._embed_in_set(each.change)
                 for each in commits
             )
         self._inbox.put(_Publish(tuple(commits), is_filled, prepared, built, terms, copied))
+
+    def _embed_in_set(self, change: Change) -> Mapping[int, Any]:
+        stage = self.sets.stage_of(change)
+        return {} if stage is None else stage.embed(change, self.encoder)
 
     def _derive_terms(self, change: Change) -> ScoreTerms | None:
         """Compute the score terms of all routes under new numbers, on the applier's thread.
@@ -309,10 +272,15 @@ class Scorer:
 
     def _rebuild_for(self, commit: Commit) -> Any:
         """Rebuild the first stage here, on the applier's thread, rather than between batches."""
-        settings, stage = commit.change.settings, self._first_stage
-        if not self.is_alive or stage is None or settings is None:
+        change = commit.change
+        settings, number = change.settings, change.set_number
+        if not self.is_alive or settings is None:
             return None
-        records = self.call(lambda tensor: tuple(tensor.routes.values())).result()
+        records = self._call(lambda tensor: tuple(tensor.routes.values()), number).result()
+        # Looked up now: a commit before may have put another set in the place of this one.
+        stage = self.sets.stage_of(change) if number else self._first_stage
+        if stage is None:
+            return None
         return stage.rebuild(self.encoder, settings, records, commit.entry.position.revision)
 
     def call(self, task: Callable[[Tensor], Any], route_set: str = "") -> Future[Any]:
@@ -423,8 +391,8 @@ class Scorer:
         for index, commit in enumerate(item.commits):
             at = Revision(commit.entry.epoch, commit.entry.seq)
             change = commit.change
-            if change.set_number:
-                self._default.advance(at)
+            if change.set_number or change.others or change.alias or change.alias_before:
+                self._apply_to_sets(item, index, at)
             else:
                 self._default.apply(
                     change,
@@ -434,10 +402,7 @@ class Scorer:
                     written=item.static_rows[index] if item.static_rows else None,
                     built=item.built,
                 )
-            if change.set_number or change.others or change.alias or change.alias_before:
-                self.sets.apply(
-                    change, at, is_filled=item.is_filled, terms=item.terms, copied=item.copied
-                )
+                self.sets.revision = at
             failpoint("tensor.begun")
         # Published before writers are resolved: a writer must read its own write at once.
         last = item.commits[-1]
@@ -446,6 +411,24 @@ class Scorer:
         # Writers last: their thread takes over as soon as it has its answer.
         self._announce(position)
         self.resolve_writers(item.commits)
+
+    def _apply_to_sets(self, item: _Publish, index: int, at: Revision) -> None:
+        """Make a commit visible that alters more than ``default``, in one step for all sets."""
+        change = item.commits[index].change
+        rows = item.static_rows[index] if item.static_rows else None
+        with self.sets.lock:
+            if not change.set_number:
+                self._default.apply(
+                    change, at, is_filled=item.is_filled, terms=item.terms,
+                    written=rows, built=item.built,
+                )  # fmt: skip
+            else:
+                self._default.advance(at)
+            self.sets.apply(
+                change, at, is_filled=item.is_filled, terms=item.terms, copied=item.copied,
+                written=rows, built=item.built,
+            )  # fmt: skip
+            self.sets.revision = at
 
     def resolve_writers(self, commits: Sequence[Commit]) -> None:
         """Answer the writers of commits that are visible now.  Runs on the scorer's thread."""
@@ -464,12 +447,14 @@ class Scorer:
     ) -> None:
         """Serve another tensor of the default set from now on, perhaps of another encoder.
 
-        Runs on the scorer's thread, in the step in which the other sets are replaced.
+        Runs on the scorer's thread, in the step in which the other sets are replaced, under
+        their lock.
 
         Args:
             routes: What the first stage serves beside it.
         """
         self.encoder = encoder
+        self.sets.revision = position.revision
         self._default.use(tensor, encoder, preparation)
         if self._first_stage is not None:
             self._first_stage.install(routes, encoder, tensor, preparation)
@@ -585,6 +570,8 @@ class Scorer:
                     if isinstance(query, Query)
                 ]
                 continue
+            if own.first_stage is None:
+                _forget_first_stage(groups)  # of another set that an alias named before
             flights = [batch.queries[place] for place in chosen]
             found = self._score_on(own, flights, batch.embeddings[chosen], groups)
             if is_kept:
@@ -627,6 +614,13 @@ def _keep(served: ServedSet, answers: Sequence[Answer]) -> None:
         served.unmatched.add(answers)
     if served.tensor.settings.feedback:
         served.decisions.add(answers)
+
+
+def _forget_first_stage(callers: Sequence[Sequence[object]]) -> None:
+    for group in callers:
+        for query in group:
+            if isinstance(query, Query):
+                query.first_stage, query.first_stage_at = None, None
 
 
 def _prepare_step(tensor: Tensor) -> bool:

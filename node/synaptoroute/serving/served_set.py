@@ -132,6 +132,8 @@ class ServedSet:
         """Go on counting where the same set counted before it was replaced."""
         self.unmatched, self.decisions = former.unmatched, former.decisions
         self.decision_counts = former.decision_counts
+        if self.first_stage is not None:
+            self.first_stage.keep_counts_of(former.first_stage, self.decisions)
 
     def copy(
         self, number: int, name: str, unmatched: UnmatchedQueries, total: DecisionCounts

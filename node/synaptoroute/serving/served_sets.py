@@ -6,9 +6,11 @@ up meanwhile; the scorer looks it up again at the position at which it answers.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ from synaptoroute.ports import ShadowFigures
 from synaptoroute.scoring import Scratch
 from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.preparation import TextPreparation
-from synaptoroute.serving.query import DecisionCounts, UnmatchedQueries
+from synaptoroute.serving.query import DecisionCounts, FirstStage, Query, UnmatchedQueries
 from synaptoroute.serving.served_set import Answer, ServedSet
 from synaptoroute.serving.shadow import Comparison, Flight, ShadowLog
 from synaptoroute.tensor import Tensor
@@ -59,6 +61,8 @@ class ServedSets:
         shadow_log: What the shadows of aliases would have answered.
         shadows: Answered queries that are to be scored on shadows.
         shadows_waiting: Number of them.
+        revision: The position that is visible.
+        lock: Held while sets or aliases change, and by who answers beside the scorer.
     """
 
     def __init__(
@@ -77,6 +81,8 @@ class ServedSets:
         self.shadow_log = ShadowLog()
         self.shadows: deque[Comparison] = deque()
         self.shadows_waiting = 0
+        self.revision = default.tensor.revision
+        self.lock = threading.Lock()
         self._new_unmatched = new_unmatched
         for served in others:
             self._add(served)
@@ -108,6 +114,26 @@ class ServedSets:
         if served is None:
             raise set_not_found(name)
         return served
+
+    def is_shadowed(self, query: Query) -> bool:
+        """Whether the shadow of the alias that a query names is asked as well."""
+        alias = self.aliases.get(query.route_set)
+        if alias is None or not alias.shadow:
+            return False
+        share = alias.shadow_share
+        return share >= 1.0 or share_of("shadow", alias.name, query.text) < share
+
+    def stage_of(self, change: Change) -> FirstStage | None:
+        """Find the first stage of the set that a change alters, or make one that it will need.
+
+        None if the set has none and needs none.
+        """
+        served, settings = self.by_number.get(change.set_number), change.settings
+        if served is not None and served.first_stage is not None:
+            return served.first_stage
+        if settings is None or not settings.cascade or self.default.first_stage is None:
+            return None
+        return self.default.first_stage.sibling(change.set_number, self)
 
     def shadow_figures(self, name: str) -> ShadowFigures | None:
         """Count what the shadow of an alias would have answered; None without a shadow."""
@@ -196,11 +222,15 @@ class ServedSets:
         is_filled: bool = False,
         terms: ScoreTerms | None = None,
         copied: ServedSet | None = None,
+        written: Mapping[int, Any] | None = None,
+        built: Any = None,
     ) -> None:
-        """Make the parts of a change visible that are not in ``default``.
+        """Make the parts of a change visible that are not in ``default``.  Holds the lock.
 
         Args:
             copied: The set that the change forks, copied beforehand.
+            written: What the first stage of the changed set embedded of its rows.
+            built: What it rebuilt.
         """
         for part in change.parts():
             if part.is_set_removed:
@@ -210,7 +240,18 @@ class ServedSets:
                 if served is None:
                     served = copied or self._create(part)
                     self._add(served)
-                served.apply(part, at, is_filled=is_filled, terms=terms)
+                settings = part.settings
+                if settings is not None and settings.cascade and served.first_stage is None:
+                    self._add_stage(served)
+                is_first = part.set_number == change.set_number
+                served.apply(
+                    part,
+                    at,
+                    is_filled=is_filled,
+                    terms=terms,
+                    written=written if is_first else None,
+                    built=built if is_first else None,
+                )
                 self.behind[served] = None
         if change.alias is not None:
             self.aliases[change.alias.name] = change.alias
@@ -227,9 +268,14 @@ class ServedSets:
         record, source = change.set_record, change.forked_from
         assert record is not None, "nothing is forked: this is a bug"
         assert source is not None, "nothing is forked: this is a bug"
-        return self.by_number[source].copy(
-            record.number, record.name, self._new_unmatched(), self.others_counts
-        )
+        served = self.by_number[source]
+        copied = served.copy(record.number, record.name, self._new_unmatched(), self.others_counts)
+        if served.first_stage is not None and served.tensor.settings.cascade:
+            copied.first_stage = served.first_stage.copy_for(
+                record.number, self, copied.tensor, copied.preparation
+            )
+            copied.first_stage.keep_counts_of(None, copied.decisions)
+        return copied
 
     def replace(
         self,
@@ -265,7 +311,7 @@ class ServedSets:
 
     def make(self, record: SetRecord, tensor: Tensor, encoder: TextEncoder) -> ServedSet:
         """Make a set that is not served yet; any thread."""
-        return ServedSet(
+        served = ServedSet(
             tensor,
             encoder,
             number=record.number,
@@ -274,6 +320,19 @@ class ServedSets:
             unmatched=self._new_unmatched(),
             total=self.others_counts,
         )
+        if tensor.settings.cascade:
+            self._add_stage(served)
+        return served
+
+    def _add_stage(self, served: ServedSet) -> None:
+        """Give a set a first stage of its own, if this node has any."""
+        if self.default.first_stage is None:
+            return
+        cascade = self.default.first_stage.sibling(served.number, self)
+        tensor, encoder = served.tensor, served.encoder
+        cascade.keep_counts_of(None, served.decisions)
+        cascade.install(cascade.build_from(tensor, encoder), encoder, tensor, served.preparation)
+        served.first_stage = cascade
 
     def _create(self, change: Change) -> ServedSet:
         record = change.set_record

@@ -13,7 +13,7 @@ import pytest
 from synaptoroute.errors import NotReady, StorageUnavailable
 from synaptoroute.replication.applier import PendingWrites
 from synaptoroute.serving.embedding_cache import EmbeddingCache
-from synaptoroute.serving.scorer import VersionWaiters
+from synaptoroute.serving.version_waiters import VersionWaiters
 from synaptoroute.threads import Inbox, refuse
 
 pytestmark = pytest.mark.unit
