@@ -46,7 +46,12 @@ LIMITS = st.builds(SetLimits, utterances_max=st.sampled_from([0, 3]), routes_max
 SHARES = st.sampled_from([0.0, 0.25, 1.0])
 SET_MUTATIONS = st.one_of(
     st.builds(PutSet, SETS, LIMITS),
-    st.builds(PutSet, SETS, LIMITS),
+    st.builds(
+        PutSet,
+        SETS,
+        st.builds(SetLimits, routes_max=st.integers(0, 3)),
+        st.just(frozenset(SetLimits.__dataclass_fields__) - {"routes_max"}),
+    ),
     st.builds(ForkSet, NAMES, SETS),
     st.builds(DeleteSet, NAMES),
     st.builds(PutAlias, st.just("live"), NAMES, st.just("") | NAMES, SHARES),

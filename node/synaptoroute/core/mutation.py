@@ -363,10 +363,11 @@ class SetTest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PutSet:
-    """Create a route set, or replace the limits of one."""
+    """Create a route set, or replace limits of one."""
 
     name: str
     limits: SetLimits = field(default_factory=SetLimits)
+    kept: frozenset[str] = frozenset()  # Limits that stay as they are; 0 in ``limits``
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,15 @@ from synaptoroute.core.mutation import (
 
 
 def _write_set(put: PutSet) -> tuple[Fields, Vectors]:
-    return {"name": put.name, "limits": asdict(put.limits)}, []
+    limits = {name: each for name, each in asdict(put.limits).items() if name not in put.kept}
+    return {"name": put.name, "limits": limits}, []
 
 
 def _read_set(fields: Fields, vectors: bytes) -> PutSet:
     split_rows(vectors, 0)
     limits = {name: read_count(value) for name, value in fields["limits"].items()}
-    return PutSet(read_text(fields["name"]), SetLimits(**limits))
+    kept = frozenset(SetLimits.__dataclass_fields__) - set(limits)
+    return PutSet(read_text(fields["name"]), SetLimits(**limits), kept)
 
 
 def _write_alias(put: PutAlias) -> tuple[Fields, Vectors]:

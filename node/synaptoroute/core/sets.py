@@ -258,9 +258,9 @@ class RouteSets:
         at: Revision,
     ) -> Change:
         match mutation:
-            case PutSet(name, limits):
+            case PutSet(name):
                 self._check_set(proposal, name)
-                return self._plan_put(name, limits, at)
+                return self._plan_put(mutation, at)
             case DeleteSet(name):
                 self._check_set(proposal, name)
                 return self._plan_removal(name, at)
@@ -291,17 +291,20 @@ class RouteSets:
         current = None if number is None else record.revision if record else Revision(0, 0)
         _check_revision(proposal, current, f"the route set {name!r}")
 
-    def _plan_put(self, name: str, limits: SetLimits, at: Revision) -> Change:
+    def _plan_put(self, put: PutSet, at: Revision) -> Change:
+        name = put.name
         number = self.numbers.get(name)
         if number is None:
-            record = self._new_record(name, at)._replace(limits=limits)
+            record = self._new_record(name, at)._replace(limits=put.limits)
             return Change(
                 Outcome("applied", at, created=True),
                 set_number=record.number,
                 set_record=record,
                 settings=FOUNDING_SETTINGS,
             )
-        if limits == self._limits_of(number):
+        current = self._limits_of(number)
+        limits = replace(put.limits, **{each: getattr(current, each) for each in put.kept})
+        if limits == current:
             return Change(Outcome("unchanged", at))
         before = self.records.get(number)
         known = before or SetRecord(0, DEFAULT_SET, limits, Revision(0, 0), Revision(0, 0))

@@ -301,6 +301,9 @@ def _effect_of(operation: _Operation, subject: Subject) -> _Effect:
         return None
     if subject.kind == "tests":
         return _WHOLE if fields.get("replace") else _PART
+    if kind is PutSet:
+        is_complete = fields["limits"].keys() >= SetLimits.__dataclass_fields__.keys()
+        return _WHOLE if is_complete else _PART
     is_part = kind in (AddUtterances, RemoveUtterances, PatchRoute, ReviseRoutes)
     return _PART if is_part and subject.kind == "route" else _WHOLE
 
@@ -447,9 +450,9 @@ def _aliased(fields: Fields, _subject: Subject, _state: State) -> State:
     return {name: fields[name] for name in shown}
 
 
-def _limited(fields: Fields, _subject: Subject, _state: State) -> State:
-    defaults = dict.fromkeys(SetLimits.__dataclass_fields__, 0)
-    return {"limits": {**defaults, **fields["limits"]}}
+def _limited(fields: Fields, _subject: Subject, state: State) -> State:
+    stored = dict.fromkeys(SetLimits.__dataclass_fields__, 0) if state is None else state["limits"]
+    return {"limits": {**stored, **fields["limits"]}}
 
 
 def _erased(subject: Subject, state: State, hashes: frozenset[str]) -> State:

@@ -40,6 +40,7 @@ from synaptoroute.web.set_paths import set_not_found
 
 PAGE_SETS_MAX: Final = 1_000
 _DEFAULTS: Final = WriteOptions()
+_ALL_LIMITS: Final = frozenset(SetLimits.__dataclass_fields__)
 _NEVER: Final = Revision(0, 0)
 
 IsVisible = Callable[[str], bool]
@@ -287,13 +288,19 @@ class RouteSetAdmin:
         self, name: str, limits: RouteSetLimits | None, options: WriteOptions = _DEFAULTS
     ) -> WriteResult:
         """Create a route set, or replace the limits of one; without ``limits`` they stay."""
-        name = checked_set_name(name)
-        if limits is None:
-            record = self._engine.set_record(name)
-            stored = SetLimits() if record is None else record.limits
-        else:
-            stored = limits.stored()
-        return await self.write(PutSet(name, stored), options)
+        return await self.write(_put_of(name, limits), options)
+
+    async def change_limits(
+        self, name: str, limits: RouteSetLimits, options: WriteOptions = _DEFAULTS
+    ) -> WriteResult:
+        """Change the limits that ``limits`` was given; the others stay as the log has them.
+
+        Raises:
+            SetNotFound: No set has the name.
+        """
+        await self.get(name)
+        kept = _ALL_LIMITS - limits.model_fields_set
+        return await self.write(PutSet(checked_set_name(name), limits.stored(), kept), options)
 
     async def fork(self, name: str, into: str, options: WriteOptions = _DEFAULTS) -> WriteResult:
         """Create a route set as a copy of another one."""
@@ -337,6 +344,13 @@ class RouteSetAdmin:
         return await asyncio.to_thread(self._writer.write_now, mutation, options)
 
 
+def _put_of(name: str, limits: RouteSetLimits | None) -> PutSet:
+    # What this node knows of the limits may be old: the log says what stays.
+    if limits is None:
+        return PutSet(checked_set_name(name), kept=_ALL_LIMITS)
+    return PutSet(checked_set_name(name), limits.stored())
+
+
 class RouteSetOperations:
     """Changes of route sets and aliases on the caller's thread; see ``AdaptiveRouter.sets``."""
 
@@ -347,9 +361,8 @@ class RouteSetOperations:
         raise NotImplementedError
 
     def create_set(self, name: str, limits: RouteSetLimits | None = None) -> WriteResult:
-        """Create a route set, or replace the limits of one."""
-        stored = SetLimits() if limits is None else limits.stored()
-        return self._write_set(PutSet(checked_set_name(name), stored))
+        """Create a route set, or replace the limits of one; without ``limits`` they stay."""
+        return self._write_set(_put_of(name, limits))
 
     def fork_set(self, name: str, into: str) -> WriteResult:
         """Create a route set as a copy of another one."""

@@ -181,11 +181,9 @@ async def patch_set(request: Request, name: SetName, write: WriteParameters) -> 
     document = await read_document(request)
     asked = checked(SetPatch, document)
     _check_limits_allowed(request)
-    sets = runtime_of(request).router.sets
-    known = (await sets.get(name)).limits
-    limits = checked(RouteSetLimits, {**known.model_dump(), **asked.limits})
+    limits = checked(RouteSetLimits, asked.limits)
     options = write.options(document)
-    result = await sets.put(name, limits, options)
+    result = await runtime_of(request).router.sets.change_limits(name, limits, options)
     return write_response(result, options)
 
 

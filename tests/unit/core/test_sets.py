@@ -84,6 +84,19 @@ def test_routes_of_two_sets_are_apart(log: Log) -> None:
     assert sets.tables[1].settings == FOUNDING_SETTINGS
 
 
+def test_limits_that_a_write_keeps_are_those_of_the_log(log: Log) -> None:
+    every = frozenset(SetLimits.__dataclass_fields__)
+    log.do(PutSet("a", SetLimits(utterances_max=9)))
+    log.do(PutSet("a", SetLimits(routes_max=3), every - {"routes_max"}))
+    unchanged = log.do(PutSet("a", kept=every))
+    log.do(PutSet("b", kept=every))
+
+    assert "unchanged" == unchanged.outcome.status
+    limits = {each.name: each.limits for each in log.replica.sets.records.values()}
+    assert limits["a"] == SetLimits(utterances_max=9, routes_max=3)
+    assert limits["b"] == SetLimits()
+
+
 def test_default_keeps_the_digest_of_earlier_releases() -> None:
     old, new = Log(level=4), Log(level=4)
     old.do(put("a", "x"))

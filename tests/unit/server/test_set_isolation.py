@@ -414,6 +414,30 @@ async def test_limits_of_a_set(tmp_path: Path) -> None:
     assert 422 == malformed.status_code
 
 
+async def test_concurrent_changes_of_limits_are_all_kept(tmp_path: Path) -> None:
+    async with http_node(tmp_path) as node:
+        await node.http.put("/v1/sets/a", json={"limits": {"utterances_max": 7}})
+        names = ("routes_max", "bytes_max", "writes_per_second_max", "write_bytes_per_second_max")
+        patches = [node.http.patch("/v1/sets/a", json={"limits": {name: 1_000}}) for name in names]
+        answers = await asyncio.gather(*patches, node.http.put("/v1/sets/a"))
+        shown = (await node.http.get("/v1/sets/a")).json()["limits"]
+        history = (await node.http.get("/v1/history", params={"set": "a", "limit": 10})).json()
+
+    assert {200} == {each.status_code for each in answers}
+    assert {"utterances_max": 7, **dict.fromkeys(names, 1_000)} == shown
+    latest = next(entry for entry in history["entries"] if entry["status"] == "applied")
+    assert shown == latest["changes"][0]["after"]["limits"]
+
+
+async def test_a_set_that_is_created_again_keeps_its_limits(tmp_path: Path) -> None:
+    async with http_node(tmp_path) as node:
+        await node.http.put("/v1/sets/a", json={"limits": {"utterances_max": 7}})
+        again = await asyncio.to_thread(node.router.create_set, "a")
+        shown = (await node.http.get("/v1/sets/a")).json()["limits"]
+
+    assert ("unchanged", 7) == (again.status, shown["utterances_max"])
+
+
 async def test_note_is_in_the_history(tmp_path: Path) -> None:
     async with http_node(tmp_path) as node:
         http = node.http
