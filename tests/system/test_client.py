@@ -6,6 +6,7 @@ Method: three real nodes; one is killed under load, answers are lost in a proxy 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from synaptoroute.client import (
     AsyncClient,
     AuthenticationFailed,
     Client,
+    Conflict,
     ConnectionFailed,
     PreconditionFailed,
     RetryPolicy,
@@ -150,19 +152,84 @@ def test_every_kind_of_call_works(shared: Cluster) -> None:
         assert settings.capacity_slots > 0
 
 
-def test_example_of_the_guide_runs(shared: Cluster) -> None:
+def test_examples_of_the_guide_run(shared: Cluster) -> None:
     guide = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    first, sets = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     addresses = zip(("http://node-a:8080", "http://node-b:8080"), urls_of(shared), strict=False)
     for written, own in addresses:
-        example = example.replace(written, own)
-    done = subprocess.run(
-        [sys.executable, "-c", example], capture_output=True, text=True, timeout=30, check=False
-    )
+        first = first.replace(written, own)
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", example],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "SYNAPTOROUTE_URL": ",".join(urls_of(shared))},
+        )
+        for example in (first, sets)
+    ]
 
-    assert (0, "") == (done.returncode, done.stderr)
+    assert [(0, "")] * 2 == [(each.returncode, each.stderr) for each in done]
+    assert done[1].stdout.splitlines() == ["1.0", "refund"]
     with Client(urls_of(shared), api_key="") as client:
         assert client.delete_route("billing").status == "applied"
+        assert client.get_alias("support")["set"] == "support@12"
+        client.delete_alias("support")
+        for name in ("support@12", "support@13"):
+            assert client.delete_set(name).status == "applied"
+
+
+def test_set_is_tested_compared_promoted_and_rolled_back(shared: Cluster) -> None:
+    """A draft that breaks a test is refused with the evidence, and moves the alias once mended."""
+    options = WriteOptions(note="ticket 12")
+    with Client(urls_of(shared), api_key="") as client:
+        client.put_set("old")
+        old = client.set("old")
+        old.put_route(route("refund", "money back", "refund my order"))
+        written = old.put_tests({"money back": "refund", "refund my order": "refund", "x": None})
+        old.patch_tests({"parcel 7": None}, removed=["x"])
+        page = old.list_tests(limit=2)
+        client.put_alias("live", "old", {"gate": {"min_accuracy": 0.5}}, options=options)
+        client.fork_set("old", "new")
+        new = client.set("new")
+        drafted = new.put_route(route("order", "refund my order"))
+        found = client.diff("live", "new", ["money back", "refund my order"])
+        run = new.evaluate()
+        with pytest.raises(Conflict) as refused:
+            client.put_alias("live", "new", {"gate": {"max_regressions": 0}}, options=options)
+        entry = new.history(route="order").entries[0]
+        new.revert(entry.version)
+        own = WriteOptions(if_match=client.get_alias("live")["revision"])
+        fields = {"gate": {"max_regressions": 0}, "shadow": "old", "shadow_share": 1.0}
+        moved = client.put_alias("live", "new", fields, options=own)
+        with pytest.raises(PreconditionFailed):
+            client.put_alias("live", "old", options=own)
+        shadows = [new.get_shadow("live"), client.reset_shadow("live")]
+        client.roll_back("live", options=options)
+        last = client.history(route_set="live", limit=1).entries[0]
+        erased = old.erase(["parcel 7"])
+        client.delete_alias("live")
+
+        assert (written.count, page.total, page.next_after) == (3, 3, "parcel 7")
+        assert [each.text for each in page.tests] == ["money back", "parcel 7"]
+        assert found.changed_total >= 1
+        assert "refund my order" in [each.text for each in run.failures]
+        assert refused.value.code == "gate_failed"
+        assert refused.value.evidence is not None
+        assert refused.value.evidence["regressions"] >= 1
+        assert entry.version == drafted.version
+        assert [each.before for each in entry.changes or ()] == [None]
+        assert moved.evidence is not None
+        assert moved.evidence.regressions == 0
+        assert [each.shadow for each in shadows] == ["old"] * 2
+        assert (last.note, last.alias) == ("ticket 12", "live")
+        assert erased.found.tests == 2
+        assert client.get_erasure().version is not None
+        assert new.list_tests().total == 2
+        assert new.delete_tests().count == 2
+        for name in ("old", "new"):
+            client.delete_set(name)
 
 
 def test_lost_answer_of_a_write_has_one_effect(shared: Cluster) -> None:

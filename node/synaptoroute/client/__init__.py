@@ -18,6 +18,16 @@ from typing import TYPE_CHECKING
 import synaptoroute.installation  # noqa: F401  raises where another project's files are mixed in
 
 if TYPE_CHECKING:
+    from synaptoroute.change_models import (
+        Erasure,
+        ErasureStatus,
+        HistoryPage,
+        Promotion,
+        SetDiff,
+        SetTestPage,
+        SetTestRun,
+        ShadowReport,
+    )
     from synaptoroute.client.async_client import AsyncClient
     from synaptoroute.client.calls import KEEP, Choice, Operation, RoutePage, WriteOptions
     from synaptoroute.client.core import RetryPolicy
@@ -52,6 +62,16 @@ if TYPE_CHECKING:
     )
 
 _NAMES_BY_HOME = {
+    "synaptoroute.change_models": (
+        "Erasure",
+        "ErasureStatus",
+        "HistoryPage",
+        "Promotion",
+        "SetDiff",
+        "SetTestPage",
+        "SetTestRun",
+        "ShadowReport",
+    ),
     "synaptoroute.client.async_client": ("AsyncClient",),
     "synaptoroute.client.calls": (
         "KEEP",
@@ -106,7 +126,10 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "DeadlinePassed",
+    "Erasure",
+    "ErasureStatus",
     "FeedbackReceipt",
+    "HistoryPage",
     "ImportResult",
     "InvalidRequest",
     "Match",
@@ -115,11 +138,16 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "PreconditionFailed",
+    "Promotion",
     "RetryPolicy",
     "Route",
     "RoutePage",
     "RouteSetSettings",
     "ServerFailed",
+    "SetDiff",
+    "SetTestPage",
+    "SetTestRun",
+    "ShadowReport",
     "StoredRoute",
     "TooLarge",
     "Unavailable",

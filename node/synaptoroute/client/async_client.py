@@ -7,6 +7,16 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
+from synaptoroute.change_models import (
+    Erasure,
+    ErasureStatus,
+    HistoryPage,
+    Promotion,
+    SetDiff,
+    SetTestPage,
+    SetTestRun,
+    ShadowReport,
+)
 from synaptoroute.client import calls
 from synaptoroute.client.calls import (
     KEEP,
@@ -15,6 +25,7 @@ from synaptoroute.client.calls import (
     Consistency,
     Format,
     Keep,
+    Labels,
     Operation,
     RouteLike,
     RoutePage,
@@ -441,7 +452,7 @@ class AsyncClient(AsyncHttpClient):
         *,
         options: WriteOptions | None = None,
         timeout_seconds: float | None = None,
-    ) -> WriteResult:
+    ) -> Promotion:
         """Point an alias at a route set.
 
         Args:
@@ -449,9 +460,15 @@ class AsyncClient(AsyncHttpClient):
             route_set: The set that answers.
             fields: ``shadow``, ``shadow_share``, ``canary``, ``canary_share``, ``gate``.
             options: Options of the write.
-            timeout_seconds: Time of this call; None for that of the client.
+            timeout_seconds: Time of this call; None for that of the client, or with a gate for
+                150 s.
+
+        Raises:
+            Conflict: ``gate_failed``, with what was measured as ``evidence``.
         """
         request = calls.put_alias(name, route_set, fields, options or WriteOptions())
+        if timeout_seconds is None:
+            timeout_seconds = request.attempt_seconds
         return await self.send(request, timeout_seconds)
 
     async def delete_alias(
@@ -463,3 +480,155 @@ class AsyncClient(AsyncHttpClient):
     ) -> WriteResult:
         """Remove an alias; the sets stay."""
         return await self.send(calls.delete_alias(name, options or WriteOptions()), timeout_seconds)
+
+    async def roll_back(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Restore what an alias named before its last change, or since the change ``version``."""
+        request = calls.roll_back(name, version, options or WriteOptions())
+        return await self.send(request, timeout_seconds)
+
+    async def get_shadow(self, name: str, *, timeout_seconds: float | None = None) -> ShadowReport:
+        """What one node counted of the shadow of an alias."""
+        return await self.send(calls.shadow_report(name), timeout_seconds)
+
+    async def reset_shadow(
+        self, name: str, *, timeout_seconds: float | None = None
+    ) -> ShadowReport:
+        """Count the shadow of an alias from zero, on one node."""
+        return await self.send(calls.reset_shadow(name), timeout_seconds)
+
+    # --- tests -----------------------------------------------------------------------
+
+    async def list_tests(
+        self,
+        *,
+        after: str = "",
+        limit: int = calls.PAGE_ROUTES,
+        timeout_seconds: float | None = None,
+    ) -> SetTestPage:
+        """One page of the tests of the route set, after a text."""
+        return await self.send(calls.list_tests(after, limit), timeout_seconds)
+
+    async def put_tests(
+        self,
+        tests: Labels,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Replace all tests of the route set.
+
+        Args:
+            tests: The right route of each text; None for no route.
+            options: Options of the write, which takes no preconditions.
+            timeout_seconds: Time of this call; None for that of the client.
+
+        Returns:
+            The result; its ``count`` is the number of tests that changed.
+        """
+        return await self.send(calls.put_tests(tests, options or WriteOptions()), timeout_seconds)
+
+    async def patch_tests(
+        self,
+        tests: Labels = MappingProxyType({}),
+        *,
+        removed: Sequence[str] = (),
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Add or replace tests, and remove those of the texts in ``removed``."""
+        request = calls.patch_tests(tests, removed, options or WriteOptions())
+        return await self.send(request, timeout_seconds)
+
+    async def delete_tests(
+        self, *, options: WriteOptions | None = None, timeout_seconds: float | None = None
+    ) -> WriteResult:
+        """Remove all tests of the route set."""
+        return await self.send(calls.delete_tests(options or WriteOptions()), timeout_seconds)
+
+    async def evaluate(
+        self,
+        texts: Labels | None = None,
+        *,
+        timeout_seconds: float | None = calls.TESTS_SECONDS,
+    ) -> SetTestRun:
+        """Ask the route set its own tests, or the labelled ``texts``."""
+        return await self.send(calls.evaluate(texts), timeout_seconds)
+
+    async def diff(
+        self,
+        before: str,
+        after: str,
+        texts: Labels | Sequence[str] | None = None,
+        *,
+        timeout_seconds: float | None = calls.TESTS_SECONDS,
+    ) -> SetDiff:
+        """Compare the answers of two route sets.
+
+        Args:
+            before: A set, or an alias for the set that answers.
+            after: The other.
+            texts: What both are asked, with or without labels; None for the tests of both.
+            timeout_seconds: Time of this call.
+        """
+        return await self.send(calls.diff(before, after, texts), timeout_seconds)
+
+    # --- history and erasure -----------------------------------------------------------
+
+    async def history(
+        self,
+        *,
+        route: str | None = None,
+        route_set: str | None = None,
+        before: int | None = None,
+        limit: int = calls.PAGE_ROUTES,
+        changes: bool = True,
+        timeout_seconds: float | None = None,
+    ) -> HistoryPage:
+        """One page of the history, newest first.
+
+        Args:
+            route: Only changes of this route.
+            route_set: Only changes of this route set or alias; None for all, or for the set of a
+                client that is bound to one.
+            before: ``next_before`` of the page before.
+            limit: Entries to look for, 1 to 500.
+            changes: Whether to show what was before and after.
+            timeout_seconds: Time of this call; None for that of the client.
+        """
+        request = calls.history(route, route_set, before, limit, changes=changes)
+        return await self.send(request, timeout_seconds)
+
+    async def revert(
+        self,
+        version: str,
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> WriteResult:
+        """Restore what the entry of a version changed.
+
+        Raises:
+            Conflict: ``change_superseded`` or ``not_revertible``.
+        """
+        return await self.send(calls.revert(version, options or WriteOptions()), timeout_seconds)
+
+    async def erase(
+        self,
+        texts: Sequence[str],
+        *,
+        options: WriteOptions | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Erasure:
+        """Erase up to 100 texts from every route set and the logs; needs the scope ``admin``."""
+        return await self.send(calls.erase(texts, options or WriteOptions()), timeout_seconds)
+
+    async def get_erasure(self, *, timeout_seconds: float | None = None) -> ErasureStatus:
+        """Whether one node and Redis still keep entries from before the newest erasure."""
+        return await self.send(calls.erasure_status(), timeout_seconds)

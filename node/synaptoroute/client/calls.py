@@ -6,12 +6,23 @@ Values are checked by the node, which knows the rules of its release.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from synaptoroute.change_models import (
+    Erasure,
+    ErasureStatus,
+    HistoryPage,
+    Promotion,
+    SetDiff,
+    SetTestPage,
+    SetTestRun,
+    ShadowReport,
+)
 from synaptoroute.client.core import JSON, Body, Reply, Request, encode
 from synaptoroute.client.errors import UnexpectedAnswer
 from synaptoroute.models import (
@@ -25,10 +36,13 @@ from synaptoroute.models import (
 )
 
 ResultT = TypeVar("ResultT")
+WriteResultT = TypeVar("WriteResultT", bound=WriteResult)
 Ack = Literal["accepted", "applied", "quorum", "all"]
 Consistency = Literal["local", "head"]
 Format = Literal["ndjson", "json", "yaml"]
 RouteLike = Route | Mapping[str, Any]
+Labels = Mapping[str, str | None]
+"""Labelled queries: texts, and the route that is right for each; None for no route."""
 
 MEDIA_TYPES: Final[Mapping[Format, str]] = {
     "ndjson": "application/x-ndjson",
@@ -38,6 +52,8 @@ MEDIA_TYPES: Final[Mapping[Format, str]] = {
 PAGE_ROUTES: Final = 100
 TRANSFER_SECONDS: Final = 300.0
 """Longest attempt of an import or export."""
+TESTS_SECONDS: Final = 150.0
+"""Longest attempt of what asks many texts; the node gives them 120 s."""
 
 
 class Keep:
@@ -395,9 +411,6 @@ def operation(op_id: str) -> Request[Operation]:
     return read(f"/v1/ops/{quote(op_id, safe='')}", _model(Operation))
 
 
-# --- shapes of requests --------------------------------------------------------------------
-
-
 # --- route sets --------------------------------------------------------------------------
 
 
@@ -434,13 +447,100 @@ def get_alias(name: str) -> Request[dict[str, Any]]:
 
 def put_alias(
     name: str, route_set: str, fields: Mapping[str, Any], options: WriteOptions
-) -> Request[WriteResult]:
+) -> Request[Promotion]:
     document = {"set": route_set, **fields}
-    return write("PUT", _alias_path(name), document, options, _write_result)
+    return replace(
+        write("PUT", _alias_path(name), document, options, _written(Promotion)),
+        attempt_seconds=TESTS_SECONDS if fields.get("gate") is not None else None,
+    )
 
 
 def delete_alias(name: str, options: WriteOptions) -> Request[WriteResult]:
     return write("DELETE", _alias_path(name), None, options, _write_result)
+
+
+# --- tests and promotions ------------------------------------------------------------------
+
+
+def list_tests(after: str, limit: int) -> Request[SetTestPage]:
+    return read("/v1/tests", _model(SetTestPage), _page(after, limit))
+
+
+def put_tests(tests: Labels, options: WriteOptions) -> Request[WriteResult]:
+    return write("PUT", "/v1/tests", {"tests": _labelled(tests)}, options, _write_result)
+
+
+def patch_tests(
+    tests: Labels, removed: Sequence[str], options: WriteOptions
+) -> Request[WriteResult]:
+    document = {"tests": _labelled(tests), "removed": list(removed)}
+    return write("PATCH", "/v1/tests", document, options, _write_result)
+
+
+def delete_tests(options: WriteOptions) -> Request[WriteResult]:
+    return write("DELETE", "/v1/tests", None, options, _write_result)
+
+
+def evaluate(texts: Labels | None) -> Request[SetTestRun]:
+    document = {} if texts is None else {"texts": _labelled(texts)}
+    return _measure("/v1/evaluation", document, _model(SetTestRun))
+
+
+def diff(before: str, after: str, texts: Labels | Sequence[str] | None) -> Request[SetDiff]:
+    document: dict[str, Any] = {"from": before, "to": after}
+    if isinstance(texts, Mapping):
+        document["texts"] = _labelled(texts)
+    elif texts is not None:
+        document["texts"] = [{"text": text} for text in texts]
+    return _measure("/v1/diff", document, _model(SetDiff))
+
+
+def roll_back(name: str, version: str | None, options: WriteOptions) -> Request[WriteResult]:
+    document = None if version is None else {"version": version}
+    return write("POST", f"{_alias_path(name)}/rollback", document, options, _write_result)
+
+
+def shadow_report(name: str) -> Request[ShadowReport]:
+    return read(f"{_alias_path(name)}/shadow", _model(ShadowReport))
+
+
+def reset_shadow(name: str) -> Request[ShadowReport]:
+    path, read_reply = f"{_alias_path(name)}/shadow", _model(ShadowReport)
+    return write("DELETE", path, None, WriteOptions(), read_reply)
+
+
+def history(
+    route: str | None, route_set: str | None, before: int | None, limit: int, *, changes: bool
+) -> Request[HistoryPage]:
+    given = {"route": route, "set": route_set, "before": before, "limit": limit}
+    parameters = {key: str(value) for key, value in given.items() if value is not None}
+    if not changes:
+        parameters["changes"] = "false"
+    return read("/v1/history", _model(HistoryPage), parameters)
+
+
+def revert(version: str, options: WriteOptions) -> Request[WriteResult]:
+    path = f"/v1/history/{quote(version, safe='')}/revert"
+    return write("POST", path, None, options, _write_result)
+
+
+def erase(texts: Sequence[str], options: WriteOptions) -> Request[Erasure]:
+    return write("POST", "/v1/erase", {"texts": list(texts)}, options, _model(Erasure))
+
+
+def erasure_status() -> Request[ErasureStatus]:
+    return read("/v1/erase", _model(ErasureStatus))
+
+
+def _labelled(texts: Labels) -> list[dict[str, str | None]]:
+    return [{"text": text, "route": route} for text, route in texts.items()]
+
+
+def _measure(
+    path: str, document: Mapping[str, Any], read_reply: Callable[[Reply], ResultT]
+) -> Request[ResultT]:
+    request = _query(path, document, "local", read_reply)
+    return replace(request, attempt_seconds=TESTS_SECONDS)
 
 
 def _page(after: str, limit: int) -> dict[str, str]:
@@ -548,11 +648,17 @@ def _model(model: type[BaseModel]) -> Callable[[Reply], Any]:
     return read_reply
 
 
-def _write_result(reply: Reply) -> WriteResult:
-    result: WriteResult = _model(WriteResult)(reply)
-    result.created = reply.status == 201
-    result.held_by = reply.headers.get("sr-held-by", "")
-    return result
+def _written(model: type[WriteResultT]) -> Callable[[Reply], WriteResultT]:
+    def read_reply(reply: Reply) -> WriteResultT:
+        result: WriteResultT = _model(model)(reply)
+        result.created = reply.status == 201
+        result.held_by = reply.headers.get("sr-held-by", "")
+        return result
+
+    return read_reply
+
+
+_write_result: Final = _written(WriteResult)
 
 
 def _object(reply: Reply) -> dict[str, Any]:

@@ -71,6 +71,11 @@ class ClientError(Exception):
         self.node = node
         self.problem = dict(problem or {})
 
+    @property
+    def evidence(self) -> dict[str, Any] | None:
+        """What the gate of a promotion measured, of ``gate_failed``; else None."""
+        return self.problem.get("evidence")
+
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
 

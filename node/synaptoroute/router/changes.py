@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from synaptoroute.change_models import HistoryPage
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import DEFAULT_SET
 from synaptoroute.log import Log
 from synaptoroute.router.erasure import Eraser
-from synaptoroute.router.history import HistoryPage, HistoryQuery, read_history
+from synaptoroute.router.history import HistoryQuery, read_history
 from synaptoroute.router.promotion import Promotions
 from synaptoroute.router.reverts import Reverter, SetWriters
 from synaptoroute.router.set_tests import SetTests

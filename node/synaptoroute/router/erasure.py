@@ -16,8 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from pydantic import BaseModel
-
+from synaptoroute.change_models import (
+    ErasedTexts,
+    Erasure,
+    ErasureStatus,
+)
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.codec import describe_frame
 from synaptoroute.core.erasure import text_hash
@@ -49,55 +52,6 @@ _KIND_NAMES: Final = {
     RowKind.NEGATIVE: "negatives",
 }
 _log: Final = logging.getLogger(__name__)
-
-
-class ErasedTexts(BaseModel):
-    """What an erasure found and removed, in all route sets.
-
-    Attributes:
-        routes_deleted: Routes that lost their last utterance.
-        unmatched: Unmatched queries that this node kept.
-    """
-
-    utterances: int = 0
-    descriptions: int = 0
-    negatives: int = 0
-    tests: int = 0
-    feedback: int = 0
-    routes_deleted: int = 0
-    unmatched: int = 0
-
-
-class ErasureStatus(BaseModel):
-    """What one node still keeps of the time before the newest erasure.
-
-    Attributes:
-        version: Place of the newest erasure that this node keeps; None for none.
-        is_clean: Whether neither Redis nor this node keeps an entry before it.
-        waiting_for: ``redis`` or ``database``; empty if it is clean.
-    """
-
-    node: str
-    version: str | None
-    is_clean: bool
-    waiting_for: list[str] = []  # pydantic copies a default for each object
-
-
-class Erasure(BaseModel):
-    """The result of an erasure.
-
-    Attributes:
-        version: Its place in the log; every node at this version or a later one has removed the
-            texts from its route sets.
-        found: What was removed.
-        logs: Whether this node's op log and Redis are clean already.
-    """
-
-    status: str
-    op_id: str
-    version: str
-    found: ErasedTexts
-    logs: ErasureStatus
 
 
 @dataclass(slots=True)

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pydantic import BaseModel
-
+from synaptoroute.change_models import (
+    HistoryChange,
+    HistoryEntry,
+    HistoryPage,
+)
 from synaptoroute.core.codec import describe_frame
 from synaptoroute.core.mutation import (
     DEFAULT_SET,
@@ -48,7 +51,6 @@ from synaptoroute.router.past_states import (
     PastStates,
     State,
     Subject,
-    SubjectKind,
 )
 from synaptoroute.storage import LogRow, SQLiteStorage
 
@@ -75,78 +77,6 @@ _OF_CONTENT: Final = (
     Calibrate,
     CalibrateDecision,
 )
-
-
-class HistoryChange(BaseModel):
-    """What one entry changed in one route, in the settings, tests or limits of a set, or an alias.
-
-    Attributes:
-        kind: ``route``, ``settings``, ``tests``, ``alias`` or ``set``.
-        name: Name of the route, the alias or the set; empty for settings and tests.
-        route_set: The set that it is in.
-        before: What it was; None if it did not exist.  Of tests only those that changed.
-        after: What it is after the entry; None if it does not exist any more.
-        is_known: Whether this node still keeps the entries that say what it was; if not,
-            ``before`` and ``after`` are None.
-    """
-
-    kind: SubjectKind
-    name: str
-    route_set: str
-    before: dict[str, Any] | None = None
-    after: dict[str, Any] | None = None
-    is_known: bool = True
-
-
-class HistoryEntry(BaseModel):
-    """One entry of the log: who did what, and when.
-
-    Attributes:
-        version: Its ``epoch.seq``, which identifies it.
-        at: When it was ordered, RFC 3339 in UTC.
-        author: Name of the API key that wrote it; None for a client without a key, a node
-            itself, or an entry below level 2 of the log.
-        action: What was done, such as ``put_route``.
-        note: What the client said about the change.
-        route_set: The set that it changed; None for a change of the cluster.
-        route: The route that it names.
-        alias: The alias that it changed.
-        import_id: The import that it belongs to.
-        status: ``applied``, ``unchanged`` or ``rejected``.
-        code: Error code of a rejection.
-        count: Utterances added or removed, or routes imported.
-        op_id: Identity of the write, 32 hexadecimal digits.
-        changes: What it changed, before and after; None where that was not asked for, is not
-            kept, or is left out because the page is large.
-        changes_total: How many changes there are; ``changes`` has at most 100.
-    """
-
-    version: str
-    at: str
-    author: str | None
-    note: str | None = None
-    action: str
-    route_set: str | None = None
-    route: str | None = None
-    alias: str | None = None
-    import_id: str | None = None
-    status: str
-    code: str | None = None
-    count: int = 0
-    op_id: str
-    changes: list[HistoryChange] | None = None
-    changes_total: int = 0
-
-
-class HistoryPage(BaseModel):
-    """A page of the history, newest first.
-
-    Attributes:
-        next_before: ``before`` of the next page; None at the end of what the node keeps.
-    """
-
-    entries: list[HistoryEntry]
-    next_before: int | None
 
 
 @dataclass(frozen=True, slots=True)

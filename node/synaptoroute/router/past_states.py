@@ -11,8 +11,9 @@ import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
+from synaptoroute.change_models import SubjectKind
 from synaptoroute.core.erasure import text_hash
 from synaptoroute.core.imports import StagedKind, staged_kind
 from synaptoroute.core.mutation import (
@@ -46,7 +47,6 @@ Fields: TypeAlias = dict[str, Any]
 State: TypeAlias = dict[str, Any] | None
 """Fields of a route, of settings, of tests (route by text), of an alias or of a set; None for one
 that does not exist."""
-SubjectKind: TypeAlias = Literal["route", "settings", "tests", "alias", "set"]
 
 FOUNDING_LEVEL: Final = 3
 SUBJECTS_MAX: Final = 100

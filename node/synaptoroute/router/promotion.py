@@ -16,6 +16,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from synaptoroute.change_models import (
+    Evidence,
+    SetDiff,
+    SetTestRun,
+)
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.change import AliasChange, AliasRecord
 from synaptoroute.core.erasure import text_hash
@@ -33,8 +38,8 @@ from synaptoroute.models import WriteResult, canonical_json
 from synaptoroute.ports import AppliedState, ShadowFigures
 from synaptoroute.router.op_ids import derived_op_id
 from synaptoroute.router.set_answers import SetContent, answers_of, ignore, read_content, read_set
-from synaptoroute.router.set_diff import SetDiff, diff_sets
-from synaptoroute.router.set_tests import FailedTest, SetTestRun, run_of
+from synaptoroute.router.set_diff import diff_sets
+from synaptoroute.router.set_tests import run_of
 from synaptoroute.router.write_results import result_of
 from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.serving.query import QueryEngine
@@ -84,34 +89,6 @@ class AliasTarget:
     shadow_share: float = 0.0
     canary: str = ""
     canary_share: float = 0.0
-
-
-class Evidence(BaseModel):
-    """What a gate measured.
-
-    Attributes:
-        target: The set that is to answer.
-        target_revision: Its revision, at which it was measured.
-        base: The set that answered before; None for a new alias.
-        regressions: Tests that it answers wrong and the base right.
-        failures: Wrong answers, at most 20, regressions first.
-        unmet: Which demands are not met.
-    """
-
-    gate: dict[str, Any]
-    target: str
-    target_revision: str
-    base: str | None = None
-    base_revision: str | None = None
-    tests: int | None = None
-    accuracy: float | None = None
-    base_accuracy: float | None = None
-    regressions: int | None = None
-    failures: list[FailedTest] = []  # pydantic copies a default for each object
-    failures_total: int = 0
-    shadow_queries: int | None = None
-    shadow_agreement: float | None = None
-    unmet: list[str] = []
 
 
 class Promotions:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from synaptoroute.change_models import HistoryChange, HistoryEntry
 from synaptoroute.core.levels import SETS_LEVEL
 from synaptoroute.core.mutation import (
     DeleteAlias,
@@ -30,7 +31,7 @@ from synaptoroute.errors import (
 from synaptoroute.models import Route, RouteSetSettings, WriteResult
 from synaptoroute.ports import AppliedState
 from synaptoroute.router.feedback import stored_settings
-from synaptoroute.router.history import HistoryChange, HistoryEntry, read_entry
+from synaptoroute.router.history import read_entry
 from synaptoroute.router.past_states import settings_of
 from synaptoroute.router.set_changes import SetChange, SetChanger
 from synaptoroute.router.write_results import result_of

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 from pydantic import BaseModel
 
+from synaptoroute.change_models import (
+    ChangedDecision,
+    Decision,
+    RouteDifference,
+    SetDiff,
+    Side,
+    Verdict,
+)
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import SetTest
 from synaptoroute.errors import InvalidQuery
@@ -17,85 +25,6 @@ from synaptoroute.serving.query import QueryEngine
 
 CHANGED_MAX: Final = 200
 DIFF_TEXTS_MAX: Final = 20_000
-Verdict: TypeAlias = Literal["fixed", "broken", "both_wrong", "unlabelled"]
-
-
-class Side(BaseModel):
-    """One of the two sets.
-
-    Attributes:
-        revision: Place of the last change of the set.
-        right: Labelled texts that it answers right.
-        accuracy: Their share; None without labelled texts.
-    """
-
-    route_set: str
-    revision: str
-    right: int
-    accuracy: float | None
-
-
-class Decision(BaseModel):
-    """An answer: its route, or none, and the confidence of the best route."""
-
-    route: str | None
-    confidence: float | None
-
-
-class ChangedDecision(BaseModel):
-    """A text that both sets answer differently.
-
-    Attributes:
-        expected: The right route, for a labelled text; None for no route or no label.
-        verdict: ``fixed`` or ``broken`` if one of both answers is right, ``both_wrong`` or
-            ``unlabelled``.
-    """
-
-    text: str
-    expected: str | None
-    before: Decision
-    after: Decision
-    verdict: Verdict
-
-
-class RouteDifference(BaseModel):
-    """How the answers of one route differ; None for those without a route.
-
-    Attributes:
-        before: Texts that the first set gives to the route.
-        after: Texts that the second set gives to the route.
-        expected: Labelled texts that belong to it.
-        right_before: Of these, those that the first set answers right.
-    """
-
-    route: str | None
-    before: int
-    after: int
-    expected: int
-    right_before: int
-    right_after: int
-
-
-class SetDiff(BaseModel):
-    """How two route sets answer the same texts.
-
-    Attributes:
-        labelled: Texts with a known right route.
-        changed: Texts that both answer differently, at most 200; broken ones first.
-        routes: Routes whose answers differ, in order of name; the one of no route is last.
-        is_current: Whether neither set changed meanwhile.
-    """
-
-    before: Side
-    after: Side
-    texts: int
-    labelled: int
-    changed_total: int
-    fixed: int
-    broken: int
-    changed: list[ChangedDecision]
-    routes: list[RouteDifference]
-    is_current: bool = True
 
 
 class UnlabelledText(BaseModel):

@@ -7,8 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from pydantic import BaseModel
-
+from synaptoroute.change_models import (
+    FailedTest,
+    LabelledQuery,
+    RouteScore,
+    SetTestPage,
+    SetTestRun,
+)
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import PutTests, SetTest
 from synaptoroute.errors import InvalidQuery, InvalidRoute
@@ -27,80 +32,6 @@ ITEM_CHARACTERS: Final = 16
 FAILURES_MAX: Final = 1_000
 RUN_TEXTS_MAX: Final = 20_000
 ItemT = TypeVar("ItemT")
-
-
-class LabelledQuery(BaseModel):
-    """A query and the route that is right for it; None for no route."""
-
-    text: str
-    route: str | None
-
-
-class SetTestPage(BaseModel):
-    """Some tests of a route set, in order of text.
-
-    Attributes:
-        total: How many tests the set has.
-        next_after: Text to continue after; None at the end.
-        revision: Place of the last change of the set.
-        version: ``epoch.seq`` that was read.
-    """
-
-    route_set: str
-    tests: list[LabelledQuery]
-    total: int
-    next_after: str | None
-    revision: str
-    version: str
-
-
-class FailedTest(BaseModel):
-    """A labelled query that gets another route than the right one.
-
-    Attributes:
-        expected: The right route; None for no route.
-        got: The route of the answer; None for no route.
-        confidence: Confidence of the best route.
-        is_regression: Whether the set that is compared answers it right; None without one.
-    """
-
-    text: str
-    expected: str | None
-    got: str | None
-    confidence: float | None = None
-    is_regression: bool | None = None
-
-
-class RouteScore(BaseModel):
-    """Labelled queries of one route; None for those that belong to no route."""
-
-    route: str | None
-    tests: int
-    right: int
-
-
-class SetTestRun(BaseModel):
-    """How a route set answers labelled queries.
-
-    Attributes:
-        route_set: The set.
-        revision: Place of the last change of the set; all answers are of that content, or it
-            changed meanwhile and ``is_current`` is false.
-        version: ``epoch.seq`` of the newest answer.
-        accuracy: Share of right answers; None without queries.
-        failures: Wrong answers, at most 1,000.
-    """
-
-    route_set: str
-    revision: str
-    version: str
-    is_current: bool = True
-    tests: int
-    right: int
-    accuracy: float | None
-    routes: list[RouteScore]
-    failures: list[FailedTest]
-    failures_total: int
 
 
 class SetTests:

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from synaptoroute.change_models import Erasure, ErasureStatus
 from synaptoroute.errors import InvalidQuery
-from synaptoroute.router.erasure import Erasure, ErasureStatus
 from synaptoroute.server.parameters import WriteParameters, checked, read_document
 from synaptoroute.server.promotion_schemas import EraseRequest
 from synaptoroute.server.responses import (

@@ -9,15 +9,11 @@ from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
+from synaptoroute.change_models import HistoryEntry, HistoryPage
 from synaptoroute.core.field_values import COUNT_MAX
 from synaptoroute.core.mutation import Revision
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN, normal_name
-from synaptoroute.router.history import (
-    HISTORY_ENTRIES_MAX,
-    HistoryEntry,
-    HistoryPage,
-    HistoryQuery,
-)
+from synaptoroute.router.history import HISTORY_ENTRIES_MAX, HistoryQuery
 from synaptoroute.router.reverts import change_not_found
 from synaptoroute.server.parameters import VERSION_PATTERN, WriteParameters
 from synaptoroute.server.responses import (

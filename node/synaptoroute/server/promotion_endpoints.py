@@ -11,13 +11,13 @@ from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
+from synaptoroute.change_models import Evidence, SetDiff, SetTestPage, SetTestRun
 from synaptoroute.core.mutation import Revision, SetTest
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import NAME_CHARACTERS_MAX, UTTERANCE_BYTES_MAX, normal_name
-from synaptoroute.router.promotion import AliasTarget, Evidence
+from synaptoroute.router.promotion import AliasTarget
 from synaptoroute.router.route_sets import alias_not_found
-from synaptoroute.router.set_diff import SetDiff
-from synaptoroute.router.set_tests import PAGE_TESTS_MAX, SetTestPage, SetTestRun
+from synaptoroute.router.set_tests import PAGE_TESTS_MAX
 from synaptoroute.server.parameters import (
     ReadingRoute,
     WriteParameters,

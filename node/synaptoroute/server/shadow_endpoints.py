@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from synaptoroute.change_models import (
+    ShadowPair,
+    ShadowReport,
+    ShadowSample,
+)
 from synaptoroute.ports import ShadowFigures
 from synaptoroute.router.route_sets import alias_not_found
 from synaptoroute.server.responses import READ_PROBLEMS, model_response, problems, success
@@ -17,62 +21,6 @@ from synaptoroute.server.set_access import check_may, may
 from synaptoroute.server.set_endpoints import AliasName
 
 endpoints = APIRouter(tags=["sets"])
-
-
-class ShadowPair(BaseModel):
-    """Queries that both sets answer differently; null is no route."""
-
-    answered: str | None
-    shadowed: str | None
-    count: int
-
-
-class ShadowSample(BaseModel):
-    """A query that both sets answer differently.
-
-    Attributes:
-        text: After the redaction of the review queue's settings.
-        at_ms: Milliseconds since 1970, by the clock of the node.
-    """
-
-    text: str
-    at_ms: int
-    answered: str | None
-    shadowed: str | None
-    answered_confidence: float | None
-    shadowed_confidence: float | None
-
-
-class ShadowReport(BaseModel):
-    """What one node counted since both sets have their present content.
-
-    Attributes:
-        set: The set that answered.
-        shadow: The set that was asked beside it; None for an alias without one.
-        revision: Place of the last change of the set that answered.
-        compared: Queries that both were asked.
-        agreement: Share of them that both answer alike; None before the first.
-        skipped: Queries that were not compared, since both sets read the text differently.
-        pairs: Disagreements by both routes, most first.
-        other: Disagreements of pairs that are not listed.
-        sample: The newest disagreements; only for the scope `admin`, and while the review queue of
-            the set that answers keeps texts.
-    """
-
-    alias: str
-    node: str
-    set: str
-    shadow: str | None
-    revision: str | None = None
-    shadow_revision: str | None = None
-    compared: int = 0
-    agreed: int = 0
-    disagreed: int = 0
-    agreement: float | None = None
-    skipped: int = 0
-    pairs: list[ShadowPair] = []  # pydantic copies a default for each object
-    other: int = 0
-    sample: list[ShadowSample] = []
 
 
 _EXAMPLE: Final[dict[str, Any]] = {

@@ -28,8 +28,13 @@ from synaptoroute.client import (
     Route,
     UnexpectedAnswer,
     WriteOptions,
+    calls,
 )
+from synaptoroute.client.transport import placed
+from synaptoroute.config import NodeConfig
 from synaptoroute.errors import ConfigError
+from synaptoroute.server.app import create_app as create_node
+from synaptoroute.web.set_paths import is_of_a_set
 
 pytestmark = pytest.mark.unit
 
@@ -465,3 +470,22 @@ async def test_async_client_is_bound_likewise() -> None:
         paths = [each.path for each in server.asked]
 
     assert ["/v1/sets/support/query", "/v1/query"] == paths
+
+
+def test_calls_about_the_cluster_are_not_placed_in_a_set() -> None:
+    node = create_node(lambda: pytest.fail("not opened"), NodeConfig())
+    paths = {path for path in node.openapi()["paths"] if path.startswith("/v1/")}
+    paths = {path for path in paths if not path.startswith("/v1/sets/")} | {"/v1/sets/x"}
+    placed_paths = {path for path in paths if placed(path, "support") != path}
+
+    assert placed_paths == {path for path in paths if is_of_a_set(path)}
+    assert {"/v1/history", "/v1/tests", "/v1/evaluation"} <= placed_paths
+
+
+def test_gate_gives_a_promotion_the_time_of_its_tests() -> None:
+    gated = calls.put_alias("live", "new", {"gate": {}}, WriteOptions())
+
+    assert gated.attempt_seconds == calls.TESTS_SECONDS
+    assert calls.put_alias("live", "new", {}, WriteOptions()).attempt_seconds is None
+    assert calls.evaluate(None).attempt_seconds == calls.TESTS_SECONDS
+    assert calls.diff("a", "b", None).attempt_seconds == calls.TESTS_SECONDS
