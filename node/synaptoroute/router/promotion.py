@@ -135,6 +135,10 @@ class Promotions:
             try:
                 if (known := await self._known(own)) is not None:
                     return known, None
+                alias = await self._find(name)
+                if own.if_match is None and not own.if_none_match:
+                    # The evidence compares with what the alias names now.
+                    own = _bound(own, alias)
                 evidence = await self._measure(name, wanted, gate, take)
                 put = replace(
                     self._put(name, wanted),
@@ -145,7 +149,9 @@ class Promotions:
             except PreconditionFailed:
                 if await self._is_alias_changed(name, options):
                     raise
-        raise GateFailed(f"the route set {wanted.target!r} changed while it was measured")
+        raise GateFailed(
+            f"the route set {wanted.target!r} or the alias {name!r} changed during the measurement"
+        )
 
     @staticmethod
     def _put(name: str, wanted: AliasTarget) -> PutAlias:
@@ -169,10 +175,8 @@ class Promotions:
 
     async def _is_alias_changed(self, name: str, options: WriteOptions) -> bool:
         """Whether the alias does not meet the preconditions."""
-        try:
-            current: Revision | None = (await self.alias(name)).revision
-        except AliasNotFound:
-            current = None
+        alias = await self._find(name)
+        current = None if alias is None else alias.revision
         if options.if_none_match:
             return current is not None
         return options.if_match is not None and options.if_match != current
@@ -325,14 +329,16 @@ class Promotions:
         Raises:
             AliasNotFound: There is none of this name.
         """
-
-        def read(state: AppliedState) -> AliasRecord | None:
-            return state.replica.sets.aliases.get(name)
-
-        record = await asyncio.wrap_future(self._engine.run_on_applier(read))
+        record = await self._find(name)
         if record is None:
             raise AliasNotFound(f"no alias is named {name!r}")
         return record
+
+    async def _find(self, name: str) -> AliasRecord | None:
+        def read(state: AppliedState) -> AliasRecord | None:
+            return state.replica.sets.aliases.get(name)
+
+        return await asyncio.wrap_future(self._engine.run_on_applier(read))
 
     def shadow_figures(self, name: str) -> ShadowFigures | None:
         """What this node counted about the shadow of an alias; None for one without a shadow."""
@@ -345,6 +351,13 @@ class Promotions:
     async def _sets(self) -> set[str]:
         names = self._engine.run_on_applier(lambda state: set(state.replica.sets.numbers))
         return await asyncio.wrap_future(names)
+
+
+def _bound(options: WriteOptions, alias: AliasRecord | None) -> WriteOptions:
+    """Options of a write that has an effect only while the alias is as it was read."""
+    if alias is None:
+        return replace(options, if_none_match=True)
+    return replace(options, if_match=alias.revision)
 
 
 def unmet(gate: Gate, evidence: Evidence) -> list[str]:

@@ -63,6 +63,11 @@ async def show_shadow(request: Request, alias: AliasName) -> Response:
         report = ShadowReport(alias=alias, node=node, set=record.target, shadow=None)
     else:
         report = report_of(alias, node, figures, has_sample=may(request, "admin", alias))
+        if not may(request, "read", figures.shadow):
+            # Its answers reach nobody who asks the alias: neither do the names of its routes.
+            report = report.model_copy(
+                update={"pairs": [], "other": report.disagreed, "sample": []}
+            )
     return model_response(report)
 
 

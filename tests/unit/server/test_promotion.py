@@ -324,6 +324,61 @@ async def test_set_that_never_rests_is_refused(
     assert promotion.TRIES_MAX == runs
 
 
+async def test_alias_that_moves_during_a_gate_is_compared_with_again(
+    node: HttpNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regressions are counted against the set that answers when the alias moves."""
+    from synaptoroute.router import promotion
+
+    await fork(node, "good")
+    await worsen(node)
+    await fork(node, "bad")
+    await put_alias(node, {"set": "bad"})
+    measured, runs = promotion.answers_of, 0
+
+    async def answers_of(*arguments: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        found = await measured(*arguments)
+        if runs == 1:
+            await put_alias(node, {"set": "good"})
+        return found
+
+    monkeypatch.setattr(promotion, "answers_of", answers_of)
+    answer = await put_alias(node, {"set": "default", "gate": {"max_regressions": 0}})
+    shown = (await node.http.get("/v1/aliases/support")).json()
+
+    assert (409, "gate_failed") == (answer.status_code, answer.json()["code"]), answer.text
+    assert ("good", 1) == (
+        answer.json()["evidence"]["base"],
+        len(answer.json()["evidence"]["failures"]),
+    )
+    assert "good" == shown["set"]
+
+
+async def test_alias_that_is_created_during_a_gate_is_compared_with(
+    node: HttpNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from synaptoroute.router import promotion
+
+    await fork(node, "good")
+    await worsen(node)
+    measured, runs = promotion.answers_of, 0
+
+    async def answers_of(*arguments: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        found = await measured(*arguments)
+        if runs == 1:
+            await put_alias(node, {"set": "good"})
+        return found
+
+    monkeypatch.setattr(promotion, "answers_of", answers_of)
+    answer = await put_alias(node, {"set": "default", "gate": {"max_regressions": 0}})
+
+    assert (409, "gate_failed") == (answer.status_code, answer.json()["code"]), answer.text
+
+
 async def test_repeated_promotion_has_one_effect(node: HttpNode) -> None:
     await fork(node, "v1")
     await put_alias(node, {"set": "v1"})

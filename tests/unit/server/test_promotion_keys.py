@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,23 @@ async def test_evidence_names_tests_to_those_who_may_read_them(tenants: Tenants)
     assert 200 == moved.status_code, moved.text
     assert ["test of our text"] == [each["text"] for each in full["evidence"]["failures"]]
     assert [None] == [each["text"] for each in less["evidence"]["failures"]]
+
+
+async def test_routes_of_a_shadow_are_shown_to_its_readers_alone(tenants: Tenants) -> None:
+    await tenants.ask("all", "PUT", "/v1/sets/theirs/routes/hidden", {"utterances": ["our text"]})
+    await tenants.ask("all", "DELETE", "/v1/sets/theirs/routes/a")
+    body = {"set": "ours@1", "shadow": "theirs", "shadow_share": 1}
+    assert 200 == (await tenants.ask("all", "PUT", "/v1/aliases/ours", body)).status_code
+    await tenants.ask("reader", "POST", "/v1/sets/ours/query", {"text": "our text"})
+    for _ in range(200):
+        full = (await tenants.ask("all", "GET", "/v1/aliases/ours/shadow")).json()
+        if full["compared"]:
+            break
+        await asyncio.sleep(0.02)
+    less = (await tenants.ask("reader", "GET", "/v1/aliases/ours/shadow")).json()
+
+    assert [{"answered": "a", "shadowed": "hidden", "count": 1}] == full["pairs"]
+    assert (1, 1, [], 1) == tuple(less[k] for k in ("compared", "disagreed", "pairs", "other"))
 
 
 async def test_key_for_an_alias_alone_does_not_let_other_sets_answer(tenants: Tenants) -> None:
