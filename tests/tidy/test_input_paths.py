@@ -38,9 +38,8 @@ PATHS = {
     "cli/commands/cluster.py:restore:install": "by cli/backups.py",
     "replication/row_repair.py:_rewrite:repair_rows": "rows must give the digest of the state",
     # Own files: written after they were verified, and covered by digests and chains.
-    "storage/loader.py:_read_imports:decode_proposal": "staged chunks of the own database",
     "router/admin.py:_proposal_of:decode_proposal": "orphans of the own database, sealed anew",
-    "snapshot_file.py": "reads files to compute their root, installs nothing",
+    "snapshot_file.py": "reads files to compute their root, and staged chunks of the own database",
 }
 _CALLS = frozenset(
     {
