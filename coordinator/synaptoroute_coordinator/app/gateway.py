@@ -167,6 +167,11 @@ class Forwarded:
     parameters: str = ""
     example: Any = None
 
+    @classmethod
+    def of(cls, *fields: Any) -> Forwarded:
+        """A call from its fields in order."""
+        return cls(*fields)
+
     @property
     def openapi(self) -> dict[str, Any]:
         """Describe the body and the parameters, which the framework cannot know."""

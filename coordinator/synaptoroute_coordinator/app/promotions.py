@@ -44,7 +44,7 @@ _ERASED: Final = {"texts": ["my name is Ann Smith"]}
 _ALIAS: Final = "/v1/aliases/{alias}"
 _ANSWER: Final = "The response of the node."
 _FORWARDED: Final = tuple(
-    Forwarded(*each)
+    Forwarded.of(*each)
     for each in (
         ("GET", "/v1/tests", "list_tests", "List the tests", _ANSWER, "after limit"),
         ("PUT", "/v1/tests", "put_tests", "Replace the tests", _WRITTEN, _ACK, _TESTS),

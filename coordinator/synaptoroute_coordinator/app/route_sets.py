@@ -25,7 +25,7 @@ _BY_ADMIN: Final = f"{_WRITTEN} Scope `admin`."
 _ACK: Final = "ack ack_timeout"
 _LIMITS: Final = {"limits": {"utterances_max": 10_000}}
 _FORWARDED: Final = tuple(
-    Forwarded(*each)
+    Forwarded.of(*each)
     for each in (
         ("GET", "/v1/sets", "list_sets", "List route sets", _ANSWER, "after limit"),
         ("GET", _SET, "show_set", "Show a route set"),

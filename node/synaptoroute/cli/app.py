@@ -37,7 +37,7 @@ from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.version import __version__
 
 # Typer brings its own copy of Click and exports only this subclass.
-UsageError: Final[type[Any]] = typer.BadParameter.__bases__[0]
+UsageError: Final[type[Exception]] = typer.BadParameter.__bases__[0]
 _EPILOG: Final = (
     "Exit codes: 0 success, 1 negative result, 2 wrong usage or file, "
     "3 node unreachable or not started, 4 refused by the node, 130 interrupted."

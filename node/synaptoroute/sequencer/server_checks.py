@@ -411,7 +411,7 @@ class _Examination:
                 await self._refusal("PUBLISH", channel, "1")
                 async with asyncio.timeout(_MESSAGE_SECONDS_MAX):
                     while True:
-                        reply = await connection.read_response(timeout=_MESSAGE_SECONDS_MAX)
+                        reply: Any = await connection.read_response(timeout=_MESSAGE_SECONDS_MAX)
                         if reply[:2] == [b"message", channel.encode()]:
                             return Finding("pubsub", "ok", "messages arrive")
             finally:
@@ -471,7 +471,8 @@ class _Examination:
 
 def _replicas_of(info: Mapping[str, str]) -> list[dict[str, str]]:
     rows = [value for name, value in info.items() if name.startswith("slave") and "=" in value]
-    return [dict(word.partition("=")[::2] for word in row.split(",")) for row in rows]
+    pairs = [[word.partition("=") for word in row.split(",")] for row in rows]
+    return [{name: value for name, _, value in each} for each in pairs]
 
 
 def _describe_log(head: Head | NoLog) -> Finding:

@@ -46,7 +46,7 @@ def parse_grant(text: str) -> Grant:
         ValueError: It is malformed.
     """
     label, _, pattern = text.partition("@")
-    scope = next((each for each in SCOPES if each == label), None)
+    scope: Scope | None = next((each for each in SCOPES if each == label), None)
     if scope is None:
         raise ValueError(f"the scopes of a route set are {', '.join(SCOPES)}")
     if not _PATTERN.fullmatch(pattern):
