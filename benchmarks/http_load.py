@@ -40,6 +40,8 @@ class Orders:
         deadline_ms: Sent along; answers after it are late.
         key: API key of the client; empty for none.
         connections: How many it has, each with one query on its way at a time.
+        path: Where queries go.
+        batch: Texts of one request; above 1 they go to ``path`` as a batch.
     """
 
     port: int
@@ -49,16 +51,25 @@ class Orders:
     deadline_ms: int
     key: str = ""
     connections: int = CONNECTIONS
+    path: str = "/v1/query"
+    batch: int = 1
 
     def requests(self) -> list[bytes]:
         """All queries as bytes, made beforehand."""
-        bodies = [json.dumps({"text": text}).encode() for text in self.texts]
+        bodies = [json.dumps(document).encode() for document in self.documents()]
         head = (
-            "POST /v1/query HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\n"
+            f"POST {self.path} HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\n"
             f"cache-control: no-cache\r\nsr-deadline-ms: {self.deadline_ms}\r\n"
             + (f"authorization: Bearer {self.key}\r\n" if self.key else "")
         ).encode()
         return [head + b"content-length: %d\r\n\r\n" % len(body) + body for body in bodies]
+
+    def documents(self) -> list[dict[str, Any]]:
+        """The bodies of all requests."""
+        if self.batch == 1:
+            return [{"text": text} for text in self.texts]
+        starts = range(0, len(self.texts), self.batch)
+        return [{"texts": self.texts[start : start + self.batch]} for start in starts]
 
 
 class Load:

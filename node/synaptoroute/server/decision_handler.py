@@ -466,6 +466,7 @@ class DecisionHandler:
         deadline_ms = longest_deadline_ms(options.deadline_ms, config)
         # As for queries: refusing must cost less than parsing.
         router.check_queue(deadline_ms, flow)
+        self._policy.check_texts(context)
         if len(body) <= _BYTES_HERE_MAX:
             asked = parse_request(dialect, body)
         else:

@@ -18,7 +18,13 @@ from synaptoroute.models import CANDIDATES_MAX, FeedbackPage, FeedbackReceipt, M
 from synaptoroute.router.evaluation import OwnEvaluation
 from synaptoroute.router.feedback import PAGE_ITEMS_MAX, Resolution
 from synaptoroute.router.revision_preview import LabelledText, RouteChange
-from synaptoroute.server.parameters import WriteParameters, checked, read_document, take_texts
+from synaptoroute.server.parameters import (
+    WriteParameters,
+    checked,
+    read_document,
+    read_texts,
+    take_texts,
+)
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -265,7 +271,7 @@ async def cluster_texts(request: Request) -> Response:
     """Groups of up to 1,000 texts, the largest first, each with its most typical texts first and
     the nearest route. Equal texts give equal groups.
     """
-    asked = checked(ClustersRequest, await read_document(request), InvalidQuery)
+    asked = checked(ClustersRequest, await read_texts(request), InvalidQuery)
     take_texts(request, len(asked.texts))
     router = serving_router_of(request)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
@@ -72,6 +73,14 @@ DIFF_PATH: Final = "/v1/diff"
 _FIXED_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-cache"))
 
 
+@dataclass(slots=True)
+class Refusals:
+    """Refused requests that no line of the log tells yet."""
+
+    count: int = 0
+    logged_at: float = -REFUSALS_LOG_SECONDS  # Monotonic seconds
+
+
 class NodePolicy(RequestPolicy):
     """The request policy of a node: authorization, headers, logs, metrics."""
 
@@ -84,8 +93,7 @@ class NodePolicy(RequestPolicy):
         self._sites = SiteRules.of(
             config, has_keys=runtime.keys is not None, urls=[config.advertise_url]
         )
-        self._refused_count = 0
-        self._refusals_logged_at = -REFUSALS_LOG_SECONDS
+        self._refusals = {name: Refusals() for name in ("queries_refused", "requests_refused")}
         self._limiter = KeyLimiter()
 
     def started(self) -> None:
@@ -164,6 +172,16 @@ class NodePolicy(RequestPolicy):
         key = context.key
         if key is not None and key.limits is not NO_LIMITS:
             self._limiter.take_texts(key.key_hash, key.limits, count)
+
+    def check_texts(self, context: RequestContext) -> None:
+        """Check, before a body is parsed, that the key of a request may have texts encoded.
+
+        Raises:
+            LimitExceeded: The key is over its limit.
+        """
+        key = context.key
+        if key is not None and key.limits is not NO_LIMITS:
+            self._limiter.check_texts(key.key_hash, key.limits)
 
     @staticmethod
     def _note_key(keys: ApiKeys, headers: Mapping[bytes, bytes], context: RequestContext) -> None:
@@ -249,22 +267,24 @@ class NodePolicy(RequestPolicy):
         method = method if method in _METHODS else "OTHER"
         metrics.count_response(method, endpoint, status, time.perf_counter() - context.started_at)
         is_query = endpoint in _QUERY_PATHS
-        if is_query and status == 429:
-            self._log_refusals()
+        is_refused = status == 429
+        if is_refused:
+            self._log_refusals("queries_refused" if is_query else "requests_refused")
         # Lines of a flood of refusals would cost more than the refusals themselves.
-        is_quiet = endpoint in PROBES or (is_query and status in (200, 429))
+        is_quiet = endpoint in PROBES or is_refused or (is_query and status == 200)
         is_quiet = is_quiet or (endpoint in PEER_QUESTIONS and status == 200)
         level = logging.DEBUG if is_quiet else logging.INFO
         if LOGGER.isEnabledFor(level):
             self.log_request(level, method, path, client, context)
 
-    def _log_refusals(self) -> None:
-        """Log refused queries: the first at once, then one line a second for all."""
-        self._refused_count += 1
+    def _log_refusals(self, event: str) -> None:
+        """Log refused requests of one kind: the first at once, then one line a second for all."""
+        refusals = self._refusals[event]
+        refusals.count += 1
         now = time.monotonic()
-        if now - self._refusals_logged_at >= REFUSALS_LOG_SECONDS:
-            self.log.warning("queries_refused", count=self._refused_count)
-            self._refused_count, self._refusals_logged_at = 0, now
+        if now - refusals.logged_at >= REFUSALS_LOG_SECONDS:
+            self.log.warning(event, count=refusals.count)
+            refusals.count, refusals.logged_at = 0, now
 
 
 def _check_set(key: ApiKey, needed: KeyScope, path: str, route_set: str) -> None:

@@ -28,6 +28,7 @@ from synaptoroute.server.parameters import (
     checked,
     own_op_id,
     read_document,
+    read_texts,
     take_texts,
 )
 from synaptoroute.server.responses import (
@@ -444,7 +445,7 @@ _TRIAL_EXAMPLE: Final = {
 async def preview(request: Request) -> Response:
     """Nothing changes: the route is scored beside the route set and compared with it."""
     router = serving_router_of(request)
-    asked = checked(PreviewRequest, await read_document(request), InvalidQuery)
+    asked = checked(PreviewRequest, await read_texts(request), InvalidQuery)
     take_texts(request, len(asked.texts))
 
     async def ask_all(texts: Any) -> list[Match]:

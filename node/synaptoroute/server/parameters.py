@@ -337,7 +337,24 @@ def take_texts(request: Request, count: int) -> None:
         request.app.state.policy.take_texts(context, count)
 
 
+def check_texts(request: Request) -> None:
+    """Check, before a body is parsed, that the key of a request may have texts encoded.
+
+    Raises:
+        LimitExceeded: The key is over its limit.
+    """
+    context: RequestContext = request.scope[CONTEXT]
+    if context.key is not None and context.key.limits is not NO_LIMITS:
+        request.app.state.policy.check_texts(context)
+
+
 # --- bodies --------------------------------------------------------------------------
+
+
+async def read_texts(request: Request) -> Any:
+    """The document of a body that has texts to encode; not read from a key over its limit."""
+    check_texts(request)
+    return await read_document(request)
 
 
 async def read_document(request: Request) -> Any:

@@ -12,7 +12,13 @@ from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import Match
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.metrics import parse_version
-from synaptoroute.server.parameters import ReadingRoute, checked, read_document, take_texts
+from synaptoroute.server.parameters import (
+    ReadingRoute,
+    check_texts,
+    checked,
+    read_document,
+    take_texts,
+)
 from synaptoroute.server.query_handler import (
     DEADLINE_HEADER,
     SESSION_HEADER,
@@ -136,6 +142,7 @@ async def query_batch(
     runtime = runtime_of(request)
     require_json(request)
     options = options_of(dict(reversed(request.scope["headers"])))
+    check_texts(request)
     with runtime.bodies.lease(request_flow(request)) as lease:
         body = await read_body(request, lease, runtime.config.body_bytes_max)
         batch = parse_batch(body)

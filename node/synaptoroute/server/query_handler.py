@@ -343,9 +343,10 @@ class QueryHandler:
             # Parsing costs more than refusing, and an overloaded node mostly refuses.  A
             # query that is on its way may be joined at any load.
             router.check_queue(deadline_ms, flow)
-        query = parse_query(body)
         if context is not None and context.key is not None:
+            # Before the body is parsed, so that a malformed query counts as a text as well.
             self.policy.take_texts(context, 1)
+        query = parse_query(body)
         if runtime.config.log_queries:
             runtime.log.debug("queries", texts=[query.text])
         runtime.bodies.take(len(body), flow)

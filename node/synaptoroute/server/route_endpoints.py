@@ -26,6 +26,7 @@ from synaptoroute.server.parameters import (
     checked,
     is_unchanged,
     read_document,
+    read_texts,
     take_texts,
 )
 from synaptoroute.server.responses import (
@@ -155,7 +156,7 @@ async def put_route(request: Request, name: RouteName, write: WriteParameters) -
     """Create a route or replace all of it. The utterances are encoded here unless their
     vectors are given. 201 if the write created the route.
     """
-    document = await read_document(request)
+    document = await read_texts(request)
     route = checked(Route, _named(document, name))
     take_texts(request, len(route.utterances) + len(route.negatives))
     options = write.options(document)
@@ -212,7 +213,7 @@ async def delete_route(request: Request, name: RouteName, write: WriteParameters
 )
 async def add_utterances(request: Request, name: RouteName, write: WriteParameters) -> Response:
     """Add examples to a route; examples that it already has stay as they are."""
-    document = await read_document(request)
+    document = await read_texts(request)
     asked = checked(UtterancesToAdd, document)
     take_texts(request, len(asked.utterances))
     options = write.options(document)

@@ -61,14 +61,18 @@ class TokenBucket:
         More than a second's worth goes through a full bucket, and is paid for afterwards: a
         request that is larger than the bucket could never be let through otherwise.
         """
+        seconds = self.wait_seconds(amount, now)
+        if seconds == 0.0:
+            self._level -= amount
+        return seconds
+
+    def wait_seconds(self, amount: float, now: float) -> float:
+        """Seconds until an amount may be taken; 0 if it may be taken now."""
         full = max(1.0, self.rate)
         self._level = min(full, self._level + (now - self._at) * self.rate)
         self._at = now
         missing = min(amount, full) - self._level
-        if missing > ROUNDING:
-            return missing / self.rate
-        self._level -= amount
-        return 0.0
+        return missing / self.rate if missing > ROUNDING else 0.0
 
     @property
     def is_full(self) -> bool:
@@ -94,16 +98,29 @@ class Rates:
             if len(self._buckets) >= BUCKETS_MAX:
                 self._forget(now)
             bucket = self._buckets[key] = TokenBucket(rate, now)
-        seconds = bucket.take(amount, now)
-        if seconds > 0.0:
-            raise LimitExceeded(
-                f"over the limit {limit} of {rate:.0f}", limit=limit, retry_after_seconds=seconds
-            )
+        _raise_for(bucket.take(amount, now), limit, rate)
+
+    def check(self, owner: object, limit: str, rate: float) -> None:
+        """Check that an owner may take anything of a rate; take nothing.
+
+        Raises:
+            LimitExceeded: The owner is over the limit.
+        """
+        bucket = self._buckets.get((owner, limit))
+        if bucket is not None and bucket.rate == rate:
+            _raise_for(bucket.wait_seconds(1.0, self.clock()), limit, rate)
 
     def _forget(self, now: float) -> None:
         for bucket in self._buckets.values():
             bucket.take(0.0, now)
         self._buckets = {key: each for key, each in self._buckets.items() if not each.is_full}
+
+
+def _raise_for(seconds: float, limit: str, rate: float) -> None:
+    if seconds > 0.0:
+        raise LimitExceeded(
+            f"over the limit {limit} of {rate:.0f}", limit=limit, retry_after_seconds=seconds
+        )
 
 
 class KeyLimiter:
@@ -143,6 +160,15 @@ class KeyLimiter:
             self._queries[owner] = left
         else:
             del self._queries[owner]
+
+    def check_texts(self, owner: object, limits: KeyLimits) -> None:
+        """Check, before a body is parsed, that a key may have any text encoded.
+
+        Raises:
+            LimitExceeded: The key is over its limit of texts.
+        """
+        if limits.texts_per_second < math.inf:
+            self._rates.check(owner, "texts_per_second", limits.texts_per_second)
 
     def take_texts(self, owner: object, limits: KeyLimits, count: int) -> None:
         """Take texts that are to be encoded.

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from http_node import HttpNode, http_node, on_socket
+from http_node import HttpNode, http_node, logged, on_socket
 from synaptoroute.web.api_keys import key_line, make_key
 
 pytestmark = pytest.mark.unit
@@ -385,6 +385,54 @@ async def test_limit_of_texts_counts_what_is_encoded(tmp_path: Path) -> None:
 
     assert [200, 200, 429, 200] == [each.status_code for each in (batch, one, put, listed)]
     assert "texts_per_second" == put.json()["limit"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/query"),
+        ("POST", "/v1/query/batch"),
+        ("POST", "/v1/decisions"),
+        ("POST", "/v1/preview"),
+        ("POST", "/v1/clusters"),
+        ("PUT", "/v1/routes/r"),
+        ("POST", "/v1/routes/r/utterances"),
+    ],
+)
+async def test_body_over_the_limit_of_texts_is_not_parsed(
+    tmp_path: Path, method: str, path: str
+) -> None:
+    """A refused request costs less than its body would."""
+    key = make_key()
+    line = key_line(key, ["read", "write"], "app", limits=["texts_per_second=4"])
+    (tmp_path / "keys").write_text(line)
+    headers = {"X-API-Key": key, "Content-Type": "application/json"}
+    async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
+        batch = await node.http.post("/v1/query/batch", json={"texts": ["a"] * 64}, headers=headers)
+        refused = await node.http.request(method, path, content=b"not JSON", headers=headers)
+
+    assert 200 == batch.status_code
+    assert 429 == refused.status_code
+    assert "texts_per_second" in refused.text
+    assert "retry-after" in refused.headers
+
+
+async def test_refusals_over_a_limit_are_logged_once_a_second(tmp_path: Path) -> None:
+    """Lines for each refused request would cost more than the refusals."""
+    key = make_key()
+    limits = ["requests_per_second=1"]
+    (tmp_path / "keys").write_text(key_line(key, ["read", "write"], "app", limits=limits))
+    async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
+        with logged() as lines:
+            for _ in range(20):
+                await node.http.put("/v1/routes/r", json=MONEY, headers={"X-API-Key": key})
+    found = [json.loads(line) for line in lines.getvalue().splitlines()]
+    told = [line for line in found if line["message"] == "requests_refused"]
+    each = [line["level"] for line in found if line["message"] == "request"]
+
+    assert 1 == told[0]["count"]
+    assert len(told) < 10
+    assert each.count("info") < 10
 
 
 async def test_limits_of_a_set(tmp_path: Path) -> None:
