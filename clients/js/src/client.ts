@@ -9,10 +9,15 @@ import type {
   AliasPage,
   Choice,
   Decisions,
+  Erasure,
+  ErasureStatus,
   FeedbackReceipt,
+  HistoryPage,
   ImportResult,
+  LabelledQuery,
   Match,
   Operation,
+  Promotion,
   Question,
   RouteInput,
   RoutePage,
@@ -20,6 +25,10 @@ import type {
   RouteSetLimits,
   RouteSetPage,
   RouteSetSettings,
+  SetDiff,
+  SetTestPage,
+  SetTestRun,
+  ShadowReport,
   StoredRoute,
   WriteResult,
 } from "./types.js";
@@ -80,6 +89,19 @@ export interface PageOptions extends ReadOptions {
   limit?: number;
 }
 
+export interface HistoryOptions extends CallOptions {
+  /** Only changes of this route. */
+  route?: string;
+  /** Only changes of this route set or alias. */
+  set?: string;
+  /** `next_before` of the page before. */
+  before?: number;
+  /** Entries to look for, 1 to 500. */
+  limit?: number;
+  /** Whether to show what was before and after; true by default. */
+  changes?: boolean;
+}
+
 export interface WriteOptions extends CallOptions {
   /** Level of durability to wait for. */
   ack?: Ack;
@@ -124,6 +146,8 @@ export type RouteChanges = Partial<Omit<RouteInput, "name" | "utterances">>;
 const JSON_TYPE = "application/json";
 const NDJSON_TYPE = "application/x-ndjson";
 const TRANSFER_MS = 300_000;
+/** Longest attempt of what asks many texts; the node gives them 120 s. */
+const TESTS_MS = 150_000;
 /** Codes of errors before a connection exists; no node can have the request then. */
 const UNSENT = new Set([
   "ECONNREFUSED",
@@ -421,18 +445,107 @@ export class Client {
     return this.#read(aliasPath(name), options);
   }
 
-  /** Point an alias at a route set. */
-  async putAlias(
-    name: string,
-    alias: AliasInput,
-    options: WriteOptions = {},
-  ): Promise<WriteResult> {
-    return this.#change("PUT", aliasPath(name), alias, options);
+  /** Point an alias at a route set; `gate_failed` of a gate has `evidence`. */
+  async putAlias(name: string, alias: AliasInput, options: WriteOptions = {}): Promise<Promotion> {
+    const given = alias.gate === undefined ? options : { timeoutMs: TESTS_MS, ...options };
+    const attemptMs = alias.gate === undefined ? undefined : TESTS_MS;
+    return this.#change("PUT", aliasPath(name), alias, given, attemptMs);
   }
 
   /** Remove an alias; the sets stay. */
   async deleteAlias(name: string, options: WriteOptions = {}): Promise<WriteResult> {
     return this.#change("DELETE", aliasPath(name), undefined, options);
+  }
+
+  /** Restore what an alias named before its last change, or since the change `version`. */
+  async rollBack(name: string, version?: string, options: WriteOptions = {}): Promise<WriteResult> {
+    const document = version === undefined ? undefined : { version };
+    return this.#change("POST", `${aliasPath(name)}/rollback`, document, options);
+  }
+
+  /** What one node counted of the shadow of an alias. */
+  async getShadow(name: string, options: CallOptions = {}): Promise<ShadowReport> {
+    return this.#read(`${aliasPath(name)}/shadow`, options);
+  }
+
+  /** Count the shadow of an alias from zero, on one node. */
+  async resetShadow(name: string, options: CallOptions = {}): Promise<ShadowReport> {
+    return (await this.#write("DELETE", `${aliasPath(name)}/shadow`, undefined, options)).json();
+  }
+
+  // --- tests -------------------------------------------------------------------------------
+
+  /** One page of the tests of the route set, in order of text. */
+  async listTests(options: PageOptions = {}): Promise<SetTestPage> {
+    return this.#read("/v1/tests", options, pageOf(options));
+  }
+
+  /** Replace all tests of the route set; `count` says how many changed. */
+  async putTests(
+    tests: readonly LabelledQuery[],
+    options: WriteOptions = {},
+  ): Promise<WriteResult> {
+    return this.#change("PUT", "/v1/tests", { tests }, options);
+  }
+
+  /** Add or replace `tests`, and remove those of the texts in `removed`. */
+  async patchTests(
+    changes: { tests?: readonly LabelledQuery[]; removed?: readonly string[] },
+    options: WriteOptions = {},
+  ): Promise<WriteResult> {
+    return this.#change("PATCH", "/v1/tests", changes, options);
+  }
+
+  /** Remove all tests of the route set. */
+  async deleteTests(options: WriteOptions = {}): Promise<WriteResult> {
+    return this.#change("DELETE", "/v1/tests", undefined, options);
+  }
+
+  /** Ask the route set its own tests, or labelled texts. */
+  async evaluate(
+    texts?: readonly LabelledQuery[],
+    options: CallOptions = {},
+  ): Promise<SetTestRun> {
+    return this.#query("/v1/evaluation", { texts }, { timeoutMs: TESTS_MS, ...options }, TESTS_MS);
+  }
+
+  /** Compare the answers of two route sets to the tests of both, or to texts. */
+  async diff(
+    from: string,
+    to: string,
+    texts?: readonly { text: string; route?: string | null }[],
+    options: CallOptions = {},
+  ): Promise<SetDiff> {
+    const given = { timeoutMs: TESTS_MS, ...options };
+    return this.#query("/v1/diff", { from, to, texts }, given, TESTS_MS);
+  }
+
+  // --- history and erasure -----------------------------------------------------------------
+
+  /** One page of the history, newest first. */
+  async history(options: HistoryOptions = {}): Promise<HistoryPage> {
+    const { route, set, before, limit, changes } = options;
+    const parameters: Record<string, string> = {};
+    for (const [name, value] of Object.entries({ route, set, before, limit, changes })) {
+      if (value !== undefined) parameters[name] = String(value);
+    }
+    return this.#read("/v1/history", options, parameters);
+  }
+
+  /** Restore what the entry of a version changed. */
+  async revert(version: string, options: WriteOptions = {}): Promise<WriteResult> {
+    const path = `/v1/history/${encodeURIComponent(version)}/revert`;
+    return this.#change("POST", path, undefined, options);
+  }
+
+  /** Erase up to 100 texts from every route set and the logs; needs the scope `admin`. */
+  async erase(texts: readonly string[], options: WriteOptions = {}): Promise<Erasure> {
+    return (await this.#write("POST", "/v1/erase", { texts }, options)).json();
+  }
+
+  /** Whether one node and Redis still keep entries from before the newest erasure. */
+  async getErasure(options: CallOptions = {}): Promise<ErasureStatus> {
+    return this.#read("/v1/erase", options);
   }
 
   /** Send any JSON request and return the JSON of its answer. */
@@ -454,7 +567,12 @@ export class Client {
 
   // --- shapes of requests ----------------------------------------------------------------
 
-  async #query<Result>(path: string, document: unknown, options: ReadOptions): Promise<Result> {
+  async #query<Result>(
+    path: string,
+    document: unknown,
+    options: ReadOptions,
+    attemptTimeoutMs?: number,
+  ): Promise<Result> {
     const request: Request = {
       method: "POST",
       path,
@@ -464,6 +582,7 @@ export class Client {
       isVersioned: true,
       isQuery: path.startsWith("/v1/query"),
     };
+    if (attemptTimeoutMs !== undefined) request.attemptTimeoutMs = attemptTimeoutMs;
     return (await this.#send(request, options)).json();
   }
 
@@ -486,8 +605,9 @@ export class Client {
     path: string,
     document: unknown,
     options: WriteOptions,
+    attemptTimeoutMs?: number,
   ): Promise<WriteResult> {
-    const reply = await this.#write(method, path, document, options);
+    const reply = await this.#write(method, path, document, options, attemptTimeoutMs);
     const result: WriteResult = await reply.json();
     result.created = reply.status === 201;
     result.held_by = reply.headers.get("sr-held-by") ?? "";
@@ -499,6 +619,7 @@ export class Client {
     path: string,
     document: unknown,
     options: WriteOptions,
+    attemptTimeoutMs?: number,
   ): Promise<Reply> {
     const parameters: Record<string, string> = {};
     const headers: Record<string, string> = {};
@@ -524,6 +645,7 @@ export class Client {
       request.body = JSON.stringify(document);
       request.contentType = JSON_TYPE;
     }
+    if (attemptTimeoutMs !== undefined) request.attemptTimeoutMs = attemptTimeoutMs;
     return this.#send(request, options);
   }
 
@@ -685,10 +807,13 @@ function consistencyOf(options: ReadOptions): Record<string, string> {
   return options.consistency === "head" ? { consistency: "head" } : {};
 }
 
+/** First parts of the paths below `/v1` that are not about one route set. */
+const OF_CLUSTER = new Set(["aliases", "cluster", "diff", "erase", "key", "openapi.json", "sets"]);
+
 /** Path of an endpoint for a route set; empty for `default`. */
 function placed(path: string, routeSet: string): string {
-  const isOfSets = path.startsWith("/v1/sets") || path.startsWith("/v1/aliases");
-  if (routeSet === "" || isOfSets || !path.startsWith("/v1/")) return path;
+  const isOfCluster = OF_CLUSTER.has(path.split("/")[2] ?? "");
+  if (routeSet === "" || isOfCluster || !path.startsWith("/v1/")) return path;
   return `/v1/sets/${encodeURIComponent(routeSet)}/${path.slice(4)}`;
 }
 

@@ -1,5 +1,7 @@
 /** Errors of a client: one class for each kind of answer, with the stable code of the server. */
 
+import type { Evidence } from "./types.js";
+
 /** Whether a failed write may still be applied. */
 export type Outcome = "not_taken" | "unknown";
 
@@ -57,6 +59,11 @@ export class ClientError extends Error {
     this.node = fields.node;
     this.problem = fields.problem;
     this.outcome = fields.outcome;
+  }
+
+  /** What the gate of a promotion measured, of `gate_failed`. */
+  get evidence(): Evidence | undefined {
+    return this.problem?.["evidence"] as Evidence | undefined;
   }
 }
 

@@ -176,8 +176,201 @@ export interface AliasInput {
   /** A set that answers some sessions. */
   canary?: string | null;
   canary_share?: number;
-  /** What the tests of the set must show first; see `PUT /v1/aliases/{alias}`. */
-  gate?: Record<string, unknown>;
+  /** What the tests of the set must show first. */
+  gate?: Gate;
+}
+
+/** What a promotion demands; `gate_failed` if it is not met. */
+export interface Gate {
+  min_accuracy?: number;
+  max_regressions?: number;
+  min_tests?: number;
+  min_shadow_agreement?: number;
+  min_shadow_queries?: number;
+}
+
+/** A labelled query; `route` is null for no route. */
+export interface LabelledQuery {
+  text: string;
+  route: string | null;
+}
+
+export interface SetTestPage {
+  route_set: string;
+  tests: LabelledQuery[];
+  total: number;
+  next_after: string | null;
+  revision: string;
+  version: string;
+}
+
+export interface FailedTest {
+  text: string;
+  expected: string | null;
+  got: string | null;
+  confidence: number | null;
+  /** Whether the set that is compared answers it right. */
+  is_regression: boolean | null;
+}
+
+/** How a route set answers labelled queries. */
+export interface SetTestRun {
+  route_set: string;
+  revision: string;
+  version: string;
+  /** Whether the set did not change meanwhile. */
+  is_current: boolean;
+  tests: number;
+  right: number;
+  accuracy: number | null;
+  routes: { route: string | null; tests: number; right: number }[];
+  failures: FailedTest[];
+  failures_total: number;
+}
+
+/** What a gate measured; figures that it does not need are absent. */
+export interface Evidence {
+  gate: Gate;
+  target: string;
+  target_revision: string;
+  base?: string;
+  base_revision?: string;
+  tests?: number;
+  accuracy?: number;
+  base_accuracy?: number;
+  regressions?: number;
+  failures: Partial<FailedTest>[];
+  failures_total: number;
+  shadow_queries?: number;
+  shadow_agreement?: number;
+  unmet: string[];
+}
+
+export interface Promotion extends WriteResult {
+  /** What the gate measured; absent without a gate. */
+  evidence?: Evidence;
+}
+
+export interface DiffSide {
+  route_set: string;
+  revision: string;
+  right: number;
+  accuracy: number | null;
+}
+
+export interface DiffDecision {
+  route: string | null;
+  confidence: number | null;
+}
+
+/** How two route sets answer the same texts. */
+export interface SetDiff {
+  before: DiffSide;
+  after: DiffSide;
+  texts: number;
+  labelled: number;
+  changed_total: number;
+  fixed: number;
+  broken: number;
+  changed: {
+    text: string;
+    expected: string | null;
+    before: DiffDecision;
+    after: DiffDecision;
+    verdict: "fixed" | "broken" | "both_wrong" | "unlabelled";
+  }[];
+  routes: {
+    route: string | null;
+    before: number;
+    after: number;
+    expected: number;
+    right_before: number;
+    right_after: number;
+  }[];
+  is_current: boolean;
+}
+
+/** What one node counted of a shadow since both sets have their present content. */
+export interface ShadowReport {
+  alias: string;
+  node: string;
+  set: string;
+  shadow: string | null;
+  revision: string | null;
+  shadow_revision: string | null;
+  compared: number;
+  agreed: number;
+  disagreed: number;
+  agreement: number | null;
+  skipped: number;
+  pairs: { answered: string | null; shadowed: string | null; count: number }[];
+  other: number;
+  sample: {
+    text: string;
+    at_ms: number;
+    answered: string | null;
+    shadowed: string | null;
+    answered_confidence: number | null;
+    shadowed_confidence: number | null;
+  }[];
+}
+
+export interface HistoryChange {
+  kind: "route" | "settings" | "tests" | "alias" | "set";
+  name: string;
+  route_set: string;
+  before: Record<string, unknown> | null;
+  after: Record<string, unknown> | null;
+  is_known: boolean;
+}
+
+/** One entry of the log. */
+export interface HistoryEntry {
+  version: string;
+  at: string;
+  author: string | null;
+  note: string | null;
+  action: string;
+  route_set: string | null;
+  route: string | null;
+  alias: string | null;
+  import_id: string | null;
+  status: string;
+  code: string | null;
+  count: number;
+  op_id: string;
+  changes: HistoryChange[] | null;
+  changes_total: number;
+}
+
+export interface HistoryPage {
+  entries: HistoryEntry[];
+  /** `before` of the next page; null at the end. */
+  next_before: number | null;
+}
+
+/** What one node still keeps of the time before the newest erasure. */
+export interface ErasureStatus {
+  node: string;
+  version: string | null;
+  is_clean: boolean;
+  waiting_for: string[];
+}
+
+export interface Erasure {
+  status: string;
+  op_id: string;
+  version: string;
+  found: {
+    utterances: number;
+    descriptions: number;
+    negatives: number;
+    tests: number;
+    feedback: number;
+    routes_deleted: number;
+    unmatched: number;
+  };
+  logs: ErasureStatus;
 }
 
 export interface AliasInfo extends Omit<AliasInput, "gate"> {

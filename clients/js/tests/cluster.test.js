@@ -9,7 +9,7 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { Client, NotFound, PreconditionFailed } from "../dist/index.js";
+import { Client, Conflict, NotFound, PreconditionFailed } from "../dist/index.js";
 import { losing } from "./servers.js";
 
 const urls = (process.env.SYNAPTOROUTE_TEST_URLS ?? "").split(",").filter(Boolean);
@@ -39,6 +39,52 @@ test("routes are written, queried, listed and deleted", { skip }, async () => {
   assert.ok((await client.querySplit("I want my money back")).length >= 1);
   await client.deleteRoute("refund");
   await assert.rejects(client.getRoute("refund"), NotFound);
+});
+
+test("a set is tested, compared, promoted and rolled back", { skip }, async () => {
+  const client = new Client(urls);
+  await client.putSet("old");
+  const old = client.set("old");
+  await old.putRoute({ name: "refund", utterances: ["money back", "refund my order"] });
+  const written = await old.putTests([
+    { text: "money back", route: "refund" },
+    { text: "refund my order", route: "refund" },
+  ]);
+  await old.patchTests({ tests: [{ text: "parcel 7", route: null }] });
+  await client.putAlias("live", { set: "old" });
+  await client.forkSet("old", "new");
+  const draft = client.set("new");
+  await draft.putRoute({ name: "order", utterances: ["refund my order"] });
+  const diff = await client.diff("live", "new");
+  const run = await draft.evaluate();
+  const gate = { max_regressions: 0 };
+  await assert.rejects(client.putAlias("live", { set: "new", gate }), (error) => {
+    assert.ok(error instanceof Conflict);
+    assert.deepEqual([error.code, error.evidence.gate.max_regressions], ["gate_failed", 0]);
+    return error.evidence.regressions >= 1;
+  });
+  const [entry] = (await draft.history({ route: "order" })).entries;
+  await draft.revert(entry.version);
+  const moved = await client.putAlias("live", { set: "new", gate, shadow: "old" }, { note: "12" });
+  const shadows = [await draft.getShadow("live"), await client.resetShadow("live")];
+  await client.rollBack("live");
+  const [first, second] = (await client.history({ set: "live", changes: false })).entries;
+  const erased = await old.erase(["parcel 7"]);
+
+  assert.equal(written.count, 2);
+  assert.ok(diff.broken >= 1);
+  assert.ok(run.failures.some((each) => each.text === "refund my order"));
+  assert.equal(entry.changes[0].before, null);
+  assert.equal(moved.evidence.regressions, 0);
+  assert.deepEqual(shadows.map((each) => each.shadow), ["old", "old"]);
+  assert.deepEqual([first.note, second.note], [null, "12"]);
+  assert.equal((await client.getAlias("live")).set, "old");
+  assert.equal(erased.found.tests, 2);
+  assert.equal((await client.getErasure()).version !== null, true);
+  assert.equal((await old.listTests()).total, 2);
+  assert.equal((await old.deleteTests()).count, 2);
+  await client.deleteAlias("live");
+  for (const name of ["old", "new"]) await client.deleteSet(name);
 });
 
 test("every read sees the writes before it, whichever node answers", { skip }, async () => {
