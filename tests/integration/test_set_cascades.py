@@ -27,6 +27,7 @@ from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import DEFAULT_MODEL
 from synaptoroute.models import Match
 from synaptoroute.router import AdaptiveRouter
+from synaptoroute.router.writes import WriteOptions
 from synaptoroute.storage import SQLiteStorage
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -137,6 +138,37 @@ async def test_sets_have_cascades_of_their_own() -> None:
         await router.sets.delete("one")
         await router.sets.put("next", None)
         assert sets.by_name["next"].first_stage is None
+
+
+async def test_set_follows_changes_as_default_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports, new and removed utterances and routes, words to ignore, and an erasure."""
+    async with router_with() as router:
+        await filled(router)
+        other = await made(router, "other")
+        # Otherwise one of them might be measured again between two answers.
+        monkeypatch.setattr(calibrator, "POLL_SECONDS", 1_000.0)
+        await asyncio.sleep(0.1)
+        spare = things()[0]
+        added = "please cancel my music on the flight"
+        for each in (router, other):
+            await each.adelete_route(spare.name)
+            await each.aimport(stream([spare]))
+            await each.aadd_utterances("music", [added])
+            await each.aremove_utterances("music", [things()[1].utterances[0]])
+            settings = await each.aget_settings()
+            await each.aput_settings(settings.model_copy(update={"ignore": ["[0-9]{4,}"]}))
+            assert "on" == each.cascade().state
+        expected, own = await answers(router), await answers(other)
+        static = [await each.aquery(added + " 12345", explain=True) for each in (router, other)]
+        await router.changes.eraser.erase([added], WriteOptions())
+        erased = [await each.aquery(added, explain=True) for each in (router, other)]
+
+    assert {"static", "encoder"} == {match.stage for match in own}
+    assert shown(expected) == shown(own)
+    assert shown(static[:1]) == shown(static[1:])
+    assert shown(erased[:1]) == shown(erased[1:])
+    assert ["static", "static"] == [match.stage for match in static]
+    assert "exact" not in {match.reason for match in erased}
 
 
 async def test_fork_answers_at_once_as_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
