@@ -410,10 +410,16 @@ class RouteTable:
         if plan.settings is not None:
             wanted = self._plan_settings(plan.settings, at, used)
         tests = plan_tests(self.tests, PutTests(plan.tests, plan.tests_removed), at)
+        statuses = {each.outcome.status for each in (change, wanted, tests)}
+        is_applied = staged is not None or "applied" in statuses
         return replace(
             change,
             closed=staged,
-            outcome=Outcome("applied", at, count=len(change.put) + len(change.deleted)),
+            outcome=Outcome(
+                "applied" if is_applied else "unchanged",
+                at,
+                count=len(change.put) + len(change.deleted),
+            ),
             settings=wanted.settings,
             settings_before=wanted.settings_before,
             feedback_before=wanted.feedback_before,

@@ -107,8 +107,10 @@ class Model:
             self.found.append(f"a plan of {name} took effect although what it saw had changed")
         for route in plan.removed:
             del self.routes[name][route], self.revisions[name][route]
-        self.tests[name].update({test.text: test.route for test in plan.tests})
-        self.changed[name] = at
+        labels = {test.text: test.route for test in plan.tests}
+        if plan.removed or labels.items() - self.tests[name].items():
+            self.changed[name] = at
+        self.tests[name].update(labels)
 
     def switch(self, at: Revision) -> None:
         """Take in a switch of the encoder: it gives every row another vector."""
