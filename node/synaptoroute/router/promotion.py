@@ -263,7 +263,7 @@ class Promotions:
     ) -> WriteResult:
         """Restore what an alias named before its last change, by a new change.
 
-        A shadow or a canary that does not exist any more is left out.
+        A shadow or a canary that does not exist any more, or was created again since, is left out.
 
         Args:
             version: Restore what the alias named since this change instead.
@@ -271,7 +271,8 @@ class Promotions:
 
         Raises:
             AliasNotFound: There is no such alias.
-            NothingToRollBack: It was never changed, or the change is not kept.
+            NothingToRollBack: It was never changed, the change is not kept, or a new set has the
+                name of the one that it named.
             PreconditionFailed: The alias changed meanwhile.
         """
         self._writer.require_level(SETS_LEVEL)
@@ -282,11 +283,16 @@ class Promotions:
         if found is None:
             what = "this change" if version is not None else "an earlier state"
             raise NothingToRollBack(f"{what} of the alias {name!r} is not kept")
-        sets = await self._sets()
+        sets = await self._sets_since(found.at)
+        if sets.get(found.target) is False:
+            raise NothingToRollBack(
+                f"the route set {found.target!r} was removed, and created again, since the alias"
+                f" {name!r} named it"
+            )
         wanted = AliasTarget(found.target)
-        if found.shadow in sets:
+        if sets.get(found.shadow):
             wanted = replace(wanted, shadow=found.shadow, shadow_share=found.shadow_share)
-        if found.canary in sets:
+        if sets.get(found.canary):
             wanted = replace(wanted, canary=found.canary, canary_share=found.canary_share)
         for each in filter(None, (wanted.target, wanted.shadow, wanted.canary)):
             check(each)
@@ -348,9 +354,15 @@ class Promotions:
         """Count the shadow of an alias from zero, on this node."""
         self._engine.reset_shadow(name)
 
-    async def _sets(self) -> set[str]:
-        names = self._engine.run_on_applier(lambda state: set(state.replica.sets.numbers))
-        return await asyncio.wrap_future(names)
+    async def _sets_since(self, place: Revision) -> dict[str, bool]:
+        """Whether each set is still the one that had its name at a place of the log."""
+
+        def read(state: AppliedState) -> dict[str, bool]:
+            sets = state.replica.sets
+            created = {each.name: each.created for each in sets.records.values()}
+            return {name: created.get(name, place) <= place for name in sets.numbers}
+
+        return await asyncio.wrap_future(self._engine.run_on_applier(read))
 
 
 def _bound(options: WriteOptions, alias: AliasRecord | None) -> WriteOptions:

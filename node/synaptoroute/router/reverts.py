@@ -126,14 +126,26 @@ class Reverter:
     async def _restore_alias(
         self, change: HistoryChange, version: Revision, options: WriteOptions
     ) -> WriteResult:
-        def read(state: AppliedState) -> Revision | None:
-            record = state.replica.sets.aliases.get(change.name)
-            return None if record is None else record.revision
+        before = change.before or {}
+        named = {before.get(side) for side in ("target", "shadow", "canary")}
+
+        def read(state: AppliedState) -> tuple[Revision | None, list[str]]:
+            sets = state.replica.sets
+            record = sets.aliases.get(change.name)
+            # A set that was created since shares the name alone with the one of then.
+            new = [
+                each.name
+                for each in sets.records.values()
+                if each.name in named and each.created > version
+            ]
+            return None if record is None else record.revision, new
 
         known = await _repeated(self._engine, options)
         if known is not None:
             return known
-        present = await asyncio.wrap_future(self._engine.run_on_applier(read))
+        present, new = await asyncio.wrap_future(self._engine.run_on_applier(read))
+        if new:
+            raise ChangeSuperseded(f"the route set {new[0]!r} was created again after {version}")
         options = _conditional(change, version, present, options)
         mutation: Mutation = DeleteAlias(change.name)
         if change.before is not None:

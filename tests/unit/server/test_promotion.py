@@ -423,6 +423,27 @@ async def test_rollback_restores_the_state_before(node: HttpNode) -> None:
     assert ("v1", "v2", 0.5) == (two.target, two.shadow, two.shadow_share)
 
 
+async def test_set_that_was_created_again_is_not_rolled_back_to(node: HttpNode) -> None:
+    """It may be empty; only its name is that of the set that answered."""
+    await fork(node, "v1")
+    await fork(node, "v2")
+    await put_alias(node, {"set": "v1"})
+    await put_alias(node, {"set": "default", "shadow": "v2", "shadow_share": 1.0})
+    await put_alias(node, {"set": "default"})
+    for name in ("v1", "v2"):
+        assert 200 == (await node.http.delete(f"/v1/sets/{name}")).status_code
+        assert 201 == (await node.http.put(f"/v1/sets/{name}")).status_code
+    history = (await node.http.get("/v1/aliases/support")).json()["history"]
+    path = "/v1/aliases/support/rollback"
+    refused = await node.http.post(path, json={"version": history[2]["version"]})
+    without = await node.http.post(path)
+    shown = (await node.http.get("/v1/aliases/support")).json()
+
+    assert (409, "nothing_to_roll_back") == (refused.status_code, refused.json()["code"])
+    assert 200 == without.status_code, without.text
+    assert ("default", None) == (shown["set"], shown["shadow"])
+
+
 async def test_alias_without_an_earlier_state_is_not_rolled_back(node: HttpNode) -> None:
     absent = await node.http.post("/v1/aliases/support/rollback")
     await put_alias(node, {"set": "default"})

@@ -321,6 +321,19 @@ async def test_revert_of_a_promotion(node: HttpNode) -> None:
     assert "default" == record.target
 
 
+async def test_revert_does_not_name_a_set_that_was_created_again(node: HttpNode) -> None:
+    await node.http.put("/v1/sets/draft")
+    await node.http.put("/v1/aliases/support", json={"set": "draft"})
+    moved = await node.http.put("/v1/aliases/support", json={"set": "default"})
+    assert 200 == (await node.http.delete("/v1/sets/draft")).status_code
+    await node.http.put("/v1/sets/draft")
+    refused = await revert(node, moved.json()["version"])
+    record = await node.router.changes.promotions.alias("support")
+
+    assert (409, "change_superseded") == (refused.status_code, refused.json()["code"])
+    assert "default" == record.target
+
+
 async def test_repeated_revert_has_one_effect(node: HttpNode) -> None:
     await put(node, "refund", REFUND)
     wrote = await put(node, "refund", PARCEL)
