@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import DEFAULT_MODEL
 from synaptoroute.models import Match
 from synaptoroute.router import AdaptiveRouter
+from synaptoroute.router.queries import make_query
 from synaptoroute.router.writes import WriteOptions
+from synaptoroute.serving.served_sets import ServedSets
 from synaptoroute.storage import SQLiteStorage
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -246,6 +249,35 @@ async def test_alias_switched_within_a_query_is_not_answered_by_the_old_set(
         match = await router.set("live").aquery(text, explain=True)
 
     assert ("v2", "static", static.route) == (match.route_set, match.stage, match.route)
+
+
+async def test_query_within_the_step_of_a_switch_waits_for_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No first stage answers between the change of an alias and that of the version."""
+    async with router_with() as router:
+        source = await made(router, "v1")
+        text = questions()[[m.stage for m in await answers(source)].index("static")]
+        await router.sets.fork("v1", "v2")
+        before = await router.sets.put_alias("live", "v1")
+        engine, apply = router._engine(), ServedSets.apply
+        queries = [make_query(text, {"explain": True}) for _ in range(2)]
+        for query in queries:
+            query.route_set = "live"
+        with ThreadPoolExecutor(1) as pool:
+            asked: list[Future[Any]] = []
+
+            def slowly(self: ServedSets, *args: Any, **options: Any) -> None:
+                apply(self, *args, **options)
+                asked.append(pool.submit(engine.answer_sure, queries))
+                wait(asked, timeout=0.5)
+
+            monkeypatch.setattr(ServedSets, "apply", slowly)
+            after = await router.sets.put_alias("live", "v2")
+            found = await asyncio.wrap_future(asked[0])
+
+    assert before.version != after.version
+    assert [("v2", after.version)] * 2 == [(each.route_set, each.version) for each in found]
 
 
 async def test_query_overtaken_by_a_write_is_answered_at_the_new_position() -> None:
