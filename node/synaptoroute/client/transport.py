@@ -18,7 +18,7 @@ from synaptoroute.version import __version__
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 Tls = ssl.SSLContext | Literal[False]
-_OF_CLUSTER: Final = frozenset(
+OF_CLUSTER: Final = frozenset(
     {"aliases", "cluster", "diff", "erase", "key", "openapi.json", "sets"}
 )
 """First parts of the paths below ``/v1`` that are not about one route set."""
@@ -101,7 +101,7 @@ def verification(
 
 def placed(path: str, route_set: str) -> str:
     """Path of an endpoint for a route set; empty for ``default``."""
-    if not route_set or not path.startswith("/v1/") or path.split("/")[2] in _OF_CLUSTER:
+    if not route_set or not path.startswith("/v1/") or path.split("/")[2] in OF_CLUSTER:
         return path
     return f"/v1/sets/{quote(route_set, safe='')}/{path[4:]}"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from repository import ROOT
 from scripted_server import LOST, Answer, problem, scripted_server
 from synaptoroute.client import (
     KEEP,
@@ -22,6 +23,7 @@ from synaptoroute.client import (
     AuthenticationFailed,
     Client,
     ClientError,
+    Conflict,
     ConnectionFailed,
     NotFound,
     RetryPolicy,
@@ -30,7 +32,7 @@ from synaptoroute.client import (
     WriteOptions,
     calls,
 )
-from synaptoroute.client.transport import placed
+from synaptoroute.client.transport import OF_CLUSTER, placed
 from synaptoroute.config import NodeConfig
 from synaptoroute.errors import ConfigError
 from synaptoroute.server.app import create_app as create_node
@@ -482,6 +484,13 @@ def test_calls_about_the_cluster_are_not_placed_in_a_set() -> None:
     assert {"/v1/history", "/v1/tests", "/v1/evaluation"} <= placed_paths
 
 
+def test_javascript_client_places_the_same_calls() -> None:
+    source = (ROOT / "clients" / "js" / "src" / "client.ts").read_text(encoding="utf-8")
+    _, _, listed = source.partition("const OF_CLUSTER = new Set(")
+
+    assert set(json.loads(listed.partition(")")[0])) == OF_CLUSTER
+
+
 def test_gate_gives_a_promotion_the_time_of_its_tests() -> None:
     gated = calls.put_alias("live", "new", {"gate": {}}, WriteOptions())
 
@@ -489,3 +498,44 @@ def test_gate_gives_a_promotion_the_time_of_its_tests() -> None:
     assert calls.put_alias("live", "new", {}, WriteOptions()).attempt_seconds is None
     assert calls.evaluate(None).attempt_seconds == calls.TESTS_SECONDS
     assert calls.diff("a", "b", None).attempt_seconds == calls.TESTS_SECONDS
+
+
+REPORT = {"alias": "live", "node": "n", "set": "old", "shadow": "new", "compared": 3}
+STATUS = {"node": "n", "version": "1.4", "is_clean": True}
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "sent", "document"),
+    [
+        ("put_tests", [{"a": "r", "b": None}], "PUT /v1/tests", WRITTEN),
+        ("patch_tests", [{"a": "r"}], "PATCH /v1/tests", WRITTEN),
+        ("delete_tests", [], "DELETE /v1/tests", WRITTEN),
+        ("put_alias", ["live", "new"], "PUT /v1/aliases/live", WRITTEN),
+        ("roll_back", ["live", "1.2"], "POST /v1/aliases/live/rollback", WRITTEN),
+        ("get_shadow", ["live"], "GET /v1/aliases/live/shadow", REPORT),
+        ("reset_shadow", ["live"], "DELETE /v1/aliases/live/shadow", REPORT),
+        ("history", [], "GET /v1/history?limit=100", {"entries": [], "next_before": None}),
+        ("revert", ["1.2"], "POST /v1/history/1.2/revert", WRITTEN),
+        ("erase", [["a"]], "POST /v1/erase", {**WRITTEN, "found": {"tests": 1}, "logs": STATUS}),
+        ("get_erasure", [], "GET /v1/erase", STATUS),
+    ],
+)
+def test_calls_of_promotions_are_sent_and_read(
+    run: Run, call: str, args: list[Any], sent: str, document: dict[str, Any]
+) -> None:
+    with scripted_server(Answer(document=document)) as server:
+        result = run(server.url, call, *args)
+        (asked,) = server.asked
+
+    assert f"{asked.method} {asked.path}" == sent
+    read = result.model_dump(mode="json", exclude_unset=True)
+    assert {key: read[key] for key in document if key in read} == document
+
+
+def test_failed_gate_is_an_error_with_its_evidence(run: Run) -> None:
+    answer = problem(409, "gate_failed", evidence={"unmet": ["accuracy 0.5 is below 0.9"]})
+    with scripted_server(answer) as server, pytest.raises(Conflict) as caught:
+        run(server.url, "put_alias", "live", "new", {"gate": {"min_accuracy": 0.9}})
+
+    assert caught.value.code == "gate_failed"
+    assert caught.value.evidence == {"unmet": ["accuracy 0.5 is below 0.9"]}
