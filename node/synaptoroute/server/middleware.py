@@ -133,12 +133,14 @@ class NodePolicy(RequestPolicy):
         if key.expires_at is not None and keys.is_expired(key):
             # Only who holds the key gets here, so this tells nothing to a guesser.
             raise Unauthorized("the API key has expired")
-        if not key.may(needed):
-            _check_set(key, needed, path, context.route_set)
         if key.limits is not NO_LIMITS:
+            # Requests beyond the key's scopes count as well: each of them costs an answer.
             context.is_held = self._limiter.admit(
                 key.key_hash, key.limits, is_query=path in _LIMITED_QUERIES
             )
+            context.key = key  # ``finished`` releases what is held, however the request ends
+        if not key.may(needed):
+            _check_set(key, needed, path, context.route_set)
         context.key = key
 
     def locate(self, path: str, context: RequestContext) -> str:

@@ -417,6 +417,33 @@ async def test_body_over_the_limit_of_texts_is_not_parsed(
     assert "retry-after" in refused.headers
 
 
+async def test_requests_beyond_the_scopes_of_a_key_count(tmp_path: Path) -> None:
+    """A set that is hidden from the key and a missing scope are refused no faster."""
+    keys = {name: make_key() for name in ("rate", "held")}
+    lines = [
+        key_line(keys["rate"], ["read@a"], "rate", limits=["requests_per_second=2"]),
+        key_line(keys["held"], ["read@a"], "held", limits=["concurrent_queries=1"]),
+    ]
+    (tmp_path / "keys").write_text("\n".join(lines))
+    async with (
+        http_node(tmp_path, api_keys_file=tmp_path / "keys") as node,
+        on_socket(node) as http,
+    ):
+        statuses: dict[str, list[int]] = {"rate": [], "held": []}
+        for name, found in statuses.items():
+            for method, path in (("POST", "b/query"), ("PUT", "a/routes/r")) * 2:
+                answer = await http.request(
+                    method,
+                    f"/v1/sets/{path}",
+                    json={"text": TEXT},
+                    headers={"X-API-Key": keys[name]},
+                )
+                found.append(answer.status_code)
+
+    assert [404, 403, 429, 429] == statuses["rate"]
+    assert [404, 403, 404, 403] == statuses["held"]
+
+
 async def test_refusals_over_a_limit_are_logged_once_a_second(tmp_path: Path) -> None:
     """Lines for each refused request would cost more than the refusals."""
     key = make_key()
