@@ -23,6 +23,11 @@ def texts_of(route: Route) -> list[str]:
     return [*route.utterances, *described, *route.negatives]
 
 
+def count_to_encode(route: Route) -> int:
+    """Number of ``texts_of`` whose vectors are not given."""
+    return len(texts_of(route)) - len(route.vectors or ())
+
+
 def put_mutation(route: Route, vectors: tuple[bytes, ...]) -> PutRoute:
     """Make the mutation of a route and the vectors of its ``texts_of``."""
     count = len(route.utterances)

@@ -19,6 +19,7 @@ from synaptoroute.models import (
     WriteResult,
     normal_name,
 )
+from synaptoroute.router.route_checks import count_to_encode
 from synaptoroute.server.parameters import (
     ReadingRoute,
     RouteName,
@@ -158,7 +159,7 @@ async def put_route(request: Request, name: RouteName, write: WriteParameters) -
     """
     document = await read_texts(request)
     route = checked(Route, _named(document, name))
-    take_texts(request, len(route.utterances) + len(route.negatives))
+    take_texts(request, count_to_encode(route))
     options = write.options(document)
     result = await router_of(request).aput_route(route, options, is_checked=True)
     return write_response(result, options, is_new=result.created)
@@ -177,7 +178,7 @@ async def patch_route(request: Request, name: RouteName, write: WriteParameters)
     """
     document = await read_document(request)
     patch = checked(RoutePatch, document)
-    take_texts(request, len(patch.negatives or ()))
+    take_texts(request, len(patch.negatives or ()) + (patch.description is not None))
     given = patch.model_fields_set
     options = write.options(document)
     result = await router_of(request).apatch_route(
@@ -215,7 +216,7 @@ async def add_utterances(request: Request, name: RouteName, write: WriteParamete
     """Add examples to a route; examples that it already has stay as they are."""
     document = await read_texts(request)
     asked = checked(UtterancesToAdd, document)
-    take_texts(request, len(asked.utterances))
+    take_texts(request, 0 if asked.vectors is not None else len(asked.utterances))
     options = write.options(document)
     result = await router_of(request).aadd_utterances(
         name, asked.utterances, asked.vectors, options

@@ -19,6 +19,7 @@ from synaptoroute.errors import ClusterError, LimitExceeded
 from synaptoroute.models import ImportResult, Route, StoredRoute
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.router.imports import RUN_SEPARATOR, Routes
+from synaptoroute.router.route_checks import count_to_encode
 from synaptoroute.server.bodies import body_pieces, is_json, media_type, read_body
 from synaptoroute.server.documents import (
     KIND_BY_MEDIA_TYPE,
@@ -158,7 +159,7 @@ async def at_the_rate_of(request: Request, routes: Routes) -> AsyncIterator[Rout
     async for route in stream:
         while True:
             try:
-                take_texts(request, len(route.utterances) + len(route.negatives))
+                take_texts(request, count_to_encode(route))
                 break
             except LimitExceeded as error:
                 await asyncio.sleep(error.retry_after_seconds or 1.0)

@@ -387,6 +387,26 @@ async def test_limit_of_texts_counts_what_is_encoded(tmp_path: Path) -> None:
     assert "texts_per_second" == put.json()["limit"]
 
 
+async def test_given_vectors_do_not_count_as_texts_and_descriptions_do(tmp_path: Path) -> None:
+    key = make_key()
+    line = key_line(key, ["read", "write"], "app", limits=["texts_per_second=2"])
+    (tmp_path / "keys").write_text(line)
+    vector = [1.0] + [0.0] * 63
+    given = {"utterances": ["one", "two", "three"], "vectors": [vector] * 3}
+    async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
+        http, headers = node.http, {"X-API-Key": key}
+        own = [await http.put("/v1/routes/r", json=given, headers=headers) for _ in range(4)]
+        more = {"utterances": ["four"], "vectors": [vector]}
+        own.append(await http.post("/v1/routes/r/utterances", json=more, headers=headers))
+        described = [
+            await http.patch("/v1/routes/r", json={"description": str(each)}, headers=headers)
+            for each in range(4)
+        ]
+
+    assert {200, 201} >= {each.status_code for each in own}
+    assert [200, 200, 429] == [each.status_code for each in described[:3]]
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
