@@ -79,6 +79,15 @@ def test_commands_work_in_a_set(run: Run, tmp_path: Path) -> None:
     assert "refund" in exported
 
 
+def test_malformed_name_of_a_set_is_refused_before_it_is_sent(run: Run) -> None:
+    """A dot segment would lead to another set."""
+    for name in ("..", ".", "a/b", "-x"):
+        run("routes", "put", "stray", "-u", "stray", f"--set={name}", code=ExitCode.USAGE)
+        run("sets", "create", "--", name, code=ExitCode.USAGE)
+
+    assert "stray" not in run("routes", "list", "--json").stdout
+
+
 def test_refusals_name_their_code(run: Run) -> None:
     run("sets", "create", "used")
     run("alias", "set", "live", "used")

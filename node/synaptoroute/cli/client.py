@@ -183,7 +183,27 @@ def placed(path: str) -> str:
         return path
     from synaptoroute.web.set_paths import is_of_a_set, path_in_a_set
 
-    return path_in_a_set(path, quote(name, safe="")) if is_of_a_set(path) else path
+    return path_in_a_set(path, set_segment(name)) if is_of_a_set(path) else path
+
+
+def set_segment(name: str) -> str:
+    """The name of a route set or an alias as a part of a path.
+
+    Raises:
+        BadUsage: It is malformed.
+    """
+    # A dot segment such as ".." would be resolved before it is sent: the command would be about
+    # ``default``.
+    from synaptoroute.core.names import is_set_name
+    from synaptoroute.models import normal_name
+
+    normal = normal_name(name)
+    if not is_set_name(normal):
+        raise BadUsage(
+            f"{name!r} is no name of a route set or an alias: 1 to 128 letters, digits, '_', '.',"
+            " ':', '-', '@' and inner spaces, beginning with a letter or a digit"
+        )
+    return quote(normal, safe="")
 
 
 def route_path(name: str) -> str:

@@ -6,9 +6,8 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
-from urllib.parse import quote
 
-from synaptoroute.cli.client import NodeClient
+from synaptoroute.cli.client import NodeClient, set_segment
 from synaptoroute.cli.exit_codes import BadUsage
 from synaptoroute.cli.route_files import ndjson_line
 from synaptoroute.cli.set_plan import AliasChangePlan, SetPlan
@@ -35,7 +34,7 @@ def apply_plan(client: NodeClient, plan: SetPlan, note: str | None) -> str:
         limits = None if plan.limits_after is None else limits_document(plan.limits_after)
         document = {} if limits is None else {"limits": limits}
         condition = {"If-None-Match": "*"} if plan.creates_set else {}
-        path = f"/v1/sets/{quote(plan.name, safe='')}"
+        path = f"/v1/sets/{set_segment(plan.name)}"
         result = client.write("PUT", path, document, headers={**headers, **condition})
         version = result["version"]
     if plan.has_content:
@@ -65,7 +64,7 @@ def apply_alias(client: NodeClient, plan: AliasChangePlan, note: str | None) -> 
     condition = (
         {"If-None-Match": "*"} if plan.revision is None else {"If-Match": f'"{plan.revision}"'}
     )
-    path = f"/v1/aliases/{quote(plan.name, safe='')}"
+    path = f"/v1/aliases/{set_segment(plan.name)}"
     result = client.write("PUT", path, document, headers={**note_headers(note), **condition})
     version: str = result["version"]
     return version

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import Any, Final
-from urllib.parse import quote
 
-from synaptoroute.cli.client import PAGE_ROUTES, NodeClient
+from synaptoroute.cli.client import PAGE_ROUTES, NodeClient, set_segment
 from synaptoroute.cli.exit_codes import NodeRefused
 from synaptoroute.cli.set_plan import PresentSet
 from synaptoroute.core.mutation import DEFAULT_SET, SetLimits
@@ -21,7 +20,7 @@ _ROUTE_FIELDS: Final = tuple(name for name in Route.model_fields if name != "vec
 
 def set_path(name: str) -> str:
     """The path of a set's resources; ``default`` has the paths without a set."""
-    return "/v1" if name in ("", DEFAULT_SET) else f"/v1/sets/{quote(name, safe='')}"
+    return "/v1" if name in ("", DEFAULT_SET) else f"/v1/sets/{set_segment(name)}"
 
 
 def read_present(client: NodeClient, name: str) -> PresentSet:
@@ -56,7 +55,7 @@ def read_aliases(client: NodeClient, names: Iterable[str]) -> dict[str, tuple[Al
     found = {}
     for name in names:
         try:
-            each = client.get(f"/v1/aliases/{quote(name, safe='')}")
+            each = client.get(f"/v1/aliases/{set_segment(name)}")
         except NodeRefused as error:
             if error.refused_code == "alias_not_found":
                 continue
@@ -72,7 +71,7 @@ def require_sets(client: NodeClient, names: Iterable[str]) -> None:
         NodeRefused: ``set_not_found``: one is not.
     """
     for name in sorted(set(names)):
-        client.get(f"/v1/sets/{quote(name, safe='')}")
+        client.get(f"/v1/sets/{set_segment(name)}")
 
 
 def aliases_of(client: NodeClient, names: Collection[str]) -> dict[str, AliasEntry]:
@@ -152,7 +151,7 @@ def _tests(client: NodeClient, base: str) -> dict[str, str | None] | None:
 
 def _limits(client: NodeClient, name: str) -> SetLimits | None:
     try:
-        found = client.get(f"/v1/sets/{quote(name or DEFAULT_SET, safe='')}")
+        found = client.get(f"/v1/sets/{set_segment(name or DEFAULT_SET)}")
     except NodeRefused as error:
         if error.status == 404 and error.refused_code != "set_not_found":
             return None  # a node of the release before

@@ -25,6 +25,7 @@ from synaptoroute.change_models import (
 )
 from synaptoroute.client.core import JSON, Body, Reply, Request, encode
 from synaptoroute.client.errors import UnexpectedAnswer
+from synaptoroute.client.transport import checked_set_name
 from synaptoroute.models import (
     FeedbackReceipt,
     ImportResult,
@@ -549,11 +550,11 @@ def _page(after: str, limit: int) -> dict[str, str]:
 
 
 def _set_path(name: str) -> str:
-    return f"/v1/sets/{quote(name, safe='')}"
+    return f"/v1/sets/{quote(checked_set_name(name), safe='')}"
 
 
 def _alias_path(name: str) -> str:
-    return f"/v1/aliases/{quote(name, safe='')}"
+    return f"/v1/aliases/{quote(checked_set_name(name), safe='')}"
 
 
 # --- requests ------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from urllib.parse import quote
 from synaptoroute.client.config import client_environment
 from synaptoroute.client.core import ATTEMPT_SECONDS, CALL_SECONDS, RetryPolicy, Session
 from synaptoroute.client.library import httpx
+from synaptoroute.core.names import is_set_name
 from synaptoroute.errors import ConfigError
+from synaptoroute.models import normal_name
 from synaptoroute.version import __version__
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -103,7 +105,21 @@ def placed(path: str, route_set: str) -> str:
     """Path of an endpoint for a route set; empty for ``default``."""
     if not route_set or not path.startswith("/v1/") or path.split("/")[2] in OF_CLUSTER:
         return path
-    return f"/v1/sets/{quote(route_set, safe='')}/{path[4:]}"
+    return f"/v1/sets/{quote(checked_set_name(route_set), safe='')}/{path[4:]}"
+
+
+def checked_set_name(name: str) -> str:
+    """The name of a route set or an alias, in its normal form.
+
+    Raises:
+        ValueError: It is malformed.
+    """
+    # A dot segment such as ".." would be resolved before it is sent: the request would be about
+    # ``default``.
+    normal = normal_name(name)
+    if not is_set_name(normal):
+        raise ValueError(f"{name!r} is no name of a route set or an alias")
+    return normal
 
 
 def trace_headers() -> dict[str, str]:

@@ -539,3 +539,11 @@ def test_failed_gate_is_an_error_with_its_evidence(run: Run) -> None:
 
     assert caught.value.code == "gate_failed"
     assert caught.value.evidence == {"unmet": ["accuracy 0.5 is below 0.9"]}
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", " ", "-x"])
+def test_malformed_name_of_a_set_is_no_path(name: str) -> None:
+    """A dot segment would lead to `default`."""
+    with pytest.raises(ValueError, match="no name of a route set"):
+        placed("/v1/routes/refund", name)
+    assert "/v1/sets/support%4013/query" == placed("/v1/query", "support@13")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 import typer
 
-from synaptoroute.cli.client import NodeClient
+from synaptoroute.cli.client import NodeClient, set_segment
 from synaptoroute.cli.commands.changes import Note, note_headers
 from synaptoroute.cli.commands.routes import precondition_headers
 from synaptoroute.cli.exit_codes import BadUsage, ExitCode
@@ -41,7 +40,7 @@ Share = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the queri
 
 
 def _alias_path(alias: str) -> str:
-    return f"/v1/aliases/{quote(alias, safe='')}"
+    return f"/v1/aliases/{set_segment(alias)}"
 
 
 # --- tests -----------------------------------------------------------------------------

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 import typer
 
-from synaptoroute.cli.client import NodeClient
+from synaptoroute.cli.client import NodeClient, set_segment
 from synaptoroute.cli.exit_codes import BadUsage
 from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
 from synaptoroute.cli.terminal import note, print_json, print_line, print_table
@@ -236,8 +235,8 @@ def _print(result: dict[str, Any], as_json: bool, line: str) -> None:
 
 
 def _set_path(name: str) -> str:
-    return f"/v1/sets/{quote(name, safe='')}"
+    return f"/v1/sets/{set_segment(name)}"
 
 
 def _alias_path(name: str) -> str:
-    return f"/v1/aliases/{quote(name, safe='')}"
+    return f"/v1/aliases/{set_segment(name)}"
