@@ -162,6 +162,7 @@ def beside(alone: list[dict[str, Any]], loud: list[dict[str, Any]]) -> dict[str,
     shares = [1 - each["refused_share"] - each["late_share"] for each in loud]
     return {
         "success_share": rounded(min(shares)),
+        "refused_share": rounded(max(each["refused_share"] for each in loud)),
         "alone_p99_ms": rounded(median(p99[0])),
         "p99_ms": rounded(median(p99[1])),
         "p99_ratio": ratio(p99[1], p99[0]),
