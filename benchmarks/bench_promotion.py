@@ -85,7 +85,7 @@ async def ask(url: str, seen: Seen, first: float, period: float, until: float) -
 
 
 async def promote(cluster: Cluster, seen: Seen, until: float) -> None:
-    """Move the alias to and fro, through one node after the other."""
+    """Move the alias back and forth, through one node after the other."""
     while time.monotonic() < until - PROMOTION_SECONDS:
         await asyncio.sleep(PROMOTION_SECONDS)
         number = len(seen.changes)
