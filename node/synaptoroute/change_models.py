@@ -23,7 +23,7 @@ class SetTestPage(BaseModel):
 
     Attributes:
         total: How many tests the set has.
-        next_after: Text to continue after; None at the end.
+        next_after: ``after`` of the next page; None at the end.
         revision: Place of the last change of the set.
         version: ``epoch.seq`` that was read.
     """

@@ -113,6 +113,9 @@ def test_every_endpoint_requires_a_key(served: Served, method: str, path: str) -
     reader = served.process.http(method, named + query, json={}, headers=by_reader).status_code
     reads = (method == "GET" and path not in ADMIN_PATHS) or path in {
         "/v1/query",
+        "/v1/query/batch",
+        "/v1/evaluation",
+        "/v1/diff",
         "/v1/preview",
         "/v1/preview/texts",
         "/v1/encoders/trial",

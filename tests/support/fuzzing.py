@@ -16,6 +16,12 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 
+@schemathesis.serializer("application/x-ndjson")
+def _as_lines(context: Any, value: Any) -> bytes:
+    """A generated body of lines: the schema says no more of it than that it is a text."""
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+
+
 def code_of(answer: Any) -> str:
     """The code of an error, in either shape."""
     document = answer.json()

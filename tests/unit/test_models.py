@@ -170,7 +170,7 @@ def test_malformed_route_is_rejected(fields: dict[str, Any]) -> None:
 @given(JSON)
 def test_canonical_json_is_accepted_by_the_core(value: Any) -> None:
     text = canonical_json(value)
-    validation._check_json(text, is_object=False)
+    validation.check_json(text, is_object=False)
 
     assert text == canonical_json(json.loads(text))
 

@@ -25,6 +25,7 @@ from synaptoroute_coordinator.actions.executor import ActionResult
 from synaptoroute_coordinator.app.fleet import find_node
 from synaptoroute_coordinator.app.responses import (
     ANY_JSON,
+    FORWARDED_RESPONSES,
     PROBLEMS,
     ActionFailed,
     NodeNotFound,
@@ -49,11 +50,6 @@ endpoints = APIRouter()
 
 NodeName = Annotated[str, Query(description="Identity or name of the node to ask.", max_length=128)]
 RouteName = Annotated[str, Path(max_length=NAME_CHARACTERS_MAX, min_length=1, pattern=NAME_PATTERN)]
-_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    200: ANY_JSON,
-    304: {"description": "Unchanged"},
-    **PROBLEMS,
-}
 _ACTION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: ANY_JSON,
     202: {**ANY_JSON, "description": "Not decided yet"},
@@ -327,7 +323,7 @@ for _each in _ENDPOINTS:
         name=_each.operation,
         summary=_each.summary,
         description=_each.description,
-        responses=_RESPONSES,
+        responses=FORWARDED_RESPONSES,
         openapi_extra=_each.openapi,
     )
 

@@ -24,7 +24,7 @@ from synaptoroute_coordinator.app.gateway import (
     choose_node,
     forward,
 )
-from synaptoroute_coordinator.app.responses import RESPONSES, json_response
+from synaptoroute_coordinator.app.responses import FORWARDED_RESPONSES, RESPONSES, json_response
 from synaptoroute_coordinator.app.runtime import runtime_of
 
 endpoints = APIRouter(tags=["promotions"])
@@ -95,7 +95,7 @@ for _each in _FORWARDED:
         name=_each.operation,
         summary=_each.summary,
         description=_each.description,
-        responses=RESPONSES,
+        responses=FORWARDED_RESPONSES,
         openapi_extra=_each.openapi,
     )
 

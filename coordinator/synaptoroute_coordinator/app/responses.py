@@ -96,6 +96,13 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     for status in (400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 429, 500, 503, 504)
 }
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {200: ANY_JSON, **PROBLEMS}
+FORWARDED_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: ANY_JSON,
+    201: {**ANY_JSON, "description": "Created"},
+    202: {**ANY_JSON, "description": "Not decided yet"},
+    304: {"description": "Unchanged"},
+    **PROBLEMS,
+}
 
 
 def json_response(document: Any, status: int = 200) -> Response:

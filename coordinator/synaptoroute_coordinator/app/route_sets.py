@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from synaptoroute.models import NAME_CHARACTERS_MAX
 from synaptoroute_coordinator.app.gateway import Forwarded, NodeName, forward
-from synaptoroute_coordinator.app.responses import ANY_JSON, PROBLEMS
+from synaptoroute_coordinator.app.responses import FORWARDED_RESPONSES
 
 endpoints = APIRouter(tags=["sets"])
 
@@ -49,11 +49,6 @@ for _each in _FORWARDED:
         name=_each.operation,
         summary=_each.summary,
         description=_each.description,
-        responses={
-            200: ANY_JSON,
-            202: {**ANY_JSON, "description": "Not decided yet"},
-            304: {"description": "Unchanged"},
-            **PROBLEMS,
-        },
+        responses=FORWARDED_RESPONSES,
         openapi_extra=_each.openapi,
     )

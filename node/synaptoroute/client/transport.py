@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,6 @@ from synaptoroute.client.core import ATTEMPT_SECONDS, CALL_SECONDS, RetryPolicy,
 from synaptoroute.client.library import httpx
 from synaptoroute.core.names import is_set_name
 from synaptoroute.errors import ConfigError
-from synaptoroute.models import normal_name
 from synaptoroute.version import __version__
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -116,7 +116,7 @@ def checked_set_name(name: str) -> str:
     """
     # A dot segment such as ".." would be resolved before it is sent: the request would be about
     # ``default``.
-    normal = normal_name(name)
+    normal = unicodedata.normalize("NFC", name)
     if not is_set_name(normal):
         raise ValueError(f"{name!r} is no name of a route set or an alias")
     return normal

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import sha256
+from typing import Final
 
 from synaptoroute.core.change import Rejection, StagedImport
+
+TEXT_HASH_DIGITS: Final = 64
 
 
 def text_hash(text: str) -> str:

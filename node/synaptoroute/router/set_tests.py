@@ -15,6 +15,7 @@ from synaptoroute.change_models import (
     SetTestRun,
 )
 from synaptoroute.config import EngineConfig
+from synaptoroute.core.erasure import TEXT_HASH_DIGITS, text_hash
 from synaptoroute.core.mutation import PutTests, SetTest
 from synaptoroute.errors import InvalidQuery, InvalidRoute
 from synaptoroute.models import UTTERANCE_BYTES_MAX, Match, WriteResult, check_text, normal_name
@@ -31,7 +32,19 @@ ITEM_CHARACTERS: Final = 16
 """What one test costs beside its text and its route."""
 FAILURES_MAX: Final = 1_000
 RUN_TEXTS_MAX: Final = 20_000
+PLACE_CHARACTERS: Final = 64
+AFTER_CHARACTERS_MAX: Final = TEXT_HASH_DIGITS + PLACE_CHARACTERS
 ItemT = TypeVar("ItemT")
+
+
+def _place_of(text: str) -> tuple[str, str]:
+    """Place of a test in the list: a text may be longer than an address, so its hash ends it."""
+    return text[:PLACE_CHARACTERS], text_hash(text)
+
+
+def _read_place(after: str) -> tuple[str, str]:
+    """The place that ``next_after`` names."""
+    return after[TEXT_HASH_DIGITS:], after[:TEXT_HASH_DIGITS]
 
 
 class SetTests:
@@ -46,17 +59,19 @@ class SetTests:
         self._route_set = route_set
 
     async def page(self, *, after: str = "", limit: int = 100) -> SetTestPage:
-        """Read up to ``limit`` tests whose texts follow ``after``, in order of text."""
+        """Read up to ``limit`` tests that follow ``after``, nearly in order of text."""
         if not 1 <= limit <= PAGE_TESTS_MAX:
             raise InvalidQuery(f"limit must be 1 to {PAGE_TESTS_MAX}")
         content = await read_set(self._engine, self._route_set)
-        found = [test for test in content.tests if test.text > after]
+        start = _read_place(after)
+        found = [test for test in content.tests if _place_of(test.text) > start]
+        found.sort(key=lambda test: _place_of(test.text))
         shown = [LabelledQuery(text=test.text, route=test.route) for test in found[:limit]]
         return SetTestPage(
             route_set=content.name,
             tests=shown,
             total=len(content.tests),
-            next_after=shown[-1].text if len(found) > limit else None,
+            next_after="".join(_place_of(shown[-1].text)[::-1]) if len(found) > limit else None,
             revision=str(content.revision),
             version=str(content.position.revision),
         )

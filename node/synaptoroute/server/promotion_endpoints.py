@@ -14,10 +14,10 @@ from starlette.responses import Response
 from synaptoroute.change_models import Evidence, SetDiff, SetTestPage, SetTestRun
 from synaptoroute.core.mutation import Revision, SetTest
 from synaptoroute.errors import InvalidQuery
-from synaptoroute.models import NAME_CHARACTERS_MAX, UTTERANCE_BYTES_MAX, normal_name
+from synaptoroute.models import NAME_CHARACTERS_MAX, normal_name
 from synaptoroute.router.promotion import AliasTarget
 from synaptoroute.router.route_sets import alias_not_found
-from synaptoroute.router.set_tests import PAGE_TESTS_MAX
+from synaptoroute.router.set_tests import AFTER_CHARACTERS_MAX, PAGE_TESTS_MAX
 from synaptoroute.server.parameters import (
     ReadingRoute,
     WriteParameters,
@@ -140,7 +140,7 @@ async def list_tests(
     request: Request,
     after: Annotated[
         str,
-        Query(description="The `next_after` of the page before.", max_length=UTTERANCE_BYTES_MAX),
+        Query(description="The `next_after` of the page before.", max_length=AFTER_CHARACTERS_MAX),
     ] = "",
     limit: Annotated[int, Query(ge=1, le=PAGE_TESTS_MAX)] = 100,
 ) -> Response:

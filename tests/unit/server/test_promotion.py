@@ -97,6 +97,20 @@ async def test_tests_are_listed_in_pages(node: HttpNode) -> None:
     assert second["next_after"] is None
 
 
+async def test_long_tests_with_one_beginning_are_listed_in_pages(node: HttpNode) -> None:
+    texts = [f"{'ü' * 4_000}{number}" for number in range(5)]
+    tests = [{"text": text, "route": None} for text in texts]
+    await node.http.put("/v1/tests", json={"tests": tests})
+    found, after = [], ""
+    while after is not None:
+        page = await node.http.get("/v1/tests", params={"limit": 2, "after": after})
+        assert 200 == page.status_code, page.text
+        found += [each["text"] for each in page.json()["tests"]]
+        after = page.json()["next_after"]
+
+    assert sorted(found) == sorted(texts)
+
+
 async def test_many_tests_are_written_by_several_entries(node: HttpNode) -> None:
     many = [{"text": f"{number} " + "x" * 400, "route": "refund"} for number in range(1_000)]
     answer = await node.http.put("/v1/tests", json={"tests": many})
