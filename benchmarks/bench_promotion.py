@@ -36,7 +36,7 @@ ROUTE_OF = {"v1": "old", "v2": "new"}
 
 @dataclass
 class Seen:
-    """What clients were told, and what the alias named since which version."""
+    """Answers that clients got, and the set that the alias named since each version."""
 
     changes: list[tuple[Version, str]] = field(default_factory=list)
     answers: list[tuple[Version, str, str]] = field(default_factory=list)

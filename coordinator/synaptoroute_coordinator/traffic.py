@@ -50,7 +50,7 @@ class _Series:
 
 
 class Counts(NamedTuple):
-    """What one node had counted when it was read."""
+    """Counts of one node when it was read."""
 
     began_at_ms: int
     pairs: Mapping[Pair, tuple[int, float]]

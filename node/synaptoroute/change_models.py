@@ -167,7 +167,7 @@ class SetDiff(BaseModel):
 
 
 class Evidence(BaseModel):
-    """What a gate measured.
+    """Measurements of a gate.
 
     Attributes:
         target: The set that is to answer.
@@ -229,7 +229,7 @@ class ShadowSample(BaseModel):
 
 
 class ShadowReport(BaseModel):
-    """What one node counted since both sets have their present content.
+    """Counts of one node since both sets have their present content.
 
     Attributes:
         set: The set that answered.
@@ -261,7 +261,7 @@ class ShadowReport(BaseModel):
 
 
 class HistoryChange(BaseModel):
-    """What one entry changed in one route, in the settings, tests or limits of a set, or an alias.
+    """Change by one entry of one route, of settings, tests or limits of a set, or of an alias.
 
     Attributes:
         kind: ``route``, ``settings``, ``tests``, ``alias`` or ``set``.
@@ -333,7 +333,7 @@ class HistoryPage(BaseModel):
 
 
 class ErasedTexts(BaseModel):
-    """What an erasure found and removed, in all route sets.
+    """Texts that an erasure found and removed, in all route sets.
 
     Attributes:
         routes_deleted: Routes that lost their last utterance.
@@ -350,7 +350,7 @@ class ErasedTexts(BaseModel):
 
 
 class ErasureStatus(BaseModel):
-    """What one node still keeps of the time before the newest erasure.
+    """Entries that one node still keeps of the time before the newest erasure.
 
     Attributes:
         version: Place of the newest erasure that this node keeps; None for none.

@@ -530,7 +530,7 @@ QUERIES_PER_ITERATION_MAX: Final = 32
 
 
 class Stage(Protocol):
-    """What answers the queries of one iteration: a first stage, or those of all named sets."""
+    """First stages that answer the queries of one iteration: one, or those of named sets."""
 
     @property
     def is_on(self) -> bool: ...

@@ -113,7 +113,7 @@ def write_file(path: Path, body: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FolderChanges:
-    """What is written into a folder: bytes by file name, and files that go."""
+    """Changes of a folder: bytes by file name, and files that go."""
 
     written: Mapping[str, bytes]
     removed: tuple[str, ...]

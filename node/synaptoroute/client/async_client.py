@@ -494,7 +494,7 @@ class AsyncClient(AsyncHttpClient):
         return await self.send(request, timeout_seconds)
 
     async def get_shadow(self, name: str, *, timeout_seconds: float | None = None) -> ShadowReport:
-        """What one node counted of the shadow of an alias."""
+        """Counts of one node of the shadow of an alias."""
         return await self.send(calls.shadow_report(name), timeout_seconds)
 
     async def reset_shadow(

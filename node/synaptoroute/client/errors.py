@@ -73,7 +73,7 @@ class ClientError(Exception):
 
     @property
     def evidence(self) -> dict[str, Any] | None:
-        """What the gate of a promotion measured, of ``gate_failed``; else None."""
+        """Measurements of the gate of a promotion, of ``gate_failed``; else None."""
         return self.problem.get("evidence")
 
     def __str__(self) -> str:

@@ -491,7 +491,7 @@ class Client(HttpClient):
         return self.send(request, timeout_seconds)
 
     def get_shadow(self, name: str, *, timeout_seconds: float | None = None) -> ShadowReport:
-        """What one node counted of the shadow of an alias."""
+        """Counts of one node of the shadow of an alias."""
         return self.send(calls.shadow_report(name), timeout_seconds)
 
     def reset_shadow(self, name: str, *, timeout_seconds: float | None = None) -> ShadowReport:

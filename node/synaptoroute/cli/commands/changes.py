@@ -75,7 +75,7 @@ def history(
 
 
 def _subject_of(entry: dict[str, Any]) -> str:
-    """What an entry is about: a route, an import, an alias or a set."""
+    """The subject of an entry: a route, an import, an alias or a set."""
     named = entry["route"] or entry.get("alias") or entry["import_id"]
     route_set = entry.get("route_set") or ""
     if route_set in ("", "default"):
