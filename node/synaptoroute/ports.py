@@ -147,7 +147,7 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class ShadowFigures:
-    """What was counted on this node since both sets have their present content.
+    """Counts of this node since both sets have their present content.
 
     Attributes:
         target: The set that answered.

@@ -83,7 +83,7 @@ class _Import:
 
 
 class _SetContent:
-    """What the root covers of one route set."""
+    """The part of the content root that covers one route set."""
 
     __slots__ = (
         "_decision",
@@ -204,7 +204,7 @@ class _SetContent:
         return [hashed for _, hashed in sorted(self._feedback.items())]
 
     def facts(self) -> bytes:
-        """What level 5 adds to a set: its record and its tests; nothing if there is neither."""
+        """Hash what level 5 adds to a set: its record and its tests; empty if it has neither."""
         if self.record is None and not self._tests:
             return b""
         record = b"" if self.record is None else set_hash(self.record)
@@ -317,7 +317,7 @@ class ContentRoot:
         return sha256(b"".join([hashed for _, hashed in sorted(self._aliases.items())])).digest()
 
     def _route_sets(self) -> tuple[bytes, ...]:
-        """What level 5 adds; nothing for a cluster that does not use it."""
+        """Hash the facts of level 5 of the cluster; empty if there are none."""
         facts = self._default.facts()
         if not (facts or self._sets or self._aliases):
             return ()

@@ -98,7 +98,7 @@ def scalar_at(text: str, path: Sequence[str | int]) -> tuple[int, int, str | Non
 
 
 class Places:
-    """Where the values of a document are written; the text is parsed once, when it is needed."""
+    """Places of the values of a document; the text is parsed once, when it is needed."""
 
     def __init__(self, text: str) -> None:
         self._text = text

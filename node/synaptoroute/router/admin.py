@@ -263,7 +263,7 @@ class ClusterAdmin:
 
 
 class ClusterOperations:
-    """What a router does with its cluster, beside routes and queries."""
+    """Operations of a router on its cluster, beside routes and queries."""
 
     def _admin(self) -> ClusterAdmin:
         raise NotImplementedError

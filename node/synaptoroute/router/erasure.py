@@ -165,7 +165,7 @@ class Eraser:
         return int(self._engine.database.meta_get(PURGED_FACT) or 0)
 
     async def status(self, after_seq: int = 0) -> ErasureStatus:
-        """What this node and Redis still keep of the time before the newest erasure.
+        """Describe what this node and Redis still keep of the time before the newest erasure.
 
         Args:
             after_seq: Only erasures after this place; a whole op log takes long to search.

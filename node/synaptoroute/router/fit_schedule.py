@@ -51,7 +51,7 @@ class FitSchedule:
         self._task: asyncio.Task[None] | None = None
 
     def fitter_of(self, name: str) -> DecisionFitter:
-        """What fits one set; empty for ``default``."""
+        """The fitter of one set; empty for ``default``."""
         found = self._fitters.get(name)
         if found is None:
             found = self._make(name)
@@ -95,7 +95,7 @@ class FitSchedule:
                 await asyncio.sleep(REFIT_SECONDS_MIN)
 
     async def next_due(self) -> DecisionFitter | None:
-        """What fits the most changed set among those that are due now; None for none."""
+        """The fitter of the most changed set among those that are due now; None for none."""
         await self._look()
         ready = [self.fitter_of(name) for name in self._due]
         ready = [each for each in ready if each.outlook.is_due and not each.is_waiting]

@@ -120,7 +120,7 @@ def _run_in_thread(task: Callable[[], ResultT], name: str) -> Future[ResultT]:
 
 @dataclass(slots=True)
 class Live:
-    """What the start of a router makes, which those bound to its route sets share."""
+    """Parts that the start of a router makes; routers bound to its route sets share them."""
 
     follower: Follower | None = None
     loop: asyncio.AbstractEventLoop | None = None

@@ -156,7 +156,7 @@ class PastStates:
         return self._first_seq == 1
 
     def subjects_of(self, seq: int) -> list[Subject] | None:
-        """What an entry changed, in order of name; None if that is not known."""
+        """Changes that an entry made, in order of name; None if they are not known."""
         operation = self._by_seq.get(seq)
         if operation is None:
             return []
@@ -253,7 +253,7 @@ def _first_before(operations: Sequence[_Operation], seq: int) -> int:
 
 
 def _subjects(operation: _Operation) -> Iterator[Subject]:
-    """What an entry changes, without what an import changes."""
+    """Changes that an entry makes, without those of an import."""
     fields, route_set = operation.fields, operation.route_set
     kind = operation.kind
     if kind in _ROUTE_MUTATIONS:

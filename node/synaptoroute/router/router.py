@@ -188,7 +188,7 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         return self._root._schedule.fitter_of(self.route_set)
 
     def _fitter(self, name: str) -> DecisionFitter:
-        """What fits one set; it is not started by itself."""
+        """The fitter of one set; it is not started by itself."""
         bound = self.set(name)
         return DecisionFitter(lambda: bound._engine(), lambda: bound._writer())
 
