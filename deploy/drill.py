@@ -69,8 +69,8 @@ class Drill:
             DrillFailed: A step failed.
         """
         try:
-            before = self.build()
-            name = self.back_up(before)
+            self.build()
+            name, before = self.back_up()
             self.destroy()
             self.restore(name)
             self.prove(before)
@@ -80,8 +80,8 @@ class Drill:
 
     # --- steps ----------------------------------------------------------------------------
 
-    def build(self) -> dict[str, str]:
-        """Start a cluster and load routes; return its version and digest."""
+    def build(self) -> None:
+        """Start a cluster and load routes."""
         self.say(f"build a cluster of {NODES} nodes, Redis, a coordinator and HAProxy")
         self.compose("up", "--detach", "--no-build")
         self.wait("the nodes are live", lambda: len(self.live()) == NODES)
@@ -92,29 +92,19 @@ class Drill:
             for n in range(self.routes)
         )
         self.ask("/v1/import?ack=all", lines, kind="application/x-ndjson")
+        # Nodes fit a changed route set in the background, which changes the digest.
+        self.ask("/v1/settings/calibration", "{}")
         state = self.wait("all nodes hold one state", self.state)
         self.say(f"{state['routes']} routes at {state['version']}, digest {state['digest']}")
-        return state
 
-    def back_up(self, before: dict[str, str]) -> str:
-        """Take a backup, and copy it out together with the cluster secret; return its name."""
+    def back_up(self) -> tuple[str, dict[str, str]]:
+        """Take a backup, and copy it out together with the cluster secret.
+
+        Returns:
+            Its name, and the state of the cluster at its version.
+        """
         self.say("take a backup")
-
-        def ordered() -> bool:
-            try:
-                self.ask("/v1/actions/backup", "{}", port=self.fleet_port)
-            except urllib.error.HTTPError as error:
-                if error.code == 409:  # no node has been audited yet
-                    return False
-                raise
-            return True
-
-        def finished() -> dict[str, Any] | None:
-            found = self.ask("/v1/backups", port=self.fleet_port)["backups"]
-            return next((b for b in found if b["version"] == before["version"]), None)
-
-        self.wait("a backup is begun", ordered)
-        backup = self.wait("the backup is verified", finished)
+        backup, state = self.wait("a backup is verified that has the newest state", self.backed_up)
         if not backup["is_certified"]:
             raise DrillFailed(f"no majority of the voters certifies the backup {backup['name']}")
         self.docker("cp", f"{self.container('coordinator')}:/data/backups/.", str(self.kept))
@@ -124,7 +114,30 @@ class Drill:
         for path in self.kept.iterdir():
             path.chmod(0o644)
         self.say(f"kept elsewhere: {backup['name']} and the cluster secret")
-        return str(backup["name"])
+        return str(backup["name"]), state
+
+    def backed_up(self) -> tuple[dict[str, Any], dict[str, str]] | None:
+        """Order a backup and wait for it; None if it does not have the newest state.
+
+        A node may write an entry by itself while the backup is taken.
+        """
+        known = {each["name"] for each in self.backups()}
+        try:
+            self.ask("/v1/actions/backup", "{}", port=self.fleet_port)
+        except urllib.error.HTTPError as error:
+            if error.code == 409:  # no node has been audited yet
+                return None
+            raise
+
+        def finished() -> dict[str, Any] | None:
+            return next((each for each in self.backups() if each["name"] not in known), None)
+
+        backup = self.wait("the backup is verified", finished)
+        state = self.state()
+        return (backup, state) if state and state["version"] == backup["version"] else None
+
+    def backups(self) -> list[dict[str, Any]]:
+        return list(self.ask("/v1/backups", port=self.fleet_port)["backups"])
 
     def destroy(self) -> None:
         """Delete every container and volume."""

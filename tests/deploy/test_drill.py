@@ -15,6 +15,7 @@ from needs import require
 from repository import ROOT
 
 sys.path.insert(0, str(ROOT / "deploy"))
+import drill
 import drill_chart
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
@@ -58,6 +59,28 @@ def test_objects_of_the_chart_drill_are_valid(
     assert "own:dev" == pod["spec"]["containers"][0]["image"]
     assert {f"{drill_chart.NAME}-{name}" for name in drill_chart.KEPT_SECRETS} <= names
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+def test_backup_behind_the_cluster_is_taken_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A node writes an entry by itself while the first backup is taken."""
+    versions, taken = ["1.13", "1.14"], list[dict[str, object]]()
+
+    def ask(path: str, *_: object, **__: object) -> object:
+        if path == "/v1/actions/backup":
+            version = versions[len(taken)]
+            taken.append({"name": f"b{version}", "version": version, "is_certified": True})
+        return {"backups": taken}
+
+    found = drill.Drill(1, tmp_path)
+    monkeypatch.setattr(found, "ask", ask)
+    monkeypatch.setattr(found, "state", lambda: {"version": "1.14", "digest": "d"})
+    monkeypatch.setattr(found, "docker", lambda *_: "")
+    monkeypatch.setattr(found, "container", lambda _: "")
+
+    assert ("b1.14", {"version": "1.14", "digest": "d"}) == found.back_up()
+    assert 2 == len(taken)
 
 
 def test_destroyed_cluster_is_restored_from_its_backup() -> None:
