@@ -35,8 +35,12 @@ RANGES: Final[Mapping[str, Range]] = {
     "24h": Range(86_400, 900),
     "7d": Range(604_800, 7_200),
 }
+RANGE_NAMES: Final[Mapping[str, str]] = {"hour": "1h", "day": "24h", "week": "7d"}
+"""Other names of the ranges."""
+OTHERS: Final = ""
+"""Stands for the routes of a set that a node does not count one by one."""
 Pair = tuple[str, str | None]
-"""Route set and route; None for answers without a route."""
+"""Route set and route, or ``OTHERS``; None for answers without a route."""
 
 
 class _Series:
@@ -54,6 +58,22 @@ class Counts(NamedTuple):
 
     began_at_ms: int
     pairs: Mapping[Pair, tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Answers in a span of time."""
+
+    answers: float = 0.0
+    unmatched: float = 0.0  # those without a route
+    confidence_sum: float = 0.0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(
+            self.answers + other.answers,
+            self.unmatched + other.unmatched,
+            self.confidence_sum + other.confidence_sum,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +141,9 @@ class TrafficHistory:
         known = before.pairs if before is not None and is_same_process else {}
         for pair, (answers, confidence_sum) in counts.pairs.items():
             answers_before, sum_before = known.get(pair, (0, 0.0))
+            if answers < answers_before:
+                # The node forgot a route that was removed, and counts it from 0 again.
+                answers_before, sum_before = 0, 0.0
             if answers > answers_before:
                 series = self._series.get(pair)
                 if series is None:
@@ -143,14 +166,17 @@ class TrafficHistory:
                     series.confidence_sums[index][number % each.buckets] = 0.0
             self._newest[index] = max(newest, self._newest[index])
 
-    def sets(self, range_name: str, now_seconds: float) -> dict[str, float]:
-        """Answers in a range by route set, the most first."""
+    def sets(self, range_name: str, now_seconds: float) -> dict[str, Figures]:
+        """Figures of each route set in a range, the one with the most answers first."""
         self._advance(now_seconds)
         index = list(RANGES).index(range_name)
-        found: dict[str, float] = {}
-        for (name, _), series in self._series.items():
-            found[name] = found.get(name, 0.0) + sum(series.answers[index])
-        return dict(sorted(found.items(), key=lambda each: -each[1]))
+        found: dict[str, Figures] = {}
+        for (name, route), series in self._series.items():
+            if answers := sum(series.answers[index]):
+                unmatched = answers if route is None else 0.0
+                own = Figures(answers, unmatched, sum(series.confidence_sums[index]))
+                found[name] = found.get(name, Figures()) + own
+        return dict(sorted(found.items(), key=lambda each: -each[1].answers))
 
     def traffic_of(self, route_set: str, range_name: str, now_seconds: float) -> SetTraffic:
         """Answers of a route set in a range."""
@@ -179,6 +205,11 @@ def parse_counts(document: Any) -> Counts | None:
                 return None
             shown = None if route is None else str(route)[:NAME_CHARACTERS_MAX]
             pairs[name[:NAME_CHARACTERS_MAX], shown] = answers, confidence_sum
+        for each in document.get("set_others", [])[:SERIES_MAX]:
+            answers, confidence_sum = int(each["answers"]), float(each["confidence_sum"])
+            if answers < 0 or not math.isfinite(confidence_sum):
+                return None
+            pairs[str(each["set"])[:NAME_CHARACTERS_MAX], OTHERS] = answers, confidence_sum
         return Counts(int(document["began_at_ms"]), pairs)
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None

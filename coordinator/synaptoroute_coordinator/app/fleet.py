@@ -45,6 +45,7 @@ from synaptoroute_coordinator.plan import (
     Trim,
     choose_backup_source,
 )
+from synaptoroute_coordinator.traffic import RANGE_NAMES
 
 KEEPALIVE_SECONDS: Final = 10.0
 """A silent stream sends a comment this often, so that both sides know it is open."""
@@ -243,7 +244,8 @@ async def show_traffic(
         str, Query(alias="set", description="The route set.", max_length=NAME_CHARACTERS_MAX)
     ] = DEFAULT_SET,
     range_: Annotated[
-        Literal["1h", "24h", "7d"], Query(alias="range", description="Until now.")
+        Literal["1h", "24h", "7d", "hour", "day", "week"],
+        Query(alias="range", description="Until now; `hour` is `1h`, `day` `24h`, `week` `7d`."),
     ] = "1h",
     limit: Annotated[int, Query(ge=1, le=TRAFFIC_ROUTES_MAX)] = 50,
 ) -> Response:
@@ -251,8 +253,9 @@ async def show_traffic(
     Counts only, kept in memory since this coordinator started.
     """
     history, now_seconds = runtime_of(request).reconciler.traffic, time.time()
-    found = history.traffic_of(route_set, range_, now_seconds)
-    sets = history.sets(range_, now_seconds)
+    name = RANGE_NAMES.get(range_, range_)
+    found = history.traffic_of(route_set, name, now_seconds)
+    sets = history.sets(name, now_seconds)
     return json_response(traffic_document(route_set, found, sets, history, limit))
 
 

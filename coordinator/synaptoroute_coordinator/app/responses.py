@@ -32,7 +32,13 @@ from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.events import FeedEvent, is_log_full
 from synaptoroute_coordinator.fleet import AuditVerdict, FleetView, NodeView
 from synaptoroute_coordinator.reconciler import Reconciler
-from synaptoroute_coordinator.traffic import RouteTraffic, SetTraffic, TrafficHistory
+from synaptoroute_coordinator.traffic import (
+    OTHERS,
+    Figures,
+    RouteTraffic,
+    SetTraffic,
+    TrafficHistory,
+)
 
 SETS_SHOWN: Final = 100
 
@@ -216,47 +222,63 @@ def event_document(event: FeedEvent) -> dict[str, Any]:
 def traffic_document(
     route_set: str,
     traffic: SetTraffic,
-    sets: Mapping[str, float],
+    sets: Mapping[str, Figures],
     history: TrafficHistory,
     limit: int,
 ) -> dict[str, Any]:
     """Describe the answers of a route set over time.
 
     Args:
-        sets: Answers by route set in the same range.
+        sets: Figures by route set in the same range.
         limit: Most routes to show one by one; the others are shown together.
     """
     buckets = range(len(traffic.routes[0].answers) if traffic.routes else 0)
-    answers = [sum(each.answers[n] for each in traffic.routes) for n in buckets]
-    sums = [sum(each.confidence_sums[n] for each in traffic.routes) for n in buckets]
-    total = sum(answers)
+    total = sum(sum(each.answers) for each in traffic.routes)
 
     def shown(parts: Sequence[RouteTraffic]) -> dict[str, Any]:
-        own = sum(sum(each.answers) for each in parts)
-        confidence = sum(sum(each.confidence_sums) for each in parts)
+        answers = [sum(each.answers[n] for each in parts) for n in buckets]
+        sums = [sum(each.confidence_sums[n] for each in parts) for n in buckets]
+        own = sum(answers)
         return {
-            "answers": int(own),
+            "answers": round(own),
             "share": own / total if total else 0.0,
-            "confidence": round(confidence / own, 4) if own else None,
-            "series": [int(sum(each.answers[n] for each in parts)) for n in buckets],
+            "confidence": _mean(sum(sums), own),
+            "series": [round(n) for n in answers],
+            "confidence_series": [_mean(s, n) for s, n in zip(sums, answers, strict=True)],
         }
 
-    routes = [each for each in traffic.routes if each.route is not None]
+    routes = [each for each in traffic.routes if each.route not in (None, OTHERS)]
+    rest = routes[limit:] + [each for each in traffic.routes if each.route == OTHERS]
+    whole = shown(traffic.routes)
+    unmatched = shown([each for each in traffic.routes if each.route is None])
+    matched = shown([each for each in traffic.routes if each.route is not None])
     return {
         "set": route_set,
         "since_ms": int(history.began_at_seconds * 1_000),
         "from_ms": traffic.from_seconds * 1_000,
         "bucket_seconds": traffic.bucket_seconds,
-        "answers": int(total),
-        "confidence": round(sum(sums) / total, 4) if total else None,
-        "confidence_series": [
-            round(s / n, 4) if n else None for s, n in zip(sums, answers, strict=True)
-        ],
+        "answers": whole["answers"],
+        "confidence": whole["confidence"],
+        "confidence_series": whole["confidence_series"],
         "routes": [{"route": each.route, **shown([each])} for each in routes[:limit]],
-        "others": shown(routes[limit:]),
-        "unmatched": shown([each for each in traffic.routes if each.route is None]),
-        "sets": [{"set": name, "answers": int(n)} for name, n in list(sets.items())[:SETS_SHOWN]],
+        "others": shown(rest),
+        "matched": matched,
+        "unmatched": unmatched,
+        "sets": [
+            {
+                "set": name,
+                "answers": round(each.answers),
+                "matched": round(each.answers - each.unmatched),
+                "unmatched": round(each.unmatched),
+                "mean_confidence": _mean(each.confidence_sum, each.answers),
+            }
+            for name, each in list(sets.items())[:SETS_SHOWN]
+        ],
     }
+
+
+def _mean(total: float, count: float) -> float | None:
+    return round(total / count, 4) if count else None
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:

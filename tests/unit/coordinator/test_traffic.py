@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from synaptoroute_coordinator.app.responses import traffic_document
 from synaptoroute_coordinator.traffic import RANGES, SERIES_MAX, TrafficHistory, parse_counts
 
 pytestmark = pytest.mark.unit
@@ -42,7 +43,9 @@ def test_differences_of_all_nodes_are_added_up() -> None:
     assert {"x": 10, None: 1} == answers(history, NOON + 5)
     assert ["x", None] == [each.route for each in found]
     assert 8.0 == sum(found[0].confidence_sums)
-    assert {"default": 11, "other": 7} == history.sets("24h", NOON + 5)
+    sets = history.sets("24h", NOON + 5)
+    assert {"default": 11, "other": 7} == {name: each.answers for name, each in sets.items()}
+    assert (1, 8.2) == (sets["default"].unmatched, round(sets["default"].confidence_sum, 6))
 
 
 def test_restarted_node_counts_from_its_start() -> None:
@@ -56,6 +59,39 @@ def test_restarted_node_counts_from_its_start() -> None:
     history.add({"a": late, "b": new}, NOON + 15)
 
     assert {"x": 8, "y": 2} == answers(history, NOON + 15)
+
+
+def test_node_that_forgot_a_route_counts_it_from_zero() -> None:
+    """A route that is removed and put again has fewer answers than before."""
+    history = TrafficHistory(NOON)
+    history.add({"a": counted(("default", "x", 100, 90.0))}, NOON)
+    history.add({"a": counted()}, NOON + 5)
+    history.add({"a": counted(("default", "x", 3, 2.0))}, NOON + 10)
+    history.add({"a": counted(("default", "x", 2, 1.0))}, NOON + 15)
+
+    assert {"x": 5} == answers(history, NOON + 15)
+
+
+def test_document_tells_matched_and_unmatched_answers_of_each_bucket() -> None:
+    """Routes beyond the limit, and those that a node does not tell apart, are shown together."""
+    history = TrafficHistory(NOON)
+    history.add({"a": counted()}, NOON)
+    found = counted(("default", "x", 6, 6.0), ("default", "y", 2, 1.0), ("default", None, 2, 0.5))
+    found["set_others"] = [{"set": "default", "answers": 4, "confidence_sum": 1.0}]
+    history.add({"a": found}, NOON + 1)
+    traffic, sets = history.traffic_of("default", "7d", NOON + 2), history.sets("7d", NOON + 2)
+    document = traffic_document("default", traffic, sets, history, limit=1)
+
+    assert len(document["confidence_series"]) == RANGES["7d"].buckets <= 360
+    assert [12, 2] == [document[name]["series"][-1] for name in ("matched", "unmatched")]
+    assert [0.6667, 0.25] == [
+        document[name]["confidence_series"][-1] for name in ("matched", "unmatched")
+    ]
+    assert ["x"] == [each["route"] for each in document["routes"]]
+    assert 6 == document["others"]["answers"]
+    (own,) = document["sets"]
+    assert (14, 12, 2) == (own["answers"], own["matched"], own["unmatched"])
+    assert round(8.5 / 14, 4) == own["mean_confidence"] == document["confidence"]
 
 
 @pytest.mark.parametrize("name", list(RANGES))
@@ -97,6 +133,8 @@ def test_number_of_series_is_bounded() -> None:
         {"began_at_ms": 1, "pairs": [{"set": "a"}]},
         counted(("default", "x", -1, 0.0)),
         counted(("default", "x", 1, float("nan"))),
+        counted() | {"set_others": 3},
+        counted() | {"set_others": [{"set": "a", "answers": -1, "confidence_sum": 0.0}]},
     ],
 )
 def test_malformed_counts_are_left_out(document: Any) -> None:
