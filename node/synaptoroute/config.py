@@ -234,6 +234,9 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
             request to `/v1/decisions` or `/v1/systemone` may have.
         metrics_sets_max: Route sets that the metrics name, those that were created first; the
             others are added up under the label ``other``.
+        metrics_routes_max: Routes that the metrics name, of all sets together, those that had an
+            answer first; the others of a set are added up under the label ``other``. 0 shows
+            no routes.
         front_port: Second port, shared with other node processes on this host; 0 for none.
     """
 
@@ -277,6 +280,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]{1,64}$")
     model_names: str = Field(default="", max_length=4_096)
     metrics_sets_max: int = Field(default=50, ge=0, le=10_000)
+    metrics_routes_max: int = Field(default=100, ge=0, le=2_048)
     front_port: int = Field(default=0, ge=0, le=65_535)
 
 

@@ -9,11 +9,13 @@ from tempfile import TemporaryDirectory
 
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import EncoderStats, HashEncoder
+from synaptoroute.models import Match
 from synaptoroute.replication.readiness import Readiness
 from synaptoroute.replication.session import FollowerCounts, FollowerStatus, LogState
 from synaptoroute.router.reads import node_status
 from synaptoroute.router.route_sets import SetFigures
 from synaptoroute.server.metrics import Metrics
+from synaptoroute.server.traffic import RouteTraffic
 from synaptoroute.web.api_keys import KeysStatus
 from synaptoroute.web.tls import ServerTls, TlsFiles
 from tls_files import TestTls
@@ -57,7 +59,9 @@ def exposition() -> str:
         files = TestTls.make(Path(folder))
         tls = ServerTls(TlsFiles(files.cert, files.key))
     metrics.watch_certificates(lambda: (tls, None))
-    metrics.watch_sets(lambda: [SetFigures("default", 0, 1, 2, 3)], 1)
+    traffic = RouteTraffic()
+    traffic.count(Match(route="a", reason="matched", confidence=0.9, version="1.1"))
+    metrics.watch_sets(lambda: [SetFigures("default", 0, 1, 2, 3)], traffic, 1, 1)
     return metrics.render(has_sets=True).decode()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final, NamedTuple, Self
@@ -36,6 +36,7 @@ from synaptoroute.ports import AppliedState
 from synaptoroute.router.promotion import hashes_of, shown_evidence
 from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.serving.query import QueryEngine
+from synaptoroute.tensor import Tensor
 from synaptoroute.web.set_paths import set_not_found
 
 PAGE_SETS_MAX: Final = 1_000
@@ -281,6 +282,29 @@ class RouteSetAdmin:
                     SetFigures(name, number, published.routes_count, published.slots_used, decided)
                 )
         return found
+
+    async def removed(
+        self, pairs: Sequence[tuple[str, str]]
+    ) -> tuple[set[str], list[tuple[str, str]]]:
+        """Find which of some sets and routes do not exist.
+
+        Args:
+            pairs: Route set and route.
+
+        Returns:
+            Sets that do not exist, and pairs whose set exists without the route.
+        """
+
+        def read(tensors: Mapping[str, Tensor]) -> tuple[set[str], list[tuple[str, str]]]:
+            gone = {name for name, _ in pairs if name not in tensors}
+            routes = [
+                (name, route)
+                for name, route in pairs
+                if name not in gone and route not in tensors[name].routes
+            ]
+            return gone, routes
+
+        return await asyncio.wrap_future(self._engine.read_sets(read))
 
     # --- changes ---
 

@@ -34,6 +34,7 @@ from synaptoroute.router import NodeStatus
 from synaptoroute.router.decision_fits import FIT_STATES
 from synaptoroute.sequencer.log import TRUST_MODES
 from synaptoroute.server.set_metrics import ReadSets, SetCollector
+from synaptoroute.server.traffic import RouteTraffic
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import KeysStatus
 from synaptoroute.web.tls_metrics import ReadCertificates, TlsCollector
@@ -109,9 +110,11 @@ class Metrics:
     def watch_certificates(self, read: ReadCertificates) -> None:
         self.registry.register(TlsCollector("synaptoroute_", read))
 
-    def watch_sets(self, read: ReadSets, sets_max: int) -> None:
-        """Read the route sets at every scrape that may show them."""
-        self._of_sets.register(SetCollector(read, sets_max))
+    def watch_sets(
+        self, read: ReadSets, traffic: RouteTraffic, sets_max: int, routes_max: int
+    ) -> None:
+        """Read the route sets and their answers at every scrape that may show them."""
+        self._of_sets.register(SetCollector(read, traffic, sets_max, routes_max))
 
     def render(self, *, has_sets: bool = False) -> bytes:
         """Write all metrics; those that name route sets only if the reader may know them."""

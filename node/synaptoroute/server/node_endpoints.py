@@ -359,6 +359,8 @@ async def metrics(request: Request) -> Response:
     """
     runtime, key = runtime_of(request), context_of(request.scope).key
     has_sets = runtime.keys is None or (key is not None and (key.may("metrics") or key.may("read")))
+    if has_sets:
+        await runtime.forget_removed()
     body = runtime.metrics.render(has_sets=has_sets)
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
 
@@ -547,9 +549,12 @@ async def list_unmatched(request: Request) -> Response:
 )
 async def show_traffic(request: Request) -> Response:
     """Answers to queries since the start of the process, by route set and route, with the sum of
-    their confidences; a null route stands for answers without one. Holds no text.
+    their confidences; a null route stands for answers without one, and `set_others` for the
+    routes of a set that are not counted one by one. Holds no text.
     """
-    return json_response(json.dumps(runtime_of(request).traffic.document()))
+    runtime = runtime_of(request)
+    await runtime.forget_removed()
+    return json_response(json.dumps(runtime.traffic.document()))
 
 
 @endpoints.get(

@@ -8,6 +8,7 @@ raises NotReady and ``/readyz`` says why.  Everything here runs on the event loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,6 +47,8 @@ START_RETRY_SECONDS: Final = 1.0
 SEED_RETRY_SECONDS: Final = 2.0
 SEED_ENTRIES_MAX: Final = 1_000  # with more entries a log has been used
 READY_POLL_SECONDS: Final = 0.02
+FORGET_SECONDS: Final = 1.0
+"""Longest time that a reader of metrics waits for the names of removed routes."""
 
 
 class Runtime:
@@ -81,9 +84,12 @@ class Runtime:
         self._on_failure = on_failure
         self._router: AdaptiveRouter | None = None
         self._serving: AdaptiveRouter | None = None  # set once the router has been ready
+        self._forgot_at = ""  # version at which counts of removed routes were forgotten
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.watch(self._figures)
-        self.metrics.watch_sets(self._set_figures, config.metrics_sets_max)
+        self.metrics.watch_sets(
+            self._set_figures, self.traffic, config.metrics_sets_max, config.metrics_routes_max
+        )
         if keys is not None:
             self.metrics.watch_keys(lambda: keys.status)
         self.metrics.watch_certificates(self._certificates)
@@ -145,6 +151,19 @@ class Runtime:
             return [] if self._router is None else self._router.sets.figures()
         except NotReady:  # it stops
             return []
+
+    async def forget_removed(self) -> None:
+        """Forget the counts of routes and sets that no longer exist."""
+        router, traffic = self._router, self.traffic
+        if router is None or (self._forgot_at == router.visible.version and not traffic.has_new):
+            return
+        version, pairs = router.visible.version, traffic.pairs
+        # It may stop, or be busy: metrics are needed most where a node is in trouble.
+        with contextlib.suppress(NotReady, TimeoutError):
+            async with asyncio.timeout(FORGET_SECONDS):
+                removed = await router.sets.removed(pairs)
+            traffic.forget(*removed)
+            self._forgot_at = version
 
     def _certificates(self) -> tuple[ServerTls | None, ClientTls | None]:
         return self.tls, None if self.follower is None else self.follower.tls
