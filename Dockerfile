@@ -63,15 +63,10 @@ COPY --from=wheel /wheels/ /wheels/
 RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --root /application \
       /wheels/*.whl
 COPY deploy/probe.py deploy/data_folder.py /application/opt/synaptoroute/
-RUN mkdir /empty
-
-# --- the table of the cascade, which takes half a minute of one core to make -----------------
-FROM base AS table
-COPY --from=node-libraries /opt/venv/ /opt/venv/
-COPY --from=node-libraries /opt/model/ /
-COPY --from=application /application/ /
-RUN HOME=/tmp synaptoroute model prepare --json --cache-dir /tables >/dev/null \
- && chmod -R a+rX /tables
+# The static table changes less often than the code, and the coordinator does not need it.
+RUN table="$(cd /application && find . -name static.table)" \
+ && mkdir -p "/table/${table%/*}" /empty \
+ && mv "/application/$table" "/table/$table"
 
 # --- the coordinator: no numpy, no onnxruntime, no model --------------------------------------
 FROM base AS coordinator
@@ -107,7 +102,7 @@ CMD ["serve"]
 FROM base AS node
 COPY --from=node-libraries /opt/venv/ /opt/venv/
 COPY --from=node-libraries /opt/model/ /
-COPY --from=table /tables/ /opt/synaptoroute/tables/
+COPY --from=application /table/ /
 COPY --from=application /application/ /
 COPY --from=application --chown=10001:10001 /empty/ /data/
 COPY --from=application --chown=10001:10001 /empty/ /cluster/
@@ -129,8 +124,7 @@ ENV HOME=/tmp \
     SYNAPTOROUTE_HOST=0.0.0.0 \
     SYNAPTOROUTE_LOG_FORMAT=json \
     SYNAPTOROUTE_MODEL_CACHE_DIR=/data/models \
-    SYNAPTOROUTE_PORT=8000 \
-    SYNAPTOROUTE_TABLE_DIR=/opt/synaptoroute/tables
+    SYNAPTOROUTE_PORT=8000
 USER 10001:10001
 WORKDIR /data
 VOLUME ["/data"]

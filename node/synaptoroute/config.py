@@ -192,8 +192,8 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
             (see docs/coordinator.md); a database with its vectors is served with it.
         next_encoder_precision: Precision of the second encoder.
         model_cache_dir: Folder of downloaded models and of tables made by `model prepare`.
-        table_dir: Folder of tables that came with the program, for encoders without one in
-            the model cache; the container image sets it.
+        table_dir: Folder of tables for encoders without one in the package or the model cache,
+            such as a read-only folder of an image.
         providers: ONNX Runtime execution providers, comma-separated.
         database: Path of the SQLite file.
         sqlite_synchronous: ``full`` survives a power loss, ``normal`` a process kill.

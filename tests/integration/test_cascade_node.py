@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,27 @@ import pytest
 
 from encoders import distilled, mixed_things, questions, things
 from processes import NodeProcess
-from synaptoroute.cascade import load_table, save_table, table_file
-from synaptoroute.encoder import DEFAULT_MODEL
+from synaptoroute.cascade import StaticTable, load_table, save_table, table_file
+from synaptoroute.encoder import DEFAULT_MODEL, Encoder, table_files
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 WAIT_SECONDS = 60.0
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A cache folder with a table of the bundled model."""
-    encoder, table = distilled()
-    save_table(table, table_file(encoder.fingerprint, tmp_path / "cache"))
+@cache
+def other_encoder() -> str:
+    """Fingerprint of an encoder whose table does not ship: the bundled one in float32."""
+    encoder = Encoder(precision="float32")
+    encoder.close()
+    return encoder.fingerprint
+
+
+@pytest.fixture(name="cache")
+def cache_folder(tmp_path: Path) -> Path:
+    """A cache folder with a table of that encoder."""
+    _, table = distilled()
+    named = StaticTable(other_encoder(), table.rows)
+    save_table(named, table_file(named.fingerprint, tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -135,6 +145,7 @@ def test_cascade_follows_the_fit_and_outlives_a_kill(node: NodeProcess) -> None:
 
 def test_damaged_table_leaves_the_node_without_a_cascade(node: NodeProcess, cache: Path) -> None:
     """It starts, answers, and says what to do."""
+    node.settings["encoder_precision"] = "float32"
     (file,) = (cache / "static").iterdir()
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -152,11 +163,12 @@ def test_damaged_table_leaves_the_node_without_a_cascade(node: NodeProcess, cach
 def test_table_that_came_with_the_program_serves_where_none_was_prepared(
     tmp_path: Path, cache: Path
 ) -> None:
-    """As in the image, whose own files nobody can write to."""
+    """As in an image, whose own files nobody can write to."""
     shipped = tmp_path / "shipped"
     cache.rename(shipped)
     settings = {"model": DEFAULT_MODEL, "model_cache_dir": str(tmp_path / "empty")}
-    node = NodeProcess(tmp_path / "node", {**settings, "table_dir": str(shipped)})
+    settings |= {"encoder_precision": "float32", "table_dir": str(shipped)}
+    node = NodeProcess(tmp_path / "node", settings)
     try:
         node.start()
         fill(node)
@@ -176,14 +188,20 @@ def test_prepared_table_is_not_replaced(cache: Path) -> None:
     (file,) = (cache / "static").iterdir()
     before = file.stat().st_mtime_ns
 
-    done = prepare("--cache-dir", str(cache), "--json")
+    options = ("--cache-dir", str(cache), "--json")
+    done, bundled = prepare("--precision", "float32", *options), prepare(*options)
 
     assert 0 == done.returncode, done.stderr
     report = json.loads(done.stdout)
     assert not report["is_new"]
     assert str(file) == report["file"]
-    assert distilled()[1].checksum == report["table"]
     assert before == file.stat().st_mtime_ns
+
+    assert 0 == bundled.returncode, bundled.stderr
+    shipped = json.loads(bundled.stdout)
+    assert not shipped["is_new"]
+    assert table_files.SHIPPED_CHECKSUM == shipped["table"]
+    assert [file] == list((cache / "static").iterdir())
 
 
 def test_encoder_that_cannot_be_distilled_is_prepared_without_a_table(tmp_path: Path) -> None:
@@ -199,12 +217,12 @@ def test_encoder_that_cannot_be_distilled_is_prepared_without_a_table(tmp_path: 
 def test_whole_vocabulary_is_distilled_at_the_command_line(tmp_path: Path) -> None:
     """A damaged table is replaced by a whole one, without a network."""
     encoder, _ = distilled()
-    file = table_file(encoder.fingerprint, tmp_path)
+    file = table_file(other_encoder(), tmp_path)
     file.parent.mkdir(parents=True)
     file.write_bytes(b"damaged")
 
-    done = prepare("--cache-dir", str(tmp_path), "--json")
-    table = load_table(file, encoder.fingerprint)
+    done = prepare("--precision", "float32", "--cache-dir", str(tmp_path), "--json")
+    table = load_table(file, other_encoder())
 
     assert 0 == done.returncode, done.stderr
     assert json.loads(done.stdout)["is_new"]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from synaptoroute.cascade import StaticTable, Utterances
 from synaptoroute.cascade.leave_one_out import OFFERED, evaluate
 from synaptoroute.cascade.static_routes import StaticRoutes
-from synaptoroute.cascade.static_table import DIM
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import Aggregation, Revision, Settings
 from synaptoroute.encoder.contract import freeze_tokens
+from synaptoroute.encoder.static_table import DIM
 from synaptoroute.scoring import (
     QuerySpec,
     Ranking,

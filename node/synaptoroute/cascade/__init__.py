@@ -14,11 +14,12 @@ from synaptoroute.cascade.lda_projection import LdaProjection, read_projection
 from synaptoroute.cascade.leave_one_out import ConfidenceRule, Utterances
 from synaptoroute.cascade.static_confidence import StaticLevels
 from synaptoroute.cascade.static_routes import StaticRoutes
-from synaptoroute.cascade.static_table import (
-    StaticTable,
-    distil,
+from synaptoroute.encoder.static_table import StaticTable, distil
+from synaptoroute.encoder.table_files import (
+    find_table,
     load_table,
     save_table,
+    shipped_table,
     table_file,
 )
 
@@ -33,11 +34,13 @@ __all__ = [
     "Utterances",
     "calibrate",
     "distil",
+    "find_table",
     "is_superseded",
     "load_table",
     "read_calibration",
     "read_projection",
     "save_table",
     "scored_by",
+    "shipped_table",
     "table_file",
 ]

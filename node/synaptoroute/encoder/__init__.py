@@ -7,7 +7,6 @@ Runtime, the tokenizer library and fastembed are loaded with a model, not by an 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import synaptoroute.installation  # noqa: F401  raises where another project's files are mixed in
@@ -18,6 +17,14 @@ from synaptoroute.encoder.contract import EncoderStats, TextEncoder, Tokens, Voc
 from synaptoroute.encoder.hash_encoder import NAME_PATTERN, HashEncoder
 from synaptoroute.encoder.onnx_encoder import Encoder
 from synaptoroute.encoder.presets import PRESETS, Preset, resolve
+from synaptoroute.encoder.static_table import StaticTable, distil
+from synaptoroute.encoder.table_files import (
+    find_table,
+    load_table,
+    save_table,
+    shipped_table,
+    table_file,
+)
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -27,23 +34,20 @@ __all__ = [
     "HashEncoder",
     "ModelSummary",
     "Preset",
+    "StaticTable",
     "TextEncoder",
     "Tokens",
     "Vocabulary",
+    "distil",
     "fetch_model",
+    "find_table",
     "list_models",
+    "load_table",
     "open_encoder",
+    "save_table",
+    "shipped_table",
+    "table_file",
 ]
-
-_CASCADE_NAMES = frozenset({"StaticTable", "distil", "load_table", "save_table", "table_file"})
-"""Names that programs may still import from here; they live in ``synaptoroute.cascade``."""
-
-
-def __getattr__(name: str) -> object:
-    """Load a name of the cascade on first use."""
-    if name in _CASCADE_NAMES:
-        return getattr(import_module("synaptoroute.cascade"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open_encoder(

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from synaptoroute.cascade import StaticTable, load_table, table_file
+from synaptoroute.cascade import StaticTable, load_table, shipped_table, table_file
 from synaptoroute.config import NodeConfig, Precision
 from synaptoroute.encoder import TextEncoder, open_encoder
 from synaptoroute.errors import ModelCorrupt
@@ -39,9 +40,10 @@ def load_spare(config: NodeConfig) -> TextEncoder:
 
 
 def load_tables(config: NodeConfig, encoders: Sequence[TextEncoder]) -> list[StaticTable]:
-    """Read the tables that were prepared for these encoders; a damaged one counts as none.
+    """Read the tables of these encoders; a damaged one counts as none.
 
-    Later files win: a table that an operator prepared replaces the one of the release.
+    The one that ships comes first, so that all nodes of a release have the same.  Then come the
+    table that an operator prepared, and the one of ``table_dir``.
     """
     found = (_load_table(config, encoder.fingerprint) for encoder in encoders)
     return [table for table in found if table is not None]
@@ -51,9 +53,13 @@ def _load_table(config: NodeConfig, fingerprint: str) -> StaticTable | None:
     paths = [table_file(fingerprint, config.model_cache_dir)]
     if config.table_dir is not None:
         paths.append(table_file(fingerprint, config.table_dir))
-    for path in paths:
+    tries = [
+        partial(shipped_table, fingerprint),
+        *(partial(load_table, path, fingerprint) for path in paths),
+    ]
+    for load in tries:
         try:
-            table = load_table(path, fingerprint)
+            table = load()
         except ModelCorrupt as error:
             server_log().warning("static_table_refused", detail=str(error))
             continue

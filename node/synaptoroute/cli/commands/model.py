@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -370,18 +371,25 @@ def _summary(found: Prepared) -> dict[str, Any]:
 
 
 def _distilled(encoder: Any, cache_dir: Path | None, again: bool) -> dict[str, Any]:
-    """Distil the cascade's table, unless one exists; the report of it."""
-    from synaptoroute.cascade import distil, load_table, save_table, table_file
+    """Distil the cascade's table, unless one ships or exists; the report of it."""
+    from synaptoroute.encoder.static_table import distil
+    from synaptoroute.encoder.table_files import (
+        SHIPPED_FILE,
+        load_table,
+        save_table,
+        shipped_table,
+        table_file,
+    )
     from synaptoroute.errors import ModelCorrupt
 
     if not hasattr(encoder, "vocabulary"):
         return {"table": None, "why_no_table": "the encoder has no vocabulary to distil"}
     started = time.perf_counter()
-    path = table_file(encoder.fingerprint, cache_dir)
-    try:
-        table = None if again else load_table(path, encoder.fingerprint)
-    except ModelCorrupt:
-        table = None  # a damaged table is made again
+    path, table = SHIPPED_FILE, shipped_table(encoder.fingerprint)
+    if table is None:
+        path = table_file(encoder.fingerprint, cache_dir)
+        with suppress(ModelCorrupt):  # a damaged table is made again
+            table = None if again else load_table(path, encoder.fingerprint)
     is_new = table is None
     if table is None:
         with waiting("Distilling ..."):

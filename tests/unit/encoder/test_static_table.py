@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from synaptoroute.cascade import StaticTable, distil, load_table, save_table, table_file
-from synaptoroute.cascade.static_table import DIM
 from synaptoroute.encoder import Encoder, HashEncoder
+from synaptoroute.encoder.static_table import DIM
 from synaptoroute.errors import ConfigError, ModelCorrupt
 
 pytestmark = pytest.mark.unit

@@ -9,7 +9,8 @@ embeddings on every machine, alone or in a batch.
 
 Making a table is not as exact: the encoder's last bits and the library's decomposition
 may differ between kinds of processors, and with them a few last digits.  So a table has
-a checksum, and a calibration names the table that it was measured with.
+a checksum, a calibration names the table that it was measured with, and the table of the
+bundled encoder ships as data (``table_files``).
 
 Source: Tulkens and van Dongen, Model2Vec: Fast State-of-the-Art Static Embeddings, 2024
 (tokens through the model, PCA, Zipf weights).
@@ -18,19 +19,15 @@ Source: Tulkens and van Dongen, Model2Vec: Fast State-of-the-Art Static Embeddin
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.encoder.contract import Tokens, Vocabulary, freeze_tokens
-from synaptoroute.errors import ConfigError, ModelCorrupt
+from synaptoroute.errors import ConfigError
 
 RECIPE_VERSION: Final = 1
 """Raise it when the same encoder gives another table or the same table other embeddings."""
@@ -40,8 +37,6 @@ EMBEDDING_STEPS: Final = 254
 TOKENS_MAX: Final = 512
 """More tokens of a text than this are left out, so that sums stay exact."""
 
-_FORMAT: Final = "synaptoroute-static-table"
-_HEADER_BYTES_MAX: Final = 4_096
 _ROW_PEAK: Final = 32_767
 _TOKENS_A_RUN: Final = 1_024
 _TEXTS_A_BLOCK: Final = 256
@@ -82,9 +77,10 @@ class StaticTable:
     @property
     def checksum(self) -> str:
         """SHA-256 of recipe, fingerprint and rows, hexadecimal."""
-        head = f"{RECIPE_VERSION}|{self.fingerprint}|{self.rows.shape}|"
-        content = self.rows.astype("<i2", copy=False)
-        return hashlib.sha256(head.encode() + content.tobytes()).hexdigest()
+        digest = hashlib.sha256(f"{RECIPE_VERSION}|{self.fingerprint}|{self.rows.shape}|".encode())
+        # The rows themselves, not a copy: they have 16 MB.
+        digest.update(np.ascontiguousarray(self.rows, "<i2").data)
+        return digest.hexdigest()
 
     def embed(self, ids: NDArray[np.int64]) -> Int8s | None:
         """Embed one tokenized text: int8[dim]; None if no token has a row."""
@@ -148,7 +144,7 @@ def distil(encoder: Distillable, *, tokens_max: int | None = None) -> StaticTabl
 
 
 def _reduced(vectors: NDArray[np.float64]) -> Rows:
-    """LdaProjection to the principal directions, cut, weight and round: int16[n, DIM]."""
+    """Project to the principal directions, cut, weight and round: int16[n, DIM]."""
     vectors -= vectors.mean(axis=0)
     _, directions = np.linalg.eigh(vectors.T @ vectors)
     chosen = directions[:, ::-1][:, :DIM]
@@ -160,85 +156,3 @@ def _reduced(vectors: NDArray[np.float64]) -> Rows:
     rows = np.zeros((len(vectors), DIM), np.int16)
     rows[:, : reduced.shape[1]] = np.rint(reduced)
     return rows
-
-
-# --- on disk ---
-
-
-def table_file(fingerprint: str, cache_dir: Path | None = None) -> Path:
-    """Path of the table of an encoder."""
-    home = os.path.expanduser("~")
-    folder = cache_dir or Path(home) / ".cache" / "synaptoroute"
-    return folder / "static" / f"{fingerprint[:32]}-{RECIPE_VERSION}.table"
-
-
-def save_table(table: StaticTable, path: Path) -> None:
-    """Write a table under a temporary name first: a crash leaves the old one or none."""
-    header = {
-        "format": _FORMAT,
-        "recipe": RECIPE_VERSION,
-        "fingerprint": table.fingerprint,
-        "shape": list(table.rows.shape),
-        "sha256": table.checksum,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = table.rows.astype("<i2", copy=False).tobytes()
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(json.dumps(header, sort_keys=True).encode() + b"\n")
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def load_table(path: Path, fingerprint: str) -> StaticTable | None:
-    """Read and verify a table; None if none was prepared."""
-    try:
-        with path.open("rb") as file:
-            header = _header(file.readline(_HEADER_BYTES_MAX))
-            content = file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _corrupt(path, f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise _corrupt(path, f"is damaged: {error}") from error
-    if header.get("recipe") != RECIPE_VERSION or header.get("fingerprint") != fingerprint:
-        raise _corrupt(path, "is of another encoder or release")
-    shape = header.get("shape")
-    if not isinstance(shape, list) or len(shape) != 2 or shape[1] != DIM:
-        raise _corrupt(path, "is damaged: its shape is malformed")
-    if not isinstance(shape[0], int) or len(content) != shape[0] * DIM * 2:
-        raise _corrupt(path, "is damaged: its size is wrong")
-    rows = np.frombuffer(content, "<i2").astype(np.int16, copy=False).reshape(shape[0], DIM)
-    table = StaticTable(fingerprint, rows)
-    if table.checksum != header.get("sha256"):
-        raise _corrupt(path, "is damaged: its checksum is wrong")
-    return table
-
-
-def _header(line: bytes) -> dict[str, Any]:
-    header = json.loads(line)
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise ValueError("it does not start with a table header")
-    return header
-
-
-def _corrupt(path: Path, what: str) -> ModelCorrupt:
-    return ModelCorrupt(
-        f"the table {path.name} {what}: run `synaptoroute model prepare`", file=path.name
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -1,0 +1,162 @@
+"""Files of static tables: the one that ships, and those that ``model prepare`` makes.
+
+The table of the bundled encoder is package data: nothing has to be prepared for it, and all
+nodes of one release have the same bytes.  It is mapped, so the processes of a machine share its
+memory.  Tables of other encoders are in the cache folder.  A file is named by the fingerprint of
+its encoder, and its SHA-256 is checked at every load.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from synaptoroute.encoder.recipe import DATA
+from synaptoroute.encoder.static_table import DIM, RECIPE_VERSION, StaticTable
+from synaptoroute.errors import ModelCorrupt
+
+SHIPPED_FINGERPRINT: Final = "409e5889050bb98973faa9ec8227e5291df10f723a7a3e8224b2d0d7324f704b"
+"""Of the bundled encoder with its default precision."""
+SHIPPED_CHECKSUM: Final = "881ad66c73f230e16e3b6dca6fcceaa1847fc456e440cd42f89d920b26b47770"
+SHIPPED_FILE: Final = DATA / "static.table"
+
+_FORMAT: Final = "synaptoroute-static-table"
+_HEADER_BYTES_MAX: Final = 4_096
+_HEADER_BYTES_MULTIPLE: Final = 64
+
+
+def table_file(fingerprint: str, cache_dir: Path | None = None) -> Path:
+    """Path of the table that was prepared for an encoder."""
+    home = os.path.expanduser("~")
+    folder = cache_dir or Path(home) / ".cache" / "synaptoroute"
+    return folder / "static" / f"{fingerprint[:32]}-{RECIPE_VERSION}.table"
+
+
+def shipped_table(fingerprint: str) -> StaticTable | None:
+    """Load the table that ships for an encoder; None if none does.
+
+    Raises:
+        ModelCorrupt: The file is damaged or absent.
+    """
+    if fingerprint != SHIPPED_FINGERPRINT:
+        return None
+    try:
+        with SHIPPED_FILE.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        table, _ = _parse(content, fingerprint)
+    except OSError as error:
+        raise _not_shipped(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:  # an empty file cannot be mapped
+        raise _not_shipped(str(error)) from error
+    if table.checksum != SHIPPED_CHECKSUM:
+        raise _not_shipped("is damaged: its checksum is wrong")
+    return table
+
+
+def find_table(fingerprint: str, cache_dir: Path | None = None) -> StaticTable | None:
+    """Find the table of an encoder: the shipped one, else the prepared one, else None.
+
+    Raises:
+        ModelCorrupt: The file is damaged.
+    """
+    return shipped_table(fingerprint) or load_table(table_file(fingerprint, cache_dir), fingerprint)
+
+
+def save_table(table: StaticTable, path: Path) -> None:
+    """Write a table under a temporary name first: a crash leaves the old one or none."""
+    content = table.rows.astype("<i2", copy=False).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(_header_line(table))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def load_table(path: Path, fingerprint: str) -> StaticTable | None:
+    """Read and verify a prepared table; None if there is none.
+
+    Raises:
+        ModelCorrupt: The file is damaged, or of another encoder or release.
+    """
+    # Read, not mapped: a mapping of a file that an operator cuts short kills the process.
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _corrupt(path, f"cannot be read: {error.strerror}") from error
+    try:
+        table, checksum = _parse(content, fingerprint)
+    except ValueError as error:
+        raise _corrupt(path, str(error)) from error
+    if table.checksum != checksum:
+        raise _corrupt(path, "is damaged: its checksum is wrong")
+    return table
+
+
+def _header_line(table: StaticTable) -> bytes:
+    header = {
+        "format": _FORMAT,
+        "recipe": RECIPE_VERSION,
+        "fingerprint": table.fingerprint,
+        "shape": list(table.rows.shape),
+        "sha256": table.checksum,
+    }
+    line = json.dumps(header, sort_keys=True).encode()
+    # Spaces, so that the rows of a mapped file are aligned.
+    return line + b" " * (-(len(line) + 1) % _HEADER_BYTES_MULTIPLE) + b"\n"
+
+
+def _parse(content: bytes | mmap.mmap, fingerprint: str) -> tuple[StaticTable, object]:
+    """Read a table without a copy of its rows; also returns the checksum of the header."""
+    start = content.find(b"\n", 0, _HEADER_BYTES_MAX) + 1
+    try:
+        header: dict[str, Any] = json.loads(content[:start])
+    except ValueError as error:
+        raise ValueError(f"is damaged: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise ValueError("is damaged: it does not start with a table header")
+    if header.get("recipe") != RECIPE_VERSION or header.get("fingerprint") != fingerprint:
+        raise ValueError("is of another encoder or release")
+    shape = header.get("shape")
+    if not isinstance(shape, list) or len(shape) != 2 or shape[1] != DIM:
+        raise ValueError("is damaged: its shape is malformed")
+    if not isinstance(shape[0], int) or len(content) - start != shape[0] * DIM * 2:
+        raise ValueError("is damaged: its size is wrong")
+    rows = np.frombuffer(content, "<i2", offset=start).astype(np.int16, copy=False)
+    return StaticTable(fingerprint, rows.reshape(shape[0], DIM)), header.get("sha256")
+
+
+def _corrupt(path: Path, what: str) -> ModelCorrupt:
+    return ModelCorrupt(
+        f"the table {path.name} {what}: run `synaptoroute model prepare`", file=path.name
+    )
+
+
+def _not_shipped(what: str) -> ModelCorrupt:
+    return ModelCorrupt(
+        f"the table {SHIPPED_FILE.name} {what}: reinstall synaptoroute-cluster",
+        file=SHIPPED_FILE.name,
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
