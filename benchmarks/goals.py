@@ -179,7 +179,7 @@ def _cluster(judges: _Judge) -> list[Goal]:
 def _deploy(judges: _Judge) -> list[Goal]:
     found, most = judges.found, judges.most
     return [
-        most("size of the node's image", 600, " MB", "deploy", "image_mb", "node"),
+        most("size of the node's image", 330, " MB", "deploy", "image_mb", "node"),
         most("size of the coordinator's image", 350, " MB", "deploy", "image_mb", "coordinator"),
         most("compose up to a routed query", 60, " s", "deploy", "compose",
              "up_to_routed_query_seconds"),

@@ -88,3 +88,26 @@ def test_image_is_built_without_further_options() -> None:
 
     assert "node" == targets[-1]
     assert "EXPOSE 8000" in text.rpartition("FROM ")[2]
+
+
+# Loads every compiled module of the libraries by itself, and reads the catalogue of models.
+LOAD_ALL = """
+import ctypes, pathlib, re, numpy, fastembed
+root = pathlib.Path(numpy.__file__).parents[1]
+paths = [path for path in root.rglob("*.so*") if not path.parent.name.endswith(".libs")]
+for path in paths:
+    ctypes.CDLL(str(path))
+assert len(paths) > 20, paths
+assert fastembed.TextEmbedding.list_supported_models()
+"""
+IMAGE_MB_MAX = 340
+
+
+def test_libraries_of_the_image_are_small_and_whole(node: Any) -> None:
+    """What was removed from the libraries is needed by none of them."""
+    code, said = node.exec_run(["python3", "-c", LOAD_ALL])
+    assert 0 == code, said
+    code, said = node.exec_run(["synaptoroute", "model", "list", "--json"])
+    assert 0 == code, said
+    assert b"BAAI/bge-small-en-v1.5" in said
+    assert node.image.attrs["Size"] / 1e6 < IMAGE_MB_MAX
