@@ -92,7 +92,6 @@ LABEL org.opencontainers.image.title="synaptoroute-coordinator" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
 ENV HOME=/tmp \
-    PROBE_URL=http://127.0.0.1:8090/livez \
     SYNAPTOROUTE_COORDINATOR_FOLDER=/data \
     SYNAPTOROUTE_COORDINATOR_HOST=0.0.0.0 \
     SYNAPTOROUTE_COORDINATOR_LOG_FORMAT=json \
@@ -102,7 +101,7 @@ WORKDIR /data
 EXPOSE 8090
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-  CMD ["python3", "-I", "/opt/synaptoroute/probe.py"]
+  CMD ["python3", "-I", "-S", "/opt/synaptoroute/probe.py"]
 ENTRYPOINT ["synaptoroute-coordinator"]
 CMD ["serve"]
 
@@ -139,6 +138,6 @@ VOLUME ["/data"]
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-  CMD ["python3", "-I", "/opt/synaptoroute/probe.py"]
+  CMD ["python3", "-I", "-S", "/opt/synaptoroute/probe.py"]
 ENTRYPOINT ["synaptoroute"]
 CMD ["serve"]
