@@ -38,15 +38,17 @@ SET_BY_CHART = {
     "database first_api_key_file front_port genesis_file host identity_key_file "
     "initial_identity_key_file "
     "insecure namespace node_name "
-    "peer_ca_file peer_cert_file peer_key_file peer_secret_file port redis_ca_file "
-    "redis_cert_file redis_key_file redis_password_file redis_url routes_file "
+    "peer_ca_file peer_cert_file peer_key_file peer_secret_file port redis_bus_urls redis_ca_file "
+    "redis_cert_file redis_key_file redis_password_file redis_sentinel_password_file "
+    "redis_sentinel_tls redis_sentinel_user redis_url routes_file "
     "shutdown_seconds signing_keys_file tls_cert tls_client_auth tls_client_ca "
     "tls_key trusted_proxies",
     "coordinator": "allow_plain_peers allow_unsigned allowed_hosts api_keys_file "
     "backup_folder backup_seconds "
     "backups_kept folder genesis_file host insecure log_format namespace node_key_file "
     "peer_ca_file peer_cert_file peer_key_file peer_secret_file port redis_ca_file "
-    "redis_cert_file redis_key_file redis_password_file redis_url signing_keys_file "
+    "redis_cert_file redis_key_file redis_password_file redis_sentinel_password_file "
+    "redis_sentinel_tls redis_sentinel_user redis_url signing_keys_file "
     "tls_cert tls_client_auth tls_client_ca tls_key trusted_proxies",
 }
 SETTINGS: dict[str, type[BaseSettings]] = {"node": NodeConfig, "coordinator": CoordinatorConfig}

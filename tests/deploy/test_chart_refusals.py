@@ -27,7 +27,14 @@ GUARDS: dict[str, dict[str, Any]] = {
     "more than one node needs Redis": NO_REDIS,
     "is one volume": {"node.persistence.existingClaim": "c"},
     "must hold no credentials": {**TLS, "externalRedis.url": "redis://u:p@r:6379"},
-    "needs a password": {**TLS, "externalRedis.username": "u"},
+    "externalRedis.username needs": {**TLS, "externalRedis.username": "u"},
+    "replicaUrls needs externalRedis.url": {"externalRedis.replicaUrls": ["redis://r2:6379"]},
+    "externalRedis.sentinel needs a URL": {**TLS, "externalRedis.sentinel.tls": True},
+    "externalRedis.sentinel.username needs": {
+        **TLS,
+        "externalRedis.url": "redis+sentinel://s:26379/mymaster",
+        "externalRedis.sentinel.username": "u",
+    },
     "externalRedis.tls needs a URL": {**TLS, "externalRedis.tls.caSecret": "ca"},
     "the coordinator needs Redis": {"redis.enabled": False, "node.replicaCount": 1},
     "not both": {"podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}},
@@ -76,6 +83,9 @@ MISTAKES: dict[str, Any] = {
     "coordinator.replicaCount": 0,
     "redis.maxmemory": "lots",
     "externalRedis.url": "http://r",
+    "externalRedis.replicaUrls": ["http://r"],
+    "externalRedis.replicaurls": ["redis://r"],
+    "externalRedis.sentinel.tls": "yes",
     "autoscaling.maxReplicas": "ten",
     "podDisruptionBudget.minAvailable": "half",
     "networkPolicy.redisPorts": [0],
@@ -104,6 +114,13 @@ def test_every_guard_is_tested() -> None:
 
     assert len(GUARDS) == len(messages)
     assert [] == unproved
+
+
+def test_credentials_in_the_url_of_a_replica_are_refused() -> None:
+    """The URLs are in a ConfigMap."""
+    given = {**TLS, "externalRedis.replicaUrls": ["redis://user:secret@r2:6379/0"]}
+
+    assert "must hold no credentials" in refusal(given, major="4")
 
 
 @pytest.mark.parametrize("key", MISTAKES)

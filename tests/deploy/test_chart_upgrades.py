@@ -186,6 +186,19 @@ def test_policies_let_nodes_reach_the_redis_of_the_url(
         assert ports in opened
 
 
+def test_policies_let_nodes_reach_the_replicas_of_redis() -> None:
+    """Nodes listen there, and Sentinels name servers with ports of their own."""
+    changes = {
+        "redis.enabled": False,
+        "externalRedis.url": "redis://r:7000/0",
+        "externalRedis.replicaUrls": ["redis://r2:7001/0", "redis+sentinel://s1,s2:26380/m"],
+    }
+    policy = pick(render(changes), "NetworkPolicy", "-node")["spec"]
+    opened = [[each["port"] for each in rule["ports"]] for rule in policy["egress"]]
+
+    assert [7000, 7001, 26379, 26380, 6379] in opened
+
+
 def test_production_example_of_the_document_reaches_its_redis(tmp_path: Path) -> None:
     """The first YAML of the section renders, and its NetworkPolicy opens the port of its URL."""
     text = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")

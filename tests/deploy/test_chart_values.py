@@ -11,6 +11,7 @@ from charts import CHART, Manifest, environment, named, pick, pods, render
 pytestmark = pytest.mark.deploy
 
 DOOR = CHART / "ci/door-values.yaml"
+SENTINEL = CHART / "ci/sentinel-values.yaml"
 OPENSHIFT = CHART / "ci/openshift-values.yaml"
 COMPONENTS = ("node", "coordinator", "redis", "haproxy")
 EVERYTHING = {"haproxy.enabled": True}
@@ -272,3 +273,45 @@ def test_openshift_chooses_users_and_groups() -> None:
     for name, _, spec in pods(render(values=OPENSHIFT)):
         expected = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
         assert expected == spec["securityContext"], name
+
+
+@pytest.mark.parametrize("component", ["node", "coordinator"])
+def test_sentinels_with_a_user_of_their_own_and_tls(component: str) -> None:
+    """Passwords and certificates are mounted from Secrets; the settings name the files alone."""
+    objects = render(values=SENTINEL)
+    spec = pod(objects, component)
+    told = environment(objects, spec)
+    prefix = "SYNAPTOROUTE_" if component == "node" else "SYNAPTOROUTE_COORDINATOR_"
+    volumes = {each["name"]: each.get("secret") for each in spec["volumes"]}
+    mounts = {each["name"]: each["mountPath"] for each in spec["containers"][0]["volumeMounts"]}
+
+    assert told[f"{prefix}REDIS_URL"].startswith("rediss+sentinel://synaptoroute@sentinel-0:26379,")
+    assert ("router", "true") == (
+        told[f"{prefix}REDIS_SENTINEL_USER"],
+        told[f"{prefix}REDIS_SENTINEL_TLS"],
+    )
+    for setting, volume, secret, key in (
+        ("REDIS_PASSWORD_FILE", "redis-password", "redis-credentials", "redis-password"),
+        ("REDIS_SENTINEL_PASSWORD_FILE", "redis-sentinel", "sentinel-credentials",
+         "sentinel-password"),
+        ("REDIS_CA_FILE", "redis-ca", "redis-ca", "ca.crt"),
+        ("REDIS_CERT_FILE", "redis-client", "redis-client", "tls.crt"),
+        ("REDIS_KEY_FILE", "redis-client", "redis-client", "tls.key"),
+    ):  # fmt: skip
+        path = {each["key"]: each["path"] for each in volumes[volume]["items"]}[key]
+        assert secret == volumes[volume]["secretName"]
+        assert f"{mounts[volume]}/{path}" == told[prefix + setting]
+
+
+def test_nodes_listen_at_the_replicas_of_redis() -> None:
+    """The code reads the list that the chart writes; coordinators listen at the primary."""
+    from synaptoroute.sequencer.client import split_urls
+
+    objects = render(values=SENTINEL)
+    node, coordinator = (environment(objects, pod(objects, each)) for each in COMPONENTS[:2])
+
+    assert [
+        "rediss+sentinel://sentinel-0:26379,sentinel-1:26379,sentinel-2:26379/mymaster/0",
+        "rediss://redis-replica.us.example.org:6390/0",
+    ] == split_urls(node["SYNAPTOROUTE_REDIS_BUS_URLS"])
+    assert not [name for name in coordinator if name.endswith("BUS_URLS")]

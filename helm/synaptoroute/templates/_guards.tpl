@@ -11,14 +11,25 @@
 {{- if and $many $v.node.persistence.existingClaim -}}
 {{- fail "node.persistence.existingClaim is one volume, and nodes must not share a database: leave it empty or set node.replicaCount=1" -}}
 {{- end -}}
-{{- if regexMatch "@" $v.externalRedis.url -}}
-{{- fail "externalRedis.url must hold no credentials: use externalRedis.username and externalRedis.existingSecret" -}}
+{{- if contains "@" (prepend $v.externalRedis.replicaUrls $v.externalRedis.url | join " ") -}}
+{{- fail "externalRedis.url and externalRedis.replicaUrls must hold no credentials: use externalRedis.username and externalRedis.existingSecret" -}}
+{{- end -}}
+{{- if and $v.externalRedis.replicaUrls (not $v.externalRedis.url) -}}
+{{- fail "externalRedis.replicaUrls needs externalRedis.url, the primary of these replicas" -}}
+{{- end -}}
+{{- $sentinel := $v.externalRedis.sentinel -}}
+{{- $urls := prepend $v.externalRedis.replicaUrls $v.externalRedis.url | join " " -}}
+{{- if and (or $sentinel.username $sentinel.existingSecret $sentinel.tls) (not (contains "+sentinel://" $urls)) -}}
+{{- fail "externalRedis.sentinel needs a URL that begins with redis+sentinel:// or rediss+sentinel://" -}}
+{{- end -}}
+{{- if and $sentinel.username (not $sentinel.existingSecret) -}}
+{{- fail "externalRedis.sentinel.username needs a password: set externalRedis.sentinel.existingSecret" -}}
 {{- end -}}
 {{- if and $v.externalRedis.username (not $v.externalRedis.existingSecret) -}}
 {{- fail "externalRedis.username needs a password: set externalRedis.existingSecret" -}}
 {{- end -}}
-{{- if and (or $v.externalRedis.tls.caSecret $v.externalRedis.tls.clientSecret) (not (hasPrefix "rediss" $v.externalRedis.url)) -}}
-{{- fail "externalRedis.tls needs a URL that begins with rediss:// or rediss+sentinel://" -}}
+{{- if and (or $v.externalRedis.tls.caSecret $v.externalRedis.tls.clientSecret) (not (or $sentinel.tls (regexMatch "\\brediss(\\+sentinel)?://" $urls))) -}}
+{{- fail "externalRedis.tls needs a URL that begins with rediss:// or rediss+sentinel://, or externalRedis.sentinel.tls" -}}
 {{- end -}}
 {{- if and $v.coordinator.enabled (not (include "synaptoroute.hasRedis" .)) -}}
 {{- fail "the coordinator needs Redis: set coordinator.enabled=false, or configure Redis" -}}

@@ -356,6 +356,17 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{ $env }}REDIS_CERT_FILE: /run/secrets/synaptoroute/redis-client/tls.crt
 {{ $env }}REDIS_KEY_FILE: /run/secrets/synaptoroute/redis-client/tls.key
 {{- end }}
+{{- with $v.externalRedis.sentinel }}
+{{- if .username }}
+{{ $env }}REDIS_SENTINEL_USER: {{ .username | quote }}
+{{- end }}
+{{- if .existingSecret }}
+{{ $env }}REDIS_SENTINEL_PASSWORD_FILE: /run/secrets/synaptoroute/redis-sentinel/password
+{{- end }}
+{{- if .tls }}
+{{ $env }}REDIS_SENTINEL_TLS: "true"
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if include "synaptoroute.signingSecret" $root }}
 {{ $env }}SIGNING_KEYS_FILE: /run/secrets/synaptoroute/signing/keys
@@ -417,6 +428,9 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- if .Values.externalRedis.tls.clientSecret }}
 - {name: redis-client, mountPath: /run/secrets/synaptoroute/redis-client, readOnly: true}
 {{- end }}
+{{- if .Values.externalRedis.sentinel.existingSecret }}
+- {name: redis-sentinel, mountPath: /run/secrets/synaptoroute/redis-sentinel, readOnly: true}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -462,6 +476,15 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
     items: [{key: {{ $.Values.peers.key | quote }}, path: secret}]
 {{- end }}
 {{- if not .Values.redis.enabled }}
+{{- with .Values.externalRedis.sentinel }}
+{{- if .existingSecret }}
+- name: redis-sentinel
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items: [{key: {{ .passwordKey | quote }}, path: password}]
+{{- end }}
+{{- end }}
 {{- with .Values.externalRedis.tls }}
 {{- if .caSecret }}
 - name: redis-ca
@@ -535,19 +558,22 @@ a genesis that is there already (nobody else can found the log), or the node cou
 {{- end -}}
 
 {{/*
-Ports of an external Redis: those of its URL, which names Sentinels or the server, and of the
-values.  Behind Sentinels the server itself has the usual port, unless the values name another.
+Ports of an external Redis: those of its URL and of its replicas' URLs, which name Sentinels or
+servers, and of the values.  Behind Sentinels a server has the usual port, unless the values name
+another.
 */}}
 {{- define "synaptoroute.redisPorts" -}}
-{{- $url := .Values.externalRedis.url -}}
-{{- $isSentinel := contains "+sentinel://" $url -}}
-{{- $authority := regexReplaceAll "^[a-z+]+://([^@/]*@)?([^/?]*).*$" $url "${2}" -}}
 {{- $ports := list -}}
-{{- range splitList "," $authority -}}
+{{- $hasSentinel := false -}}
+{{- range $url := prepend .Values.externalRedis.replicaUrls .Values.externalRedis.url -}}
+{{- $isSentinel := contains "+sentinel://" $url -}}
+{{- $hasSentinel = or $hasSentinel $isSentinel -}}
+{{- range splitList "," (regexReplaceAll "^[a-z+]+://([^@/]*@)?([^/?]*).*$" $url "${2}") -}}
 {{- $ports = append $ports (regexFind "[0-9]+$" (regexFind ":[0-9]+$" .) | default (ternary "26379" "6379" $isSentinel)) -}}
 {{- end -}}
+{{- end -}}
 {{- range .Values.networkPolicy.redisPorts }}{{ $ports = append $ports (toString (int .)) }}{{ end -}}
-{{- if and $isSentinel (not .Values.networkPolicy.redisPorts) }}{{ $ports = append $ports "6379" }}{{ end -}}
+{{- if and $hasSentinel (not .Values.networkPolicy.redisPorts) }}{{ $ports = append $ports "6379" }}{{ end -}}
 {{- $ports | uniq | join "," -}}
 {{- end -}}
 
