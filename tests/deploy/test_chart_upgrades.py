@@ -213,6 +213,19 @@ def test_production_example_of_the_document_reaches_its_redis(tmp_path: Path) ->
     assert [6380] in [[each["port"] for each in rule["ports"]] for rule in policy["egress"]]
 
 
+def test_example_of_sentinels_in_the_document_reaches_them(tmp_path: Path) -> None:
+    """Both the Sentinels and the servers that they name."""
+    text = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+    example = text.partition("# router.yaml\n")[2].partition("```")[0]
+    (tmp_path / "values.yaml").write_text(example)
+    done = run("4", "template", "rel", str(CHART), "--values", str(tmp_path / "values.yaml"))
+    assert 0 == done.returncode, done.stderr
+    objects = [each for each in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if each]
+    policy = pick(objects, "NetworkPolicy", "-node")["spec"]
+
+    assert [26379, 6379] in [[each["port"] for each in rule["ports"]] for rule in policy["egress"]]
+
+
 @pytest.mark.parametrize("major", HELMS)
 def test_helm_warns_of_nothing(major: str) -> None:
     """Links in a chart's folder are named at every call of Helm."""
