@@ -32,6 +32,7 @@ from synaptoroute_coordinator.actions.fleet_client import FleetClient
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.events import Alarm, Event, EventFeed, Tone, find_alarms, find_changes
 from synaptoroute_coordinator.fleet import FleetView, LogView, Telemetry, build_view, evaluate_audit
+from synaptoroute_coordinator.fleet_history import FleetHistory
 from synaptoroute_coordinator.leader_lease import LeaderLease
 from synaptoroute_coordinator.plan import (
     AbortImport,
@@ -94,6 +95,7 @@ class Reconciler:
         self.feed = EventFeed()
         self.counts: dict[tuple[str, str], int] = {}
         self.traffic = TrafficHistory(time.time())
+        self.history = FleetHistory(time.time())
         self.backup_error = ""
         self._executor = Executor(log, signer)
         self._telemetry: dict[str, Telemetry] = {}
@@ -214,6 +216,7 @@ class Reconciler:
         for event in find_changes(self._previous_view, self.view, self.alarms, alarms):
             self.feed.add(event)
         self._previous_view, self.alarms = self.view, alarms
+        self.history.add(self.view, time.time())
         self.feed.notify_view()
 
     def now_ms(self) -> int:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -76,6 +77,107 @@ def test_route_added_in_the_page_is_answered_by_every_node(
     page.click("form button[type=submit]")
     page.wait_for_selector(".scores", timeout=15_000)
     shoot(page, "dashboard-playground")
+
+
+SAID = "tell Quentin Featherstonehaugh where the espresso machine is"
+
+
+def test_query_of_the_playground_is_kept_nowhere(fleet: Fleet, page: Any) -> None:
+    """Not in the browser, not in an address, not in a log, an event or a database.
+
+    The texts that nodes or a review queue keep are another setting, which is off here.
+    """
+    assert fleet.coordinator is not None
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{page.url.partition('#')[0]}#/query")
+    page.fill("#query-text", SAID)
+    page.click("form button[type=submit]")
+    page.wait_for_selector("#exchange", timeout=15_000)
+    assert SAID in page.inner_text("#exchange")
+    page.click("#ask-all")
+    page.wait_for_selector("text=the same answer everywhere", timeout=15_000)
+    page.goto(f"{page.url.partition('#')[0]}#/traffic")
+    page.wait_for_selector("h1:has-text('Traffic')", timeout=15_000)
+    kept = page.evaluate(KEPT_IN_THE_BROWSER)
+    view = fleet.coordinator.http("GET", "/v1/events?once=true").text
+    actions = fleet.coordinator.http("GET", "/v1/actions").text
+    held = [str(path) for path in fleet.folder.rglob("*") if path.is_file() and holds(path)]
+
+    assert [] == [text for text in (*asked, kept, view, actions) if "Featherstonehaugh" in text]
+    assert [] == held
+
+
+KEPT_IN_THE_BROWSER = """async () => JSON.stringify([
+    { ...localStorage }, { ...sessionStorage }, document.cookie, location.href, document.title,
+    history.state, await caches.keys(), (await indexedDB.databases()).map((each) => each.name)])"""
+
+
+def holds(path: Path) -> bool:
+    return b"Featherstonehaugh" in path.read_bytes()
+
+
+WRONG_PLACES = {
+    "routes?set=..": "“..” cannot be the name of a route set",
+    "routes?set=%2e": "“.” cannot be the name of a route set",
+    "query?set=a%2Fb": "“a/b” cannot be the name of a route set",
+    "settings?set=%252e%252e": "“%2e%2e” cannot be the name of a route set",
+    "alias/..": "“..” cannot be the name of an alias",
+    "alias/%2e%2e%2froutes": "“../routes” cannot be the name of an alias",
+    "routes/..": "The route .. does not exist",
+    "routes/%": "The route % does not exist",
+    "constructor": "nodes agree",
+    "traffic?range=constructor": "Last hour",
+}
+"""Addresses that somebody may have made, and what the page says."""
+
+
+def test_names_in_an_address_reach_no_other_set(fleet: Fleet, page: Any) -> None:
+    """A name that is none is told, and sends no request to another path."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.partition("/v1/")[2]))
+    base = page.url.partition("#")[0]
+    for place, said in WRONG_PLACES.items():
+        asked.clear()
+        page.goto(f"{base}#/{place}")
+        page.wait_for_selector(f"main:has-text('{said}')", timeout=15_000)
+        if "cannot be" in said:
+            allowed = ("cluster", "log", "propagation", "sets?", "aliases?", "events")
+            assert [] == [path for path in asked if path and not path.startswith(allowed)], place
+
+
+def test_vote_is_removed_only_with_the_name_of_the_node(fleet: Fleet, page: Any) -> None:
+    """Apart from the harmless actions; another name changes nothing."""
+    page.goto(f"{page.url.partition('#')[0]}#/activity")
+    page.select_option("#action-node", "node-1")
+    assert not page.is_visible("button:has-text('Remove vote')")
+    page.click("summary:has-text('Remove, replace, trim')")
+    page.click("button:has-text('Remove vote')")
+    page.fill("#typed-name", "node-2")
+    page.click("dialog[open] button[type=submit]")
+    page.wait_for_selector("dialog[open] .wrong:has-text('not the same')")
+    page.click("dialog[open] button:has-text('Cancel')")
+    page.wait_for_selector("dialog[open]", state="detached")
+
+    assert fleet.coordinator is not None
+    assert 3 == len(fleet.coordinator.cluster()["log"]["voters"])
+
+
+def test_key_for_some_sets_is_told_why_it_sees_nothing(fleet: Fleet, page: Any) -> None:
+    session = {
+        "needs_key": True,
+        "name": "support",
+        "scopes": [],
+        "grants": ["read@support-*"],
+        "namespace": "",
+    }
+    page.route("**/v1/session", lambda route: route.fulfill(json=session))
+    page.reload()
+    page.wait_for_selector("#no-access", timeout=15_000)
+
+    assert "read@support-*" in page.inner_text("#no-access")
+    assert page.is_visible("#leave")
+    assert not page.is_visible("#set-nav")
 
 
 def test_killed_node_turns_red_and_green_again(fleet: Fleet, page: Any, shoot: Shoot) -> None:

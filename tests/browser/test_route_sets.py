@@ -201,6 +201,7 @@ def test_change_is_reverted_from_the_history(
     found = in_every_look(page, audit)
     shoot(page, "sets-history")
     page.click("button:has-text('Revert')")
+    page.fill("#typed-name", str(page.text_content("dialog[open] label code")))
     page.click("dialog[open] button[type=submit]")
     page.wait_for_selector("#toast:has-text('The revert is on all 3 nodes')", timeout=30_000)
     path = "/v1/sets/edited%401/routes/returns"

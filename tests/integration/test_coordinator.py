@@ -220,10 +220,23 @@ async def test_actions_are_logged_recorded_and_survive_a_restart(
 def test_keys_and_scopes_are_enforced(tmp_path: Path, start_coordinator: StartCoordinator) -> None:
     """No key gives 401, a missing scope 403; both are events. A session stands for its key."""
     reader, admin = make_key(), make_key()
-    lines = [key_line(reader, ["read"], "reader"), key_line(admin, ["admin"], "ops")]
+    tenant = make_key()
+    lines = [
+        key_line(reader, ["read"], "reader"),
+        key_line(admin, ["admin"], "ops"),
+        key_line(tenant, ["write@support-*"], "tenant"),
+    ]
     (tmp_path / "keys").write_text("\n".join(lines))
     coordinator = start_coordinator(api_keys_file=str(tmp_path / "keys"))
     coordinator.until(lambda: coordinator.http("GET", "/readyz").status_code == 200)
+    by_tenant = {"Authorization": f"Bearer {tenant}"}
+    refusal = coordinator.http("DELETE", "/v1/sets/support-a/routes/b", headers=by_tenant)
+    limited = coordinator.http("POST", "/v1/session", json={"key": tenant}).json()
+
+    # A key for some sets opens a session, which tells the page what to say.
+    assert (403, True) == (refusal.status_code, "write@support-*" in refusal.json()["detail"])
+    assert ([], ["write@support-*"]) == (limited["scopes"], limited["grants"])
+
     by_reader = {"Authorization": f"Bearer {reader}"}
 
     assert 401 == coordinator.http("GET", "/v1/cluster").status_code

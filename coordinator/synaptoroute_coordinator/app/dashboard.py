@@ -53,6 +53,7 @@ async def show_session(request: Request) -> Response:
             "needs_key": runtime.keys is not None,
             "name": key.name if key else None,
             "scopes": scopes,
+            "grants": [str(grant) for grant in key.grants] if key is not None else [],
             "release": __version__,
             "namespace": runtime.config.namespace,
         }

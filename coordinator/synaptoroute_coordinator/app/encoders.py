@@ -34,6 +34,9 @@ Fingerprint = Annotated[
     str, Field(pattern=r"^[0-9a-f]{64}$", description="Fingerprint of the encoder.")
 ]
 
+_NO_DETAILS: Final = {"dim": None, "max_tokens": None, "precision": ""}
+"""Of an encoder that only nodes of an earlier release have."""
+
 endpoints = APIRouter()
 
 
@@ -69,9 +72,11 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
     view = runtime.reconciler.view
     documents = await runtime.ask_live("/-/generations")
     names: dict[str, str] = {}
+    details: dict[str, dict[str, Any]] = {}
     staged: dict[str, dict[str, Any]] = {}
     for _, found in documents:
         names |= found.get("encoders", {})
+        details |= found.get("details", {})
         # The staged vectors are the same on all nodes, but a node that is behind has fewer
         # of them: the largest number is the newest.
         for each in found.get("staged", []):
@@ -85,6 +90,8 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
             {
                 "encoder": encoder,
                 "name": names.get(encoder, ""),
+                **_NO_DETAILS,
+                **details.get(encoder, {}),
                 "is_serving": encoder == view.log.encoder,
                 "serving_nodes": [n.name for n, _ in documents if n.encoder == encoder],
                 "missing_nodes": [n.name for n in _needed(view) if encoder not in n.encoders],
@@ -98,6 +105,13 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
             for node, found in documents
             if found.get("progress", {}).get("step", "idle") != "idle"
         ],
+        "cascades": [
+            {"node": node.name, **found["cascade"]}
+            for node, found in documents
+            if "cascade" in found
+        ],
+        # The same on all nodes of a release; one of an earlier release tells none.
+        "presets": max((found.get("presets", []) for _, found in documents), key=len, default=[]),
     }
 
 

@@ -217,6 +217,22 @@ async def show_propagation(
 
 
 @endpoints.get(
+    "/v1/cluster/history", tags=["fleet"], summary="Show the fleet over time", responses=RESPONSES
+)
+async def show_fleet_history(
+    request: Request,
+    range_: Annotated[
+        Literal["1h", "24h", "7d"], Query(alias="range", description="Until now.")
+    ] = "1h",
+) -> Response:
+    """Position of the log, largest lag and its node, live nodes, queries a second and the
+    slowest p99, one value a bucket. Kept in memory since this coordinator started.
+    """
+    history = runtime_of(request).reconciler.history
+    return json_response(history.document(range_, time.time()))
+
+
+@endpoints.get(
     "/v1/unmatched", tags=["fleet"], summary="Show queries that no route took", responses=RESPONSES
 )
 async def show_unmatched(

@@ -50,6 +50,7 @@ ATTEMPTS_PER_ADDRESS_MAX: Final = 100
 ATTEMPTS_SECONDS: Final = 60.0
 ATTEMPTS_KEPT_MAX: Final = 10_000
 KEY_START_CHARACTERS: Final = 8
+GRANTS_SHOWN_MAX: Final = 8
 REFUSALS_RECORDED_MAX: Final = 4
 """Refusals that may wait for the disk at one time; further ones are in the access log only."""
 
@@ -299,7 +300,7 @@ class CoordinatorPolicy(RequestPolicy):
         if context.key is None:
             raise Unauthorized(why)
         if not context.key.may(needed):
-            raise Forbidden(f"the API key {context.key.name!r} lacks the scope {needed!r}")
+            raise Forbidden(_refusal(context.key, needed))
 
     def is_in_force(self, context: RequestContext) -> bool:
         return self._runtime.is_in_force(context.key)
@@ -343,6 +344,16 @@ def scope_needed(method: str, path: str) -> Scope | None:
     if method in SAFE_METHODS or path in _READING_POSTS:
         return "read"
     return "write"
+
+
+def _refusal(key: ApiKey, needed: Scope) -> str:
+    if not any(grant.scope in (needed, "admin") for grant in key.grants):
+        return f"the API key {key.name!r} lacks the scope {needed!r}"
+    shown = ", ".join(map(str, key.grants[:GRANTS_SHOWN_MAX]))
+    return (
+        f"the API key {key.name!r} is for some route sets only ({shown}); the coordinator needs "
+        f"the scope {needed!r} for all of them. Use the key at a node, below /v1/sets/"
+    )
 
 
 def actor_of(scope: Any) -> str:

@@ -4,9 +4,10 @@ import { get, post, state, watch } from "./api.js";
 import { confirmTyped } from "./dialogs.js";
 import { bytes, clock, h, scroll, toast } from "./dom.js";
 import { eventLine } from "./fleet.js";
+import { show as overTime } from "./over_time.js";
 import { linesOf } from "./routes.js";
 
-export function show(main) {
+export function show(main, place) {
   const isAdmin = state.session?.scopes.includes("admin");
   const events = h("ol", { class: "events", tabindex: 0, "aria-label": "Events, newest first" });
   const record = scroll("Audit log");
@@ -38,42 +39,43 @@ export function show(main) {
     button.disabled = !isAdmin;
   };
   const button = (text, path, body) => h("button", { type: "button", disabled: !isAdmin, onclick: act(path, body) }, text);
-  const isVoter = () => state.view?.nodes.find((each) => each.name === node.value)?.role === "voter";
-  const voter = h("button", { type: "button", disabled: !isAdmin, onclick: (event) => {
-    const vote = !isVoter();
-    const question = vote ? `Give ${node.value} a vote on recoveries?` : `Remove the vote of ${node.value}?`;
-    if (confirm(question)) act("voter", () => ({ node: node.value, vote }))(event);
-  } }, "Voter");
-  const nameVoter = () => { voter.textContent = isVoter() ? "Remove vote" : "Give vote"; };
+  const isVoter = () => state.view?.nodes.find((each) => each.name === node.value)?.role === "voter" || isLost(node.value);
+  // A voter that is lost for good is no longer among the nodes.
+  const isLost = (name) => lostVoters().includes(name);
+  const vote = h("button", { type: "button", disabled: !isAdmin, onclick: act("voter", () => ({ node: node.value, vote: true })) }, "Give vote");
+  const danger = dangerCard(isAdmin, node, run);
+  const nameVoter = () => {
+    vote.hidden = isVoter();
+    scrub.hidden = isLost(node.value);
+    danger.follow(isVoter(), isLost(node.value));
+  };
+  const scrub = button("Scrub", "scrub", () => ({ node: node.value }));
   node.addEventListener("change", nameVoter);
+  main.append(h("h1", {}, "Activity"));
+  const endCharts = overTime(main, place);
   main.append(h("div", { class: "grid wide-left" },
-    h("section", { class: "card" }, h("header", {}, h("h1", {}, "Activity")), events),
+    h("div", { class: "grid" },
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Events")), events),
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Writes")), writes),
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Audit log")), record)),
     h("div", { class: "grid" },
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Actions"),
         !isAdmin && h("span", { class: "tag" }, "requires the scope admin")),
       h("div", { class: "row" },
         button("Compare digests", "audit"), button("Compare memory and disk", "audit?depth=rows"),
-        button("Take a backup", "backup"), button("Trim the log", "trim", () => ({ retain_entries: 10000 }))),
-      h("div", { class: "field" }, h("label", { for: "action-node" }, "One node"),
-        h("div", { class: "row" }, h("div", { class: "grow" }, node),
-          button("Scrub", "scrub", () => ({ node: node.value })), voter)),
-      h("details", { class: "danger-zone" }, h("summary", {}, "Replace the state of this node"),
-        h("p", { class: "muted small" }, "The node discards what it holds and installs the snapshot of another node."),
-        h("button", { type: "button", class: "danger", disabled: !isAdmin, onclick: async () => {
-          const name = node.value;
-          if (await confirmTyped("Replace the state of a node", `${name} discards its state and installs the snapshot of another node.`, name, "Resync")) run("resync", { node: name });
-        } }, "Resync …"))),
-      erase, orphans,
-      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups),
-      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Writes")), writes),
-      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Audit log")), record))));
+        button("Take a backup", "backup")),
+      h("div", { class: "field spaced" }, h("label", { for: "action-node" }, "One node"),
+        h("div", { class: "row" }, h("div", { class: "grow" }, node), scrub, vote))),
+      danger.element, erase, orphans,
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups))));
   let shown = "";
   const stop = watch((what) => {
     if (what !== "view") events.replaceChildren(...[...state.events].reverse().map(eventLine));
-    const names = state.view?.nodes.map((each) => each.name) ?? [];
+    const names = [...state.view?.nodes.map((each) => each.name) ?? [], ...lostVoters()];
     if (shown !== names.join()) {
       shown = names.join();
-      node.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
+      const chosen = node.value;
+      node.replaceChildren(...names.map((name) => h("option", { value: name, selected: name === chosen }, isLost(name) ? `${name.slice(0, 12)}, a lost voter` : name)));
     }
     nameVoter();
     erase.hidden = !state.hasSets;
@@ -81,7 +83,38 @@ export function show(main) {
   erase.hidden = !state.hasSets;
   events.replaceChildren(...[...state.events].reverse().map(eventLine));
   refresh().catch((problem) => toast(problem.message));
-  return stop;
+  return () => { stop(); endCharts(); };
+}
+
+// Voters of the log that are not among the nodes, by identity.
+function lostVoters() {
+  const nodes = new Set(state.view?.nodes.map((each) => each.node));
+  return (state.view?.log.voters ?? []).filter((each) => !nodes.has(each));
+}
+
+// What discards something: apart from the other actions, and only after a name is typed.
+function dangerCard(isAdmin, node, run) {
+  const button = (text, onclick) => h("button", { type: "button", class: "danger", disabled: !isAdmin, onclick }, text);
+  const about = h("b", {});
+  const resync = button("Resync …", async () => {
+    const name = node.value;
+    if (await confirmTyped("Replace the state of a node", `${name} discards its state and installs the snapshot of another node.`, name, "Resync")) run("resync", { node: name });
+  });
+  const remove = button("Remove vote …", async () => {
+    const name = node.value;
+    if (await confirmTyped("Remove a voter", `${name} no longer counts when a majority confirms writes and recoveries: fewer lost nodes can be survived. It still answers queries.`, name, "Remove the vote")) run("voter", { node: name, vote: false });
+  });
+  const trim = button("Trim the log …", async () => {
+    if (await confirmTyped("Trim the log", "The log keeps its newest 10,000 entries. A node that is further behind installs a snapshot, and the history ends there.", "trim", "Trim the log")) run("trim", { retain_entries: 10000 });
+  });
+  const element = h("details", { class: "card danger-zone" }, h("summary", {}, "Remove, replace, trim"),
+    h("p", { class: "muted small" }, "Of the node that is chosen above, ", about, ":"), h("div", { class: "row" }, resync, remove),
+    h("p", { class: "muted small spaced" }, "Of the log:"), h("div", { class: "row" }, trim));
+  return { element, follow: (votes, isLost) => {
+    about.textContent = node.value;
+    remove.hidden = !votes;
+    resync.hidden = isLost;
+  } };
 }
 
 // Remove texts from every route set, and from the logs.

@@ -1,6 +1,6 @@
 // An alias: promote a set with a gate and its evidence, the shadow's disagreements, and the way back.
 
-import { call, get, loadSets, state, write } from "./api.js";
+import { aliasPath, call, get, loadSets, state, write } from "./api.js";
 import { askText, confirmTyped } from "./dialogs.js";
 import { h, scroll, toast, whole } from "./dom.js";
 import { correct } from "./learn.js";
@@ -10,7 +10,7 @@ import { isAdmin, isLive, makeDraft } from "./sets.js";
 import { head } from "./tests.js";
 
 export function show(main, { rest: name, params }) {
-  const path = `/v1/aliases/${encodeURIComponent(name)}`;
+  const path = aliasPath(name);
   const parts = { state: h("section", { class: "card" }), promote: h("section", { class: "card" }), shadow: h("section", { class: "card", hidden: true }), history: h("section", { class: "card" }) };
   const danger = h("details", { class: "card danger-zone" }, h("summary", {}, "Delete the alias"), h("p", { class: "muted" }, "Queries to it fail from then on. The sets stay."),
     h("button", { type: "button", class: "danger", disabled: !isAdmin(), onclick: async () => {

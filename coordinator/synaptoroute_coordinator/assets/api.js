@@ -47,11 +47,26 @@ export const post = async (path, body) => (await call("POST", path, { body })).d
 export const state = { view: null, events: [], session: null, history: new Map(), connected: false,
   named: "", sets: [], aliases: [], hasSets: false };
 
-// Path of a call about the content of the chosen set, or of another one; an alias stands for its set.
-export const inSet = (path, name = contentSet()) =>
-  name && name !== DEFAULT ? `/v1/sets/${encodeURIComponent(name)}${path.slice(3)}` : path;
+// Names of routes as the server checks them: of ASCII, letters, digits and ` _.:-` inside.
+const NAME = /^[^\x00-/:-@[-`{-\x7f]([^\x00-\x1f!-,/;-@[-^`{-\x7f]*[^\x00- !-,/;-@[-^`{-\x7f])?$/;
+const NAME_CHARACTERS_MAX = 128;
+export const isName = (name) => NAME.test(name) && [...name].length <= NAME_CHARACTERS_MAX;
+export const isSetName = (name) => !name.startsWith("@") && isName(name.replaceAll("@", "_"));
 
-export const routePath = (name) => inSet(`/v1/routes/${encodeURIComponent(name)}`);
+// A name as one part of a path.  The browser resolves `.` and `..` in addresses, encoded or not, so
+// a path with such a name would reach another set, or another endpoint.
+function part(name, isValid, what) {
+  if (isValid(name)) return encodeURIComponent(name);
+  throw new Problem(400, { code: "invalid_name", detail: `“${name}” cannot be the name of ${what}.` });
+}
+
+export const setPath = (name, rest = "") => `/v1/sets/${part(name, isSetName, "a route set")}${rest}`;
+export const aliasPath = (name, rest = "") => `/v1/aliases/${part(name, isSetName, "an alias")}${rest}`;
+
+// Path of a call about the content of the chosen set, or of another one; an alias stands for its set.
+export const inSet = (path, name = contentSet()) => name && name !== DEFAULT ? setPath(name, path.slice(3)) : path;
+
+export const routePath = (name) => inSet(`/v1/routes/${part(name, isName, "a route")}`);
 
 export const DEFAULT = "default";
 export const chosenAlias = () => state.aliases.find((each) => each.name === state.named) ?? null;

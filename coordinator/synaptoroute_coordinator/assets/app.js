@@ -1,6 +1,6 @@
 // The page: routing between views, the session, and alarms.
 
-import { address, call, contentSet, follow, get, loadSets, onSignedOut, state, unfollow, watch } from "./api.js";
+import { address, call, contentSet, follow, get, isSetName, loadSets, onSignedOut, state, unfollow, watch } from "./api.js";
 import { byId, h, toast } from "./dom.js";
 import { link, readPlace } from "./place.js";
 import { show as activity } from "./activity.js";
@@ -29,7 +29,7 @@ let isFirst = true;
 function render() {
   if (!state.view) return;
   const place = readPlace();
-  if (!(place.view in VIEWS)) place.view = "fleet";
+  if (!Object.hasOwn(VIEWS, place.view)) place.view = "fleet";
   state.named = place.params.get("set") ?? "";
   drawSwitcher(byId("switcher"), readPlace);
   leave();
@@ -46,15 +46,23 @@ function render() {
     else anchor.removeAttribute("aria-current");
   }
   document.title = `${[title, state.named].filter(Boolean).join(" · ")} · SynaptoRoute`;
-  const isMissing = state.named && state.hasSets && !state.sets.some((each) => each.name === contentSet());
-  if (isMissing && !CLUSTER_VIEWS.includes(place.view)) {
-    main.append(h("section", { class: "card" }, h("p", { class: "empty" }, `There is no route set or alias ${state.named}. `, h("a", { href: link("sets", "", { set: "" }) }, "All sets"))));
+  const wrong = CLUSTER_VIEWS.includes(place.view) ? "" : wrongPlace(place);
+  if (wrong) {
+    main.append(h("section", { class: "card" }, h("p", { class: "empty" }, `${wrong} `, h("a", { href: link("sets", "", { set: "" }) }, "All sets"))));
     leave = () => {};
     return;
   }
   leave = VIEWS[place.view](main, place) ?? (() => {});
   if (!isFirst && document.activeElement === document.body) main.focus({ preventScroll: true });
   isFirst = false;
+}
+
+// Why a view of a set cannot be shown; empty if it can.
+function wrongPlace({ view, rest }) {
+  if (state.named && !isSetName(state.named)) return `“${state.named}” cannot be the name of a route set.`;
+  if (view === "alias" && !isSetName(rest)) return `“${rest}” cannot be the name of an alias.`;
+  const isMissing = state.named && state.hasSets && !state.sets.some((each) => each.name === contentSet());
+  return isMissing ? `There is no route set or alias ${state.named}.` : "";
 }
 
 function drawPulse() {
@@ -109,12 +117,23 @@ async function begin() {
   byId("namespace").textContent = session.namespace ?? "";
   byId("leave").hidden = !session.needs_key || !session.name;
   if (session.needs_key && !session.name) { askKey(); return; }
+  if (!session.scopes.includes("read")) { drawNoAccess(session); return; }
   // Sets come from a node: what is about the cluster is shown without them.
   const sets = loadSets().catch(() => {});
   state.view = state.view ?? await get("/v1/cluster");
   if (!CLUSTER_VIEWS.includes(readPlace().view)) await Promise.race([sets, new Promise((resolve) => setTimeout(resolve, SETS_WAIT_MS))]);
   follow();
   if (!hasView) { hasView = true; render(); drawAlarms(); drawPulse(); }
+}
+
+// A key for some route sets, or for metrics alone, may not see the fleet.
+function drawNoAccess({ name, grants = [] }) {
+  for (const bar of document.querySelectorAll("nav, .set-bar")) bar.hidden = true;
+  byId("pulse").textContent = "signed in";
+  byId("main").replaceChildren(h("section", { class: "card", id: "no-access" }, h("h1", {}, "This key cannot open the dashboard"),
+    h("p", {}, "The dashboard shows the whole cluster: every node, every route set, and what changed. It needs a key with the scope ", h("code", {}, "read"), " or ", h("code", {}, "admin"), " for all route sets."),
+    h("p", {}, `The key ${name} `, grants.length ? ["is for some route sets only: ", grants.map((each) => [h("code", {}, each), " "])] : "has neither. ", "It works at the nodes, which serve each route set below ", h("code", {}, "/v1/sets/"), "."),
+    h("p", { class: "muted" }, "Ask an administrator for another key, then sign out and in again.")));
 }
 
 function askKey() {

@@ -1,6 +1,9 @@
 // Charts: SVG made from numbers, each with a text alternative.
 
-import { s } from "./dom.js";
+import { h, s } from "./dom.js";
+
+// A small screen gets charts of its own width: scaled down, their letters could not be read.
+const isNarrow = () => innerWidth < 760;
 
 // A digest as an identicon: five by five cells, mirrored.  Equal digests look equal.
 export function glyph(digest, title) {
@@ -52,7 +55,8 @@ const TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
 
 // One line per entry, newest on top, with a dot at the time each node made it visible.
 export function timeline(entries, nodes) {
-  const left = 190, right = 24, rowHeight = 23, top = 24, width = 820;
+  const narrow = isNarrow();
+  const left = narrow ? 116 : 190, right = 24, rowHeight = 23, top = 24, width = narrow ? Math.max(300, innerWidth - 62) : 820;
   const height = top + entries.length * rowHeight + 8;
   const delays = nodes.map((node) => new Map(node.entries));
   const all = entries.flatMap((entry) => delays.map((known) => known.get(entry.seq)).filter((v) => v !== undefined));
@@ -61,16 +65,16 @@ export function timeline(entries, nodes) {
   const x = (ms) => left + (Math.log10(Math.max(.5, ms) / .5) / Math.log10(limit / .5)) * (width - left - right);
   const svg = s("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": `Time from the log to each node for the newest ${entries.length} entries` });
-  for (const tick of TICKS.filter((value) => value <= limit)) {
+  for (const tick of TICKS.filter((value) => value <= limit && (!narrow || String(value).startsWith("1")))) {
     svg.append(s("line", { class: "axis", x1: x(tick), x2: x(tick), y1: top - 6, y2: height - 4 }),
       s("text", { class: "tick", x: x(tick), y: 12, "text-anchor": "middle" }, tick >= 1000 ? `${tick / 1000} s` : `${tick} ms`));
   }
   entries.forEach((entry, index) => {
     const y = top + index * rowHeight + rowHeight / 2;
     if (index % 2 === 0) svg.append(s("rect", { class: "band", x: 0, y: y - rowHeight / 2, width, height: rowHeight, rx: 5 }));
-    const subject = entry.subject.length > 17 ? `${entry.subject.slice(0, 16)}…` : entry.subject;
-    svg.append(s("text", { class: "label-2", x: 8, y: y + 4 }, entry.seq),
-      s("text", { class: "label", x: 58, y: y + 4 }, s("title", {}, `${entry.kind} ${entry.subject}`), subject || entry.kind));
+    const subject = shorten(entry.subject, narrow ? 15 : 17);
+    svg.append(narrow ? "" : s("text", { class: "label-2", x: 8, y: y + 4 }, entry.seq),
+      s("text", { class: "label", x: narrow ? 4 : 58, y: y + 4 }, s("title", {}, `${entry.kind} ${entry.subject}`), subject || entry.kind));
     const seen = nodes.map((node, at) => ({ node, at, ms: delays[at].get(entry.seq) })).filter((each) => each.ms !== undefined);
     if (seen.length > 1) {
       const times = seen.map((each) => each.ms);
@@ -90,28 +94,18 @@ export function candidates(list) {
   const value = (each) => (isSure ? each.confidence : each.score);
   const least = (each) => (isSure ? each.confidence_min : each.threshold) ?? null;
   const shown = (number) => (isSure ? `${Math.round(number * 100)} %` : number.toFixed(3));
-  const left = 200, width = 820, rowHeight = 44, right = 80;
-  const height = list.length * rowHeight + 26;
   const low = Math.min(0, ...list.map(value)), high = Math.max(1, ...list.map(value));
-  const x = (number) => left + ((number - low) / (high - low)) * (width - left - right);
-  const svg = s("svg", { class: "chart scores", viewBox: `0 0 ${width} ${height}`, role: "img",
-    "aria-label": list.map((each) => `${each.route} ${shown(value(each))}${least(each) === null ? "" : ` against ${shown(least(each))}`}`).join("; ") });
-  list.forEach((each, index) => {
-    const y = index * rowHeight + 6;
-    const name = each.route.length > 25 ? `${each.route.slice(0, 24)}…` : each.route;
-    svg.append(
-      s("text", { class: "label", x: left - 12, y: y + 16, "text-anchor": "end" }, s("title", {}, each.route), name),
-      s("rect", { class: "score-back", x: left, y: y + 2, width: width - left - right, height: 20, rx: 6 }),
-      s("rect", { class: `score-bar ${each.passed ? "passed" : ""}`, x: left, y: y + 2, width: Math.max(2, x(value(each)) - left), height: 20, rx: 6 }),
-      ...(least(each) === null ? [] : [s("line", { class: "threshold-line", x1: x(least(each)), x2: x(least(each)), y1: y - 2, y2: y + 26 },
-        s("title", {}, `at least ${shown(least(each))}`))]),
-      s("text", { class: "label", x: width - right + 12, y: y + 17 }, shown(value(each))),
-      s("text", { class: "label-2", x: left, y: y + 37 }, detailOf(each, isSure)));
-  });
-  svg.append(s("text", { class: "tick", x: left, y: height - 2 }, isSure ? "0 %" : low.toFixed(1)),
-    s("text", { class: "tick", x: width - right, y: height - 2, "text-anchor": "end" }, isSure ? "100 %" : high.toFixed(1)),
-    s("text", { class: "tick", x: (left + width - right) / 2, y: height - 2, "text-anchor": "middle" }, `${isSure ? "confidence" : "score"}; the dashed line is the least that the route needs`));
-  return svg;
+  const x = (number) => (100 * (number - low)) / (high - low);
+  return h("div", {},
+    h("ol", { class: "scores" }, list.map((each) => h("li", {},
+      h("span", { class: "name" }, each.route),
+      s("svg", { viewBox: "0 0 100 26", preserveAspectRatio: "none", "aria-hidden": "true" },
+        s("rect", { class: "score-back", x: 0, y: 3, width: 100, height: 20 }),
+        s("rect", { class: `score-bar ${each.passed ? "passed" : ""}`, x: 0, y: 3, width: Math.max(.4, x(value(each))), height: 20 }),
+        least(each) === null ? null : s("line", { class: "threshold-line", x1: x(least(each)), x2: x(least(each)), y1: 0, y2: 26 })),
+      h("strong", {}, shown(value(each))),
+      h("span", { class: "muted small detail" }, detailOf(each, isSure), least(each) === null ? "" : ` · needs ${shown(least(each))}`)))),
+    h("p", { class: "muted small" }, `Bars show the ${isSure ? "confidence" : "score"} from ${isSure ? "0 %" : low.toFixed(1)} to ${isSure ? "100 %" : high.toFixed(1)}; the dashed line is the least that the route needs.`));
 }
 
 function detailOf(each, isSure) {
@@ -123,12 +117,13 @@ function detailOf(each, isSure) {
 
 // Bars of shares, with labels.
 export function compare(rows) {
-  const left = 190, width = 560, rowHeight = 34;
+  const narrow = isNarrow();
+  const left = narrow ? 100 : 190, width = narrow ? Math.max(300, innerWidth - 62) : 560, rowHeight = 34;
   const svg = s("svg", { class: "compare", viewBox: `0 0 ${width} ${rows.length * rowHeight}`, role: "img",
     "aria-label": rows.map((row) => `${row.name}: ${row.text}`).join("; ") });
   rows.forEach((row, index) => {
     const y = index * rowHeight, room = width - left - 110;
-    svg.append(s("text", { class: "label", x: left - 12, y: y + 19, "text-anchor": "end" }, row.name),
+    svg.append(s("text", { class: "label", x: left - 12, y: y + 19, "text-anchor": "end" }, s("title", {}, row.name), shorten(row.name, narrow ? 13 : 26)),
       s("rect", { class: "score-back", x: left, y: y + 5, width: room, height: 18, rx: 6 }),
       s("rect", { class: "score-bar passed", x: left, y: y + 5, width: Math.max(2, room * row.share), height: 18, rx: 6 }),
       s("text", { class: "label-2", x: left + room + 12, y: y + 19 }, row.text));
@@ -143,35 +138,38 @@ export function shorten(text, limit) {
 export const dot = (index) => s("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" },
   s("circle", { class: `c${index % 8}`, cx: 5, cy: 5, r: 5 }));
 
-// Coverage and accuracy by the least confidence, and confidence against accuracy.
+// Coverage and accuracy by the least confidence, and confidence against accuracy; the second below the
+// first on a small screen.
 export function curves(found, marked) {
-  const left = 40, top = 12, width = 300, height = 190, gap = 70;
-  const x = (share, from) => from + width * share, y = (share) => top + height * (1 - share);
-  const svg = s("svg", { class: "curves", viewBox: `0 0 ${left + 2 * width + gap + 12} ${top + height + 62}`, role: "img",
+  const narrow = isNarrow();
+  const left = 40, height = 190, width = narrow ? Math.max(220, innerWidth - 130) : 300, gap = narrow ? 78 : 70;
+  const first = { left, top: 12 };
+  const second = narrow ? { left, top: 12 + height + gap } : { left: left + width + gap, top: 12 };
+  const x = (share, { left: from }) => from + width * share, y = (share, { top }) => top + height * (1 - share);
+  const svg = s("svg", { class: "curves", viewBox: `0 0 ${second.left + width + 14} ${second.top + height + 62}`, role: "img",
     "aria-label": "Coverage and accuracy by the least confidence, and how often confidences are right" });
-  const frame = (from, label) => {
+  const frame = (at, label) => {
     for (const share of [0, .25, .5, .75, 1]) {
-      svg.append(s("line", { class: "axis", x1: from, x2: from + width, y1: y(share), y2: y(share) }),
-        s("text", { class: "tick", x: from - 6, y: y(share) + 4, "text-anchor": "end" }, share.toFixed(2)),
-        s("text", { class: "tick", x: x(share, from), y: top + height + 16, "text-anchor": "middle" }, share.toFixed(2)));
+      svg.append(s("line", { class: "axis", x1: at.left, x2: at.left + width, y1: y(share, at), y2: y(share, at) }),
+        s("text", { class: "tick", x: at.left - 6, y: y(share, at) + 4, "text-anchor": "end" }, share.toFixed(2)),
+        s("text", { class: "tick", x: x(share, at), y: at.top + height + 16, "text-anchor": "middle" }, share.toFixed(2)));
     }
-    svg.append(s("text", { class: "label-2", x: from + width / 2, y: top + height + 34, "text-anchor": "middle" }, label));
+    svg.append(s("text", { class: "label-2", x: at.left + width / 2, y: at.top + height + 34, "text-anchor": "middle" }, label));
   };
   const line = (kind, values, name, place) => svg.append(
-    s("polyline", { class: `curve k${kind}`, points: values.map(([a, b]) => `${x(a, left).toFixed(1)},${y(b).toFixed(1)}`).join(" ") }, s("title", {}, name)),
-    s("text", { class: `label-2 k${kind}`, x: left + place, y: top + height + 54 }, name));
-  frame(left, "least confidence");
+    s("polyline", { class: `curve k${kind}`, points: values.map(([a, b]) => `${x(a, first).toFixed(1)},${y(b, first).toFixed(1)}`).join(" ") }, s("title", {}, name)),
+    s("text", { class: `label-2 k${kind}`, x: left + place, y: first.top + height + 54 }, name));
+  frame(first, "least confidence");
   line(0, found.curve.map((each) => [each.limit, each.coverage]), "answered", 0);
-  line(1, found.curve.filter((each) => each.accuracy !== null).map((each) => [each.limit, each.accuracy]), "right of these", 90);
-  line(2, found.curve.map((each) => [each.limit, each.right]), "right of all", 200);
-  if (marked !== null && marked !== undefined) svg.append(s("line", { class: "threshold-line", x1: x(marked, left), x2: x(marked, left), y1: top, y2: top + height }, s("title", {}, `in use: ${marked}`)));
-  const second = left + width + gap;
+  line(1, found.curve.filter((each) => each.accuracy !== null).map((each) => [each.limit, each.accuracy]), "right of these", narrow ? 70 : 90);
+  line(2, found.curve.map((each) => [each.limit, each.right]), "right of all", narrow ? 165 : 200);
+  if (marked !== null && marked !== undefined) svg.append(s("line", { class: "threshold-line", x1: x(marked, first), x2: x(marked, first), y1: first.top, y2: first.top + height }, s("title", {}, `in use: ${marked}`)));
   frame(second, "confidence");
-  svg.append(s("line", { class: "span-line", x1: second, x2: second + width, y1: y(0), y2: y(1) }));
+  svg.append(s("line", { class: "span-line", x1: second.left, x2: second.left + width, y1: y(0, second), y2: y(1, second) }));
   for (const each of found.reliability) {
-    svg.append(s("rect", { class: "score-bar passed", x: x(each.low, second) + 1, y: y(each.accuracy), width: width * (each.high - each.low) - 2, height: Math.max(0, y(0) - y(each.accuracy)) },
+    svg.append(s("rect", { class: "score-bar passed", x: x(each.low, second) + 1, y: y(each.accuracy, second), width: width * (each.high - each.low) - 2, height: Math.max(0, y(0, second) - y(each.accuracy, second)) },
       s("title", {}, `${each.count} texts: confidence ${each.confidence.toFixed(2)}, right ${each.accuracy.toFixed(2)}`)));
   }
-  svg.append(s("text", { class: "label-2", x: second, y: top + height + 54 }, "share that is right, by confidence"));
+  svg.append(s("text", { class: "label-2", x: second.left, y: second.top + height + 54 }, "share that is right, by confidence"));
   return svg;
 }

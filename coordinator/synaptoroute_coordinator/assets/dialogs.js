@@ -23,11 +23,20 @@ function ask(title, parts, action, read, kind = "primary") {
 }
 
 // Before something is destroyed: its name must be typed.  Resolves to whether it was.
-export function confirmTyped(title, consequence, name, action) {
+export async function confirmTyped(title, consequence, name, action) {
+  return await askTyped(title, consequence, name, action, null) !== null;
+}
+
+// The same with a note for the history; resolves to the note, or to null.
+export const noteTyped = (title, consequence, name, action, note) =>
+  askTyped(title, consequence, name, action, h("input", { id: "asked-note", value: note, maxlength: 512, autocomplete: "off" }));
+
+function askTyped(title, consequence, name, action, note) {
   const typed = h("input", { id: "typed-name", autocomplete: "off", spellcheck: "false", "aria-describedby": "consequence" });
   return ask(title, [h("p", { id: "consequence" }, consequence),
+    note && h("label", { for: note.id }, "Note"), note,
     h("label", { for: "typed-name" }, "Type ", h("code", {}, name), " to confirm"), typed], action,
-  () => typed.value.trim() === name ? [true, ""] : [false, "The name is not the same."], "danger").then(Boolean);
+  () => typed.value.trim() === name ? [note?.value.trim() ?? "", ""] : [null, "The name is not the same."], "danger");
 }
 
 // Ask for one short text; null if the dialog was cancelled.

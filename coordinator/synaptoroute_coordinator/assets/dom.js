@@ -9,7 +9,7 @@ function fill(element, properties, children) {
     else if (name === "value") element.value = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child === undefined || child === null || child === false) continue;
     element.append(child instanceof Node ? child : document.createTextNode(String(child)));
   }
@@ -41,8 +41,10 @@ export function toast(text) {
   hiding = setTimeout(() => element.classList.remove("shown"), 4500);
 }
 
+// Time of day, with the date unless it is today.
 export function clock(milliseconds) {
-  return new Date(milliseconds).toLocaleTimeString([], { hour12: false });
+  const at = new Date(milliseconds), time = at.toLocaleTimeString([], { hour12: false });
+  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString("en", { month: "short", day: "numeric" })}, ${time}`;
 }
 
 export function whole(number) {

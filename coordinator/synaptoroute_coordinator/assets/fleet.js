@@ -131,16 +131,17 @@ function drawNodes(nodes, cards, view) {
   const rank = (node) => ["bad", "unknown", "warn", "ok"].indexOf(node.health);
   const ordered = areMany ? [...view.nodes].sort((a, b) => rank(a) - rank(b)) : view.nodes;
   const present = new Set();
-  for (const node of ordered) {
+  ordered.forEach((node, place) => {
     present.add(node.node);
     let card = cards.get(node.node);
     if (!card) {
       card = makeCard();
       cards.set(node.node, card);
     }
-    nodes.append(card.element);
+    // A card that stays in its place is not moved: a moved one loses the focus, and is laid out anew.
+    if (nodes.children[place] !== card.element) nodes.insertBefore(card.element, nodes.children[place] ?? null);
     fillCard(card, node);
-  }
+  });
   for (const [identity, card] of cards) {
     if (!present.has(identity)) { card.element.remove(); cards.delete(identity); }
   }

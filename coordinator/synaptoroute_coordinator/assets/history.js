@@ -1,7 +1,7 @@
 // History of a route set: who changed what, why, and what it was before; one change can be reverted.
 
 import { contentSet, get, inSet, write } from "./api.js";
-import { askText } from "./dialogs.js";
+import { noteTyped } from "./dialogs.js";
 import { h, toast } from "./dom.js";
 import { link } from "./place.js";
 import { loadRoutes, settle } from "./routes.js";
@@ -34,11 +34,11 @@ export function show(main, { params }) {
       h("p", { class: "row" }, h("b", {}, `${words(each.action)} ${each.route ?? each.alias ?? ""}`), each.status === "rejected" ? h("span", { class: "tag bad" }, each.code) : null),
       h("p", { class: "muted small" }, `${new Date(each.at).toLocaleString()} · ${each.author ?? "without a key"} · ${each.version}`),
       each.note ? h("p", {}, `“${each.note}”`) : null,
-      changes.length ? h("details", {}, h("summary", {}, summary(each)), changes.map(difference)) : null,
-      canRevert && isAdmin() ? h("button", { type: "button", class: "quiet", onclick: () => revert(each) }, "Revert") : null);
+      changes.length ? h("details", {}, h("summary", {}, summary(each)), changes.map(difference),
+        canRevert && isAdmin() ? h("button", { type: "button", class: "danger", onclick: () => revert(each) }, "Revert …") : null) : null);
   };
   const revert = async (each) => {
-    const note = await askText("Revert a change", `A new change restores what ${each.version} changed.`, { label: "Note", value: `Revert ${each.version}`, action: "Revert", optional: true });
+    const note = await noteTyped("Revert a change", `A new change restores, on every node, what ${each.version} changed: ${summary(each)}.`, each.version, "Revert", `Revert ${each.version}`);
     if (note === null) return;
     try {
       const { version } = await write("POST", inSet(`/v1/history/${each.version}/revert`), { note });

@@ -3,9 +3,15 @@
 import { state } from "./api.js";
 
 export function readPlace() {
-  const [path, query] = location.hash.replace(/^#\//, "").split("?");
-  const [view, ...rest] = path.split("/");
-  return { view, rest: decodeURIComponent(rest.join("/")), params: new URLSearchParams(query ?? "") };
+  const address = location.hash.replace(/^#\/?/, "");
+  const at = address.indexOf("?");
+  const [view, ...rest] = (at < 0 ? address : address.slice(0, at)).split("/");
+  return { view, rest: decoded(rest.join("/")), params: new URLSearchParams(at < 0 ? "" : address.slice(at + 1)) };
+}
+
+// A link that somebody cut or typed may hold a `%` that encodes nothing.
+function decoded(text) {
+  try { return decodeURIComponent(text); } catch { return text; }
 }
 
 // Address of a view of the chosen set, unless `set` names another; empty parameters are left out.

@@ -3,8 +3,8 @@
 import { chosenAlias, contentSet, state } from "./api.js";
 import { candidates, meter } from "./charts.js";
 import { h, millis, scroll, toast } from "./dom.js";
+import { exchange } from "./exchange.js";
 import { correct } from "./learn.js";
-import { link } from "./place.js";
 import { loadRoutes } from "./routes.js";
 import { isLive, query } from "./sets.js";
 import { addTests, fix } from "./tests.js";
@@ -31,7 +31,7 @@ export function show(main, { params }) {
     try {
       const started = performance.now();
       const match = await one(node.value);
-      drawAnswer(answer, text.value.trim(), match, performance.now() - started);
+      drawAnswer(answer, { text: text.value, node: node.value, session: session.value.trim() }, match, performance.now() - started);
     } catch (problem) { wrong.textContent = problem.message; }
   };
   const askAll = async () => {
@@ -45,27 +45,18 @@ export function show(main, { params }) {
     drawAll(answer, found);
   };
   const canary = chosenAlias()?.canary;
-  // The address holds the query only where somebody asks for it: addresses are kept by browsers.
-  const share = async () => {
-    const place = link("query", "", { text: text.value, node: node.value, session: session.value.trim() });
-    try {
-      await navigator.clipboard.writeText(new URL(place, location.href).href);
-      toast("The link is copied; it contains the query.");
-    } catch { location.hash = place; }
-  };
   main.append(h("section", { class: "card" },
     h("header", {}, h("h1", {}, "Playground"), h("span", { class: "muted small" }, `Asks ${state.named || "the nodes"}; changes nothing`)),
     h("form", { class: "ask", onsubmit: ask }, text, node,
       h("button", { type: "submit", class: "primary" }, "Ask"),
-      h("button", { type: "button", onclick: askAll, id: "ask-all" }, "Ask every node"),
-      h("button", { type: "button", class: "quiet", onclick: share, id: "share" }, "Copy link")),
+      h("button", { type: "button", onclick: askAll, id: "ask-all" }, "Ask every node")),
     canary ? h("div", { class: "field spaced" }, h("label", { for: "query-session" }, `Session: decides whether ${canary} answers`), session) : null, wrong), answer);
   if (text.value) ask();
   else text.focus();
   return () => {};
 }
 
-function drawAnswer(answer, text, match, ms) {
+function drawAnswer(answer, asked, match, ms) {
   const top = match.candidates?.find((each) => each.route === match.route) ?? match.candidates?.[0];
   answer.replaceChildren(
     h("section", { class: "card answer" },
@@ -80,9 +71,10 @@ function drawAnswer(answer, text, match, ms) {
       match.truncated && h("p", { class: "muted small" }, "Only the beginning of the text was read."),
       top?.utterance && h("blockquote", {}, `“${top.utterance}” is the nearest example, similarity ${top.similarity.toFixed(3)}`),
       extra("Payload", match.payload), extra("Metadata", match.metadata)),
-    judgement(text, match),
+    judgement(asked.text.trim(), match),
     h("section", { class: "card" }, h("header", {}, h("h2", {}, "Why")),
-      match.candidates?.length ? scroll("Routes by confidence", candidates(match.candidates)) : h("p", { class: "empty" }, "There is nothing to compare with.")));
+      match.candidates?.length ? candidates(match.candidates) : h("p", { class: "empty" }, "There is nothing to compare with.")),
+    exchange(asked, match));
 }
 
 function reasonOf(match) {

@@ -1,8 +1,9 @@
 // Route sets and aliases: what there is, drafts, and what goes.
 
-import { contentSet, DEFAULT, inSet, loadSets, post, state, write } from "./api.js";
+import { aliasPath, contentSet, DEFAULT, inSet, loadSets, post, setPath, state, write } from "./api.js";
 import { askText, confirmTyped } from "./dialogs.js";
 import { h, scroll, toast, whole } from "./dom.js";
+import { bodyOf } from "./exchange.js";
 import { go, link } from "./place.js";
 import { settle } from "./routes.js";
 
@@ -58,7 +59,7 @@ export async function makeDraft(name, view = "routes", rest = "") {
     { label: "Name of the draft", value: nextName(name), action: "Make the draft" });
   if (!into) return null;
   try {
-    const { version } = await write("POST", `/v1/sets/${encodeURIComponent(name)}/fork`, { body: { as: into } });
+    const { version } = await write("POST", setPath(name, "/fork"), { body: { as: into } });
     await settle(version, into);
     await loadSets();
     if (view) go(view, rest, { set: into });
@@ -118,7 +119,7 @@ function drawDanger(pane) {
         const found = free.find((each) => each.name === select.value);
         if (!await confirmTyped("Delete a set", `${whole(found.routes)} routes with ${whole(found.utterances)} texts are deleted on every node.`, found.name, "Delete the set")) return;
         try {
-          const { version } = await write("DELETE", `/v1/sets/${encodeURIComponent(found.name)}`);
+          const { version } = await write("DELETE", setPath(found.name));
           await settle(version, found.name);
           if (state.named === found.name) go("sets", "", { set: "" });
           await loadSets();
@@ -131,7 +132,7 @@ async function newSet() {
   const name = await askText("New route set", "It is empty; use Draft to copy an existing one.", { label: "Name", action: "Create" });
   if (!name) return;
   try {
-    const { version } = await write("PUT", `/v1/sets/${encodeURIComponent(name)}`, { headers: { "If-None-Match": "*" } });
+    const { version } = await write("PUT", setPath(name), { headers: { "If-None-Match": "*" } });
     await settle(version, name);
     await loadSets();
     go("routes", "", { set: name });
@@ -142,7 +143,7 @@ async function newAlias() {
   const name = await askText("New alias", `It names the set ${contentSet()} at first. Clients query it by its name.`, { label: "Name", action: "Create" });
   if (!name) return;
   try {
-    const { version } = await write("PUT", `/v1/aliases/${encodeURIComponent(name)}`, { body: { set: contentSet() }, headers: { "If-None-Match": "*" } });
+    const { version } = await write("PUT", aliasPath(name), { body: { set: contentSet() }, headers: { "If-None-Match": "*" } });
     await settle(version, name);
     await loadSets();
     go("alias", name);
@@ -152,4 +153,4 @@ async function newAlias() {
 // Ask the chosen set or alias, or another one.
 export const query = (text, { name = state.named, node = "", explain = true, session = "" } = {}) =>
   post(`${inSet("/v1/query", name || DEFAULT)}${node ? `?node=${encodeURIComponent(node)}` : ""}`,
-    { text, ...(explain ? { limit: 6, explain } : {}), ...(session ? { session } : {}) });
+    explain ? bodyOf(text, session) : { text, ...(session ? { session } : {}) });

@@ -107,13 +107,35 @@ class StagedVectors:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderDetails:
+    """What an encoder is.
+
+    Attributes:
+        dim: Length of a vector.
+        max_tokens: Tokens that it reads of a text.
+        precision: ``float32`` or ``int8``; empty if the encoder does not tell.
+    """
+
+    dim: int
+    max_tokens: int
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderStatus:
-    """The encoders of a node and the progress of a change to another one."""
+    """The encoders of a node and the progress of a change to another one.
+
+    Attributes:
+        serving: Fingerprint of the encoder that answers.
+        encoders: Name by fingerprint.
+        details: By fingerprint.
+    """
 
     serving: str
     encoders: dict[str, str]
     staged: tuple[StagedVectors, ...]
     progress: MigrationProgress
+    details: dict[str, EncoderDetails]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +309,9 @@ class Diagnostics:
         staged = await asyncio.wrap_future(engine.run_on_applier(read))
         follower = self._follower
         progress = follower.maintenance.migration.progress if follower else MigrationProgress()
-        return EncoderStatus(engine.encoder.fingerprint, engine.encoders.names, staged, progress)
+        names = engine.encoders.names
+        details = {each: _details_of(engine.encoders.find(each)) for each in names}
+        return EncoderStatus(engine.encoder.fingerprint, names, staged, progress, details)
 
     def unmatched(self) -> tuple[bool, list[UnmatchedQuery]]:
         """Whether queries without a route are kept, and the newest of them."""
@@ -475,6 +499,10 @@ class _StagedSet:
     routes: tuple[RouteRecord, ...]
     settings: Settings
     vectors: dict[str, bytes]
+
+
+def _details_of(encoder: TextEncoder) -> EncoderDetails:
+    return EncoderDetails(encoder.dim, encoder.max_tokens, getattr(encoder, "precision", ""))
 
 
 async def compare_encoders(

@@ -7,12 +7,14 @@ import json
 import math
 import time
 import uuid
+from functools import cache
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from synaptoroute.encoder.presets import PRESETS, measured
 from synaptoroute.errors import InvalidQuery, RouteError
 from synaptoroute.models import (
     CANDIDATES_MAX,
@@ -500,8 +502,28 @@ async def scrub(request: Request) -> Response:
 )
 async def show_generations(request: Request) -> Response:
     """A generation holds the vectors of another encoder; the cluster switches to it as a whole."""
-    found = await runtime_of(request).router.diagnostics.encoders()
-    return json_response(json.dumps(dataclasses.asdict(found)))
+    router = runtime_of(request).router
+    found = await router.diagnostics.encoders()
+    cascade = router.cascade().model_dump(include={"state", "reason", "static", "deferred"})
+    shown = {**dataclasses.asdict(found), "cascade": cascade, "presets": _presets()}
+    return json_response(json.dumps(shown))
+
+
+@cache
+def _presets() -> tuple[dict[str, Any], ...]:
+    """Describe the encoders that have a short name, with what was measured of each."""
+    return tuple(
+        {
+            "name": preset.name,
+            "model": preset.model,
+            "purpose": preset.purpose,
+            "languages": list(preset.languages),
+            "needs": preset.needs,
+            "measured": figures and dataclasses.asdict(figures),
+        }
+        for preset in PRESETS
+        for figures in (measured(preset.model),)
+    )
 
 
 @endpoints.post(
