@@ -39,6 +39,15 @@ class Policy(BaseSettings):
             node that came back at its address with an empty disk.
         log_bytes_max: Bytes that the log may keep, as set for the nodes.
         log_full_percent: An alarm is raised when the log is this full.
+        alarm_raise_seconds: A warning is raised when its condition has lasted for this long; a
+            critical alarm at once.
+        alarm_clear_seconds: An alarm is cleared when its condition has been away for this long.
+        drift_share: A route set whose share of answers without a route has risen by this much,
+            or whose mean confidence has fallen by it, raises the alarm of drift; 0 for never.
+        drift_window_seconds: Newest answers that are compared with the week before.
+        drift_answers_min: Answers in that time without which a route set is not judged.
+        traffic_bytes_max: Bytes that the saved history of traffic and alarms may have in Redis;
+            0 keeps it in memory only.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -57,6 +66,12 @@ class Policy(BaseSettings):
     is_voter_replacement_on: bool = True
     log_bytes_max: int = Field(default=268_435_456, ge=1_024, le=1 << 40)
     log_full_percent: float = Field(default=80.0, gt=0, le=100)
+    alarm_raise_seconds: float = Field(default=5.0, ge=0, le=3_600)
+    alarm_clear_seconds: float = Field(default=30.0, ge=0, le=86_400)
+    drift_share: float = Field(default=0.1, ge=0, le=1)
+    drift_window_seconds: float = Field(default=3_600.0, ge=900, le=43_200)
+    drift_answers_min: int = Field(default=200, ge=20, le=1_000_000)
+    traffic_bytes_max: int = Field(default=1_048_576, ge=0, le=16_777_216)
 
 
 class CoordinatorConfig(Policy, HttpConfig):

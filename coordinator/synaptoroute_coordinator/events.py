@@ -22,12 +22,20 @@ Severity = Literal["critical", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One condition that needs an operator."""
+    """One condition that needs an operator.
+
+    Attributes:
+        since_ms: When it was first found, milliseconds since 1970; 0 if nobody recorded it.
+        is_over: Whether the condition is over, and the alarm is cleared unless it comes back.
+    """
 
     code: str
     severity: Severity
     message: str
     nodes: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    since_ms: int = 0
+    is_over: bool = False
 
 
 CODES: Final = (
@@ -44,7 +52,9 @@ CODES: Final = (
     "mixed_encoders",
     "clone",
     "forged_rows",
+    "drift",
 )
+DRIFTS_NAMED_MAX: Final = 3
 
 
 _UNKNOWN: Final = Alarm(
@@ -63,6 +73,7 @@ def find_alarms(
     backup_error: str = "",
     clones: Mapping[str, str] | None = None,
     refused_rows: Mapping[str, str] | None = None,
+    drifts: Mapping[str, str] | None = None,
 ) -> tuple[Alarm, ...]:
     """Find every alarm that is raised now.
 
@@ -74,6 +85,7 @@ def find_alarms(
         backup_error: Why the last backup failed; empty if it did not.
         clones: Processes that were refused as the second of an identity, by node.
         refused_rows: Why rows in Redis do not count, by node.
+        drifts: How the use of route sets has changed, by set.
     """
     if not view.is_known:
         # What it last saw may be wrong by now, in both directions.
@@ -105,6 +117,10 @@ def find_alarms(
         found.append(Alarm("forged_rows", "critical", message, tuple(refused_rows)))
     if backup_error:
         found.append(Alarm("backup_failed", "warning", f"the backup failed: {backup_error}"))
+    if drifts:
+        named = "; ".join(list(drifts.values())[:DRIFTS_NAMED_MAX])
+        message = f"{len(drifts)} route sets are used otherwise than in the week before: {named}"
+        found.append(Alarm("drift", "warning", message, sets=tuple(drifts)))
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -29,11 +30,14 @@ from synaptoroute_coordinator.actions.audit_log import AuditLog
 from synaptoroute_coordinator.actions.backups import NO_BACKUP_STORE, Backups
 from synaptoroute_coordinator.actions.executor import ActionResult, Executor
 from synaptoroute_coordinator.actions.fleet_client import FleetClient
+from synaptoroute_coordinator.alarms import AlarmKeeper
 from synaptoroute_coordinator.config import Policy
+from synaptoroute_coordinator.drift import DriftWatch, drift_sets
 from synaptoroute_coordinator.events import Alarm, Event, EventFeed, Tone, find_alarms, find_changes
 from synaptoroute_coordinator.fleet import FleetView, LogView, Telemetry, build_view, evaluate_audit
 from synaptoroute_coordinator.fleet_history import FleetHistory
 from synaptoroute_coordinator.leader_lease import LeaderLease
+from synaptoroute_coordinator.memory import Memory
 from synaptoroute_coordinator.plan import (
     AbortImport,
     Action,
@@ -54,6 +58,9 @@ from synaptoroute_coordinator.traffic import TrafficHistory
 OBSERVE_SECONDS: Final = 0.5
 TELEMETRY_SECONDS: Final = 2.0
 TRAFFIC_SECONDS: Final = 5.0
+DRIFT_SECONDS: Final = 15.0
+SAVE_SECONDS: Final = 10.0
+SAVED_BYTES_PER_SECOND: Final = 20_000
 ANSWERING_SECONDS: Final = 7.0
 """A node that answered no scrape for this long is not live while Redis does not answer."""
 IMPORTS_SECONDS: Final = 10.0
@@ -90,12 +97,16 @@ class Reconciler:
         self.backups = backups
         self.audit_log = audit_log
         self.view = FleetView(LogView("away"))
-        self.alarms: tuple[Alarm, ...] = ()
+        self.alarm_keeper = AlarmKeeper(policy)
         self.state = ControllerState(time.monotonic())
         self.feed = EventFeed()
         self.counts: dict[tuple[str, str], int] = {}
         self.traffic = TrafficHistory(time.time())
         self.history = FleetHistory(time.time())
+        self.drifts = DriftWatch(policy, self.traffic)
+        self._memory = Memory(
+            log.saved_state, self.traffic, self.alarm_keeper, self.drifts, policy.traffic_bytes_max
+        )
         self.backup_error = ""
         self._executor = Executor(log, signer)
         self._telemetry: dict[str, Telemetry] = {}
@@ -107,6 +118,11 @@ class Reconciler:
         self._clock_offset_ms = time.time() * 1_000 - time.monotonic() * 1_000
         self._tasks: list[asyncio.Task[None]] = []
         self._backup_task: asyncio.Task[None] | None = None
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Alarms that are raised."""
+        return self.alarm_keeper.alarms
 
     @property
     def level(self) -> int:
@@ -122,6 +138,7 @@ class Reconciler:
             ("telemetry", self._telemetry_loop),
             ("imports", self._imports_loop),
             ("traffic", self._traffic_loop),
+            ("memory", self._memory_loop),
         ):
             self._tasks.append(asyncio.create_task(self._run_forever(name, run), name=name))
 
@@ -136,6 +153,7 @@ class Reconciler:
     async def stop(self) -> None:
         tasks = [*self._tasks, *([self._backup_task] if self._backup_task else [])]
         await asyncio.gather(*map(end_task, tasks))
+        await self._save()
         await self.lease.release()
 
     async def _reconcile_loop(self) -> None:
@@ -204,7 +222,7 @@ class Reconciler:
             deep_verdict=self.state.deep_verdict,
         )
         missing = self.state.missing_voters(time.monotonic(), self.policy.voter_missing_seconds)
-        alarms = find_alarms(
+        found = find_alarms(
             self.view,
             self.policy,
             missing_voters=missing,
@@ -212,10 +230,16 @@ class Reconciler:
             backup_error=self.backup_error,
             clones=self._clones,
             refused_rows=self.log.presence.rows.refused,
+            drifts={name: each.message for name, each in drift_sets(self.drifts.drifts).items()},
         )
-        for event in find_changes(self._previous_view, self.view, self.alarms, alarms):
+        keeper = self.alarm_keeper
+        before = keeper.raised
+        keeper.update(
+            found, time.monotonic(), time.time_ns() // 1_000_000, is_known=self.view.is_known
+        )
+        for event in find_changes(self._previous_view, self.view, before, keeper.raised):
             self.feed.add(event)
-        self._previous_view, self.alarms = self.view, alarms
+        self._previous_view = self.view
         self.history.add(self.view, time.time())
         self.feed.notify_view()
 
@@ -237,11 +261,33 @@ class Reconciler:
 
     async def _traffic_loop(self) -> None:
         """Read how many answers each route got, on every node."""
+        judged_at = -math.inf
         while True:
+            with contextlib.suppress(ClusterError):  # Redis does not answer yet
+                await self._memory.load()
             targets = [(node.node, node.url) for node in self.view.live if node.url]
             found = await self.client.documents(targets, "/-/traffic")
             self.traffic.add(found, time.time())
+            if time.monotonic() >= judged_at + DRIFT_SECONDS:
+                judged_at = time.monotonic()
+                self.drifts.update(time.time())
             await asyncio.sleep(TRAFFIC_SECONDS)
+
+    async def _memory_loop(self) -> None:
+        """Save traffic and alarms from time to time, as the holder of the lease."""
+        written_bytes = 0
+        while True:
+            # A large history is saved less often, so that it is no load on Redis' disk.
+            await asyncio.sleep(SAVE_SECONDS + written_bytes / SAVED_BYTES_PER_SECOND)
+            written_bytes = await self._save()
+
+    async def _save(self) -> int:
+        if self.lease.is_active:
+            try:
+                return await self._memory.save()
+            except ClusterError as error:
+                _log.debug("traffic and alarms are not saved: %s", error)
+        return 0
 
     async def _imports_loop(self) -> None:
         """Read the open imports from one node; they are the same on all nodes."""

@@ -2,13 +2,14 @@
 
 Each node counts its answers from its start on.  The coordinator reads these counts from time to
 time, and keeps the differences in buckets of time: fine ones for the last hours, coarse ones for
-the last days.  Counts only, no text; in memory, so they begin anew with the process.
+the last days.  Counts only, no text; ``document`` and ``restore`` carry them over a restart.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -17,6 +18,7 @@ SERIES_MAX: Final = 2_048
 """Pairs of set and route that are kept; further ones are left out until others have no answers."""
 NAME_CHARACTERS_MAX: Final = 256
 NODES_MAX: Final = 8_192
+GAP_SECONDS: Final = 60.0
 
 
 class Range(NamedTuple):
@@ -110,8 +112,11 @@ class TrafficHistory:
         self.began_at_seconds = now_seconds
         self._read_at_seconds = now_seconds
         self._series: dict[Pair, _Series] = {}
+        self._series_counts: Counter[bool] = Counter()  # by whether they are of a route
         self._newest = [int(now_seconds) // each.bucket_seconds for each in RANGES.values()]
         self._counts: dict[str, Counts] = {}
+        self._places: list[list[tuple[int, float]]] = []
+        self._has_gap = False  # Whether no coordinator read before the next time
 
     def add(self, documents: Mapping[str, Any], now_seconds: float) -> None:
         """Add what nodes have counted since they were read last.
@@ -121,6 +126,9 @@ class TrafficHistory:
         """
         self._advance(now_seconds)
         self._series = {pair: each for pair, each in self._series.items() if any(each.answers[-1])}
+        self._series_counts = Counter(bool(route) for _, route in self._series)
+        since_seconds = self._read_at_seconds if self._has_gap else now_seconds
+        self._places, self._has_gap = self._places_since(since_seconds, now_seconds), False
         for node, document in documents.items():
             counts = parse_counts(document)
             if counts is None:
@@ -145,15 +153,50 @@ class TrafficHistory:
                 # The node forgot a route that was removed, and counts it from 0 again.
                 answers_before, sum_before = 0, 0.0
             if answers > answers_before:
-                series = self._series.get(pair)
+                series = self._find_series(pair)
                 if series is None:
-                    if len(self._series) >= SERIES_MAX:
-                        continue
-                    series = self._series[pair] = _Series()
-                for index, newest in enumerate(self._newest):
-                    place = newest % len(series.answers[index])
-                    series.answers[index][place] += answers - answers_before
-                    series.confidence_sums[index][place] += max(0.0, confidence_sum - sum_before)
+                    continue
+                confidence = max(0.0, confidence_sum - sum_before)
+                for index, places in enumerate(self._places):
+                    for place, share in places:
+                        series.answers[index][place] += share * (answers - answers_before)
+                        series.confidence_sums[index][place] += share * confidence
+
+    def _find_series(self, pair: Pair) -> _Series | None:
+        """Find the series of a pair, or make it; None if there are too many.
+
+        Those of whole sets have room of their own: without them shares would be wrong.
+        """
+        series = self._series.get(pair)
+        if series is None:
+            is_route = bool(pair[1])
+            if self._series_counts[is_route] < SERIES_MAX:
+                self._series_counts[is_route] += 1
+                series = self._series[pair] = _Series()
+        return series
+
+    def _places_since(
+        self, since_seconds: float, now_seconds: float
+    ) -> list[list[tuple[int, float]]]:
+        """Places of each range for answers since some time, and the share that each gets.
+
+        Answers between two usual readings belong to the newest bucket.  Those of a longer time,
+        in which no coordinator ran, are spread evenly.
+        """
+        found = []
+        gap_seconds = now_seconds - since_seconds
+        for each, newest in zip(RANGES.values(), self._newest, strict=True):
+            if gap_seconds <= GAP_SECONDS:
+                found.append([(newest % each.buckets, 1.0)])
+                continue
+            width, own = each.bucket_seconds, []
+            for number in range(max(0, newest - each.buckets + 1), newest + 1):
+                begin = max(since_seconds, number * width)
+                share = (min(now_seconds, (number + 1) * width) - begin) / gap_seconds
+                if share > 0:
+                    own.append((number % each.buckets, share))
+            found.append(own)
+        return found
 
     def _advance(self, now_seconds: float) -> None:
         """Empty the buckets that begin since the last call."""
@@ -178,12 +221,43 @@ class TrafficHistory:
                 found[name] = found.get(name, Figures()) + own
         return dict(sorted(found.items(), key=lambda each: -each[1].answers))
 
+    def recent(self, seconds: float, now_seconds: float) -> dict[str, Figures]:
+        """Figures of each route set in the newest buckets that span some time."""
+        width = RANGES["24h"].bucket_seconds
+        count = math.ceil(seconds / width)
+        buckets = self.buckets_by_set("24h", now_seconds)
+        return {name: sum(own[-count:], Figures()) for name, own in buckets.items()}
+
+    def buckets_by_set(self, range_name: str, now_seconds: float) -> dict[str, list[Figures]]:
+        """Figures of each route set in each bucket of a range, oldest first."""
+        self._advance(now_seconds)
+        index = list(RANGES).index(range_name)
+        places = self._places_of(index)
+        found: dict[str, list[list[float]]] = {}
+        for (name, route), series in self._series.items():
+            answers, sums = series.answers[index], series.confidence_sums[index]
+            if any(answers):
+                own = found.setdefault(name, [[0.0] * len(places) for _ in range(3)])
+                for n, place in enumerate(places):
+                    if answers[place]:
+                        own[0][n] += answers[place]
+                        own[1][n] += answers[place] if route is None else 0.0
+                        own[2][n] += sums[place]
+        return {
+            name: [Figures(*each) for each in zip(*own, strict=True)] for name, own in found.items()
+        }
+
+    def _places_of(self, index: int) -> list[int]:
+        count = list(RANGES.values())[index].buckets
+        newest = self._newest[index]
+        return [number % count for number in range(newest - count + 1, newest + 1)]
+
     def traffic_of(self, route_set: str, range_name: str, now_seconds: float) -> SetTraffic:
         """Answers of a route set in a range."""
         self._advance(now_seconds)
         index = list(RANGES).index(range_name)
         asked, newest = RANGES[range_name], self._newest[index]
-        places = [n % asked.buckets for n in range(newest - asked.buckets + 1, newest + 1)]
+        places = self._places_of(index)
         found = SetTraffic((newest - asked.buckets + 1) * asked.bucket_seconds, asked[1])
         for (name, route), series in self._series.items():
             if name == route_set and any(series.answers[index]):
@@ -193,12 +267,107 @@ class TrafficHistory:
         found.routes.sort(key=lambda each: -sum(each.answers))
         return found
 
+    # --- what a restart must not forget ---
+
+    def document(self, series_max: int, *, has_counts: bool = True) -> dict[str, Any]:
+        """Everything but the empty buckets.
+
+        Args:
+            series_max: Most series, of those with the most answers; those of whole sets first.
+            has_counts: Whether to add the last counts of the nodes, without which answers until
+                they are read again are lost.
+        """
+        chosen = sorted(
+            self._series.items(), key=lambda item: (bool(item[0][1]), -sum(item[1].answers[-1]))
+        )[:series_max]
+        return {
+            "began_at_seconds": self.began_at_seconds,
+            "read_at_seconds": self._read_at_seconds,
+            "series": [[*pair, self._points(series)] for pair, series in chosen],
+            "counts": [
+                [node, each.began_at_ms, [[*pair, *own] for pair, own in each.pairs.items()]]
+                for node, each in self._counts.items()
+                if has_counts
+            ],
+        }
+
+    @property
+    def size(self) -> int:
+        """Number of series."""
+        return len(self._series)
+
+    @property
+    def counts_size(self) -> int:
+        """Number of counts of all nodes."""
+        return sum(len(each.pairs) for each in self._counts.values())
+
+    def _points(self, series: _Series) -> list[list[list[float]]]:
+        """Number, answers and sum of confidences of each bucket, by range."""
+        found = []
+        for index, (each, newest) in enumerate(zip(RANGES.values(), self._newest, strict=True)):
+            found.append(
+                [
+                    [
+                        number,
+                        round(series.answers[index][number % each.buckets], 3),
+                        round(series.confidence_sums[index][number % each.buckets], 3),
+                    ]
+                    for number in range(newest - each.buckets + 1, newest + 1)
+                    if series.answers[index][number % each.buckets]
+                ]
+            )
+        return found
+
+    def restore(self, document: Any, now_seconds: float) -> None:
+        """Add what an earlier process saved; buckets that are too old or in the future are not.
+
+        Raises:
+            KeyError, TypeError, ValueError: The document is malformed.
+        """
+        self._advance(now_seconds)
+        began, read_at = float(document["began_at_seconds"]), float(document["read_at_seconds"])
+        if not math.isfinite(began + read_at):
+            raise ValueError("not the time of a history")
+        counts = {}
+        for node, began_at_ms, pairs in document["counts"][:NODES_MAX]:
+            own = {(str(name), _route(route)): (int(n), float(s)) for name, route, n, s in pairs}
+            counts[str(node)] = Counts(int(began_at_ms), own)
+        points = [
+            (str(name)[:NAME_CHARACTERS_MAX], _route(route), _checked(ranges))
+            for name, route, ranges in document["series"][: 2 * SERIES_MAX]
+        ]
+        for name, route, ranges in points:
+            series = self._find_series((name, route))
+            if series is None:
+                continue
+            for index, each in enumerate(RANGES.values()):
+                for number, answers, confidence_sum in ranges[index]:
+                    if self._newest[index] - each.buckets < number <= self._newest[index]:
+                        series.answers[index][number % each.buckets] += answers
+                        series.confidence_sums[index][number % each.buckets] += confidence_sum
+        self.began_at_seconds = min(self.began_at_seconds, began)
+        if not self._counts and read_at <= now_seconds:
+            self._counts, self._read_at_seconds, self._has_gap = counts, read_at, True
+
+
+def _route(route: Any) -> str | None:
+    return None if route is None else str(route)[:NAME_CHARACTERS_MAX]
+
+
+def _checked(ranges: Any) -> list[list[tuple[int, float, float]]]:
+    found = [[(int(n), float(a), float(s)) for n, a, s in each] for each in ranges]
+    if len(found) != len(RANGES) or not all(
+        math.isfinite(a) and a >= 0 and math.isfinite(s) for each in found for _, a, s in each
+    ):
+        raise ValueError("not the buckets of a series")
+    return found
+
 
 def parse_counts(document: Any) -> Counts | None:
     """Read the response of a node to ``/-/traffic``; None if it is malformed."""
     try:
         pairs: dict[Pair, tuple[int, float]] = {}
-        for each in document["pairs"][:SERIES_MAX]:
+        for each in document["pairs"][: 2 * SERIES_MAX]:
             name, route = str(each["set"]), each["route"]
             answers, confidence_sum = int(each["answers"]), float(each["confidence_sum"])
             if answers < 0 or not math.isfinite(confidence_sum):

@@ -107,6 +107,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     app.state.runtime = runtime
     app.state.registry = metrics.make_registry(runtime.reconciler, runtime.keys)
+    app.state.set_registry = metrics.make_set_registry(runtime.reconciler)
     app.state.registry.register(
         TlsCollector("synaptoroute_fleet_", lambda: (runtime.tls, runtime.peer_tls))
     )

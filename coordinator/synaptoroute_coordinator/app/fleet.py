@@ -266,7 +266,7 @@ async def show_traffic(
     limit: Annotated[int, Query(ge=1, le=TRAFFIC_ROUTES_MAX)] = 50,
 ) -> Response:
     """Answers of all nodes over time: of each route, and without one, with the mean confidence.
-    Counts only, kept in memory since this coordinator started.
+    Counts only; they are kept over restarts of the coordinator.
     """
     history, now_seconds = runtime_of(request).reconciler.traffic, time.time()
     name = RANGE_NAMES.get(range_, range_)
@@ -322,6 +322,20 @@ async def list_actions(request: Request) -> Response:
     """Newest actions with their authors."""
     audit_log = runtime_of(request).reconciler.audit_log
     return json_response({"actions": [asdict(each) for each in audit_log.newest]})
+
+
+@endpoints.get("/v1/alarms", tags=["fleet"], summary="List alarms", responses=RESPONSES)
+async def list_alarms(request: Request) -> Response:
+    """Raised alarms, and the newest that were cleared, with their times. `is_over`: the
+    condition is over, and the alarm is cleared unless it comes back soon.
+    """
+    keeper = runtime_of(request).reconciler.alarm_keeper
+    return json_response(
+        {
+            "alarms": [asdict(each) for each in keeper.alarms],
+            "past": [asdict(each) for each in keeper.past],
+        }
+    )
 
 
 # --- actions ---------------------------------------------------------------------------

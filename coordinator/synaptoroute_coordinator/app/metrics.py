@@ -14,12 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.web.api_keys import ApiKeys, KeysStatus
+from synaptoroute.web.middleware import context_of
 from synaptoroute_coordinator.app.responses import PROBLEMS, RESPONSES, json_response
 from synaptoroute_coordinator.app.runtime import runtime_of
 from synaptoroute_coordinator.events import CODES
 from synaptoroute_coordinator.reconciler import Reconciler
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+SETS_MAX: Final = 50
+"""Route sets that are named."""
 
 endpoints = APIRouter(tags=["probes"])
 
@@ -52,8 +55,14 @@ async def show_ready(request: Request) -> Response:
     },
 )
 async def show_metrics(request: Request) -> Response:
-    """Metrics of the fleet, prefix `synaptoroute_fleet_`, including every alarm."""
+    """Metrics of the fleet, prefix `synaptoroute_fleet_`, including every alarm. Those that name
+    route sets need a key of the scope `metrics`, or one that reads everything, unless the
+    coordinator has no keys.
+    """
     body = generate_latest(request.app.state.registry)
+    key = context_of(request.scope).key
+    if key is not None and (key.may("metrics") or key.may("read")):
+        body += generate_latest(request.app.state.set_registry)
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -98,6 +107,12 @@ class FleetCollector(Collector):
         ):
             known = float(value) if view.is_known else math.nan
             yield GaugeMetricFamily(f"synaptoroute_fleet_{name}", meaning, value=known)
+        drifting = sum(each.is_drifting for each in reconciler.drifts.drifts)
+        yield GaugeMetricFamily(
+            "synaptoroute_fleet_drifting_sets",
+            "Route sets that are used otherwise than in the week before.",
+            value=drifting,
+        )
         yield from self._collect_keys()
         yield from self._collect_nodes()
         actions = CounterMetricFamily(
@@ -137,6 +152,49 @@ class FleetCollector(Collector):
             is_sound = node.digest_state not in ("differs", "unsound")
             sound.add_metric([node.name], is_sound if node.is_known else math.nan)
         yield from (lag, live, sound)
+
+
+class DriftCollector(Collector):
+    """How each route set is used now, and how in the week before; those with most answers."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        unmatched = GaugeMetricFamily(
+            "synaptoroute_fleet_set_unmatched_ratio",
+            "Share of the answers of a set that have no route.",
+            labels=("set", "window"),
+        )
+        confidence = GaugeMetricFamily(
+            "synaptoroute_fleet_set_confidence_mean",
+            "Mean confidence of the answers of a set.",
+            labels=("set", "window"),
+        )
+        drifting = GaugeMetricFamily(
+            "synaptoroute_fleet_set_drifting",
+            "1 for a set that is used otherwise than in the week before.",
+            labels=("set",),
+        )
+        drifts = sorted(self._reconciler.drifts.drifts, key=lambda each: -each.week.answers)
+        for each in drifts[:SETS_MAX]:
+            for window, figures in (("recent", each.recent), ("week", each.week)):
+                if figures.answers:
+                    labels = [each.route_set, window]
+                    unmatched.add_metric(labels, figures.unmatched / figures.answers)
+                    confidence.add_metric(labels, figures.confidence_sum / figures.answers)
+            drifting.add_metric([each.route_set], int(each.is_drifting))
+        yield from (unmatched, confidence, drifting)
+
+
+def make_set_registry(reconciler: Reconciler) -> CollectorRegistry:
+    """Metrics that name route sets."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(DriftCollector(reconciler))
+    return registry
 
 
 def make_registry(reconciler: Reconciler, keys: ApiKeys | None = None) -> CollectorRegistry:

@@ -129,7 +129,7 @@ def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
     names = {node.node: node.name for node in view.nodes}
     return {
         "log_state": "full" if is_log_full(log, policy) else log.state,
-        "detail": reconciler.alarms[0].message if reconciler.alarms else "",
+        "detail": next((each.message for each in reconciler.alarms if not each.is_over), ""),
         "head": f"{log.epoch}.{log.seq}" if log.epoch else "",
         "trust_mode": reconciler.log.trust_mode,
         "log": {

@@ -134,6 +134,11 @@ class Keys:
         """Stream: the next epoch's log while it is being made; fields as in ``log``."""
         return f"{self.prefix}refill"
 
+    @property
+    def coordinator(self) -> str:
+        """String: what the active coordinator saved, see ``SavedState``."""
+        return f"{self.prefix}coordinator"
+
     def lease(self, name: str) -> str:
         """String with expiry: ``token:owner`` of the holder of the lease."""
         return f"{self.prefix}lease:{name}"

@@ -35,6 +35,7 @@ from synaptoroute.sequencer.presence import Audits, NodeCommands, Presence
 from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
 from synaptoroute.sequencer.replica_reads import ReplicaReads
 from synaptoroute.sequencer.retention import Retention, RetentionLimits
+from synaptoroute.sequencer.saved_state import SavedState
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Scripts
 from synaptoroute.sequencer.server_checks import ServerFacts, check_server
 from synaptoroute.sequencer.votes import Ballots, VoterPositions
@@ -120,6 +121,7 @@ class RedisLog:
         self.content_board = ContentBoard(self._commands, self.keys)
         self.audits = Audits(self.scripts, self._commands, reader)
         self.node_commands = NodeCommands(self.scripts, self._commands, reader)
+        self.saved_state = SavedState(self._reads, self.keys, self.signing_keys.secret)
         self.epochs = Epochs(self.scripts, self.signing_keys)
         self._reader = self._reader_at(self._reads)
         self._replica_links = [

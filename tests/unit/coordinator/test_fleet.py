@@ -169,6 +169,7 @@ def test_every_alarm_can_be_raised() -> None:
     raised |= alarm_codes(fleet(), missing_voters=("a",))
     raised |= alarm_codes(fleet(), backup_error="disk full")
     raised |= alarm_codes(fleet(), clones={"a": "boot 2 at http://copy"})
+    raised |= alarm_codes(fleet(), drifts={"default": "without a route 30% (5% before)"})
     raised |= alarm_codes(fleet(), refused_rows={"a": "an old row of 'a'"})
     raised |= alarm_codes(fleet(seen("a", fingerprint="g"), seen("b"), seen("c")))
     unsound = evaluate_audit(7, {"a": AuditReport(1, DIGEST, True, 5, 1)}, "a", is_deep=True)

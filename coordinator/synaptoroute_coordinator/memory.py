@@ -1,0 +1,127 @@
+"""Saves traffic and alarms, and reads what an earlier coordinator saved.
+
+Only the active coordinator saves; every coordinator reads once.  The content is compressed JSON
+of bounded size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import zlib
+from typing import Any, Final
+
+from synaptoroute.errors import ProtocolError
+from synaptoroute.sequencer.saved_state import SavedState
+from synaptoroute_coordinator.alarms import AlarmKeeper
+from synaptoroute_coordinator.drift import DriftWatch
+from synaptoroute_coordinator.traffic import TrafficHistory
+
+FORMAT: Final = 1
+DOCUMENT_BYTES_MAX: Final = 67_108_864
+COUNTS_MAX: Final = 20_000
+"""With more counts of nodes, these are not saved."""
+SHRINK: Final = 0.8
+
+_log = logging.getLogger(__name__)
+
+
+class Memory:
+    """What a coordinator keeps over its restart.  Used on one event loop."""
+
+    def __init__(
+        self,
+        saved: SavedState,
+        traffic: TrafficHistory,
+        alarms: AlarmKeeper,
+        drifts: DriftWatch,
+        bytes_max: int,
+    ) -> None:
+        self._saved = saved
+        self._traffic = traffic
+        self._alarms = alarms
+        self._drifts = drifts
+        self._bytes_max = bytes_max
+        self._is_loaded = bytes_max == 0
+
+    async def load(self) -> None:
+        """Take what was saved, once; a state that cannot be used is left and overwritten later.
+
+        Raises:
+            SequencerUnavailable: Redis does not answer; to be called again.
+        """
+        if self._is_loaded:
+            return
+        try:
+            content = await self._saved.load()
+            if content is not None:
+                self._restore(await asyncio.to_thread(unpack, content))
+        except ProtocolError as error:
+            _log.warning("the history of traffic and alarms begins anew: %s", error)
+        self._is_loaded = True
+
+    def _restore(self, document: Any) -> None:
+        try:
+            self._traffic.restore(document["traffic"], time.time())
+            self._alarms.restore(document["alarms"], time.monotonic())
+            self._drifts.restore(map(str, document["drifting"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ProtocolError(f"the saved state is malformed: {error}") from error
+
+    async def save(self) -> int:
+        """Save everything that fits, unless what was saved before is not loaded yet.
+
+        Returns:
+            Bytes that were written.
+
+        Raises:
+            SequencerUnavailable: Redis does not answer, or refuses.
+        """
+        if not self._is_loaded or not self._bytes_max:
+            return 0
+        has_counts = self._traffic.counts_size <= COUNTS_MAX
+        series_max = self._traffic.size
+        while True:
+            document = {
+                "format": FORMAT,
+                "traffic": self._traffic.document(series_max, has_counts=has_counts),
+                "alarms": self._alarms.document(),
+                "drifting": sorted(e.route_set for e in self._drifts.drifts if e.is_drifting),
+            }
+            content = await asyncio.to_thread(pack, document)
+            if len(content) <= self._bytes_max:
+                break
+            if series_max == 0:
+                return 0  # not even the alarms fit
+            if has_counts:
+                has_counts = False
+            else:
+                share = SHRINK * self._bytes_max / len(content)
+                series_max = min(int(share * series_max), series_max - 1)
+        await self._saved.store(content)
+        return len(content)
+
+
+def pack(document: Any) -> bytes:
+    return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 6)
+
+
+def unpack(content: bytes) -> Any:
+    """Read a saved document; blocks.
+
+    Raises:
+        ProtocolError: It is malformed, too large, or of another format.
+    """
+    try:
+        reader = zlib.decompressobj()
+        text = reader.decompress(content, DOCUMENT_BYTES_MAX)
+        if not reader.eof:
+            raise ProtocolError("the saved state is too large or cut off")
+        document = json.loads(text)
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise ProtocolError(f"the saved state is malformed: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ProtocolError("the saved state has another format")
+    return document
