@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 ANSWER_SECONDS_MAX = 2.0
 PAUSE_SECONDS = 0.1
 STATUS_BYTES_MAX = 4_096
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def own(name: str) -> str | None:
@@ -54,18 +53,21 @@ def failure(url: str) -> str | None:
 
 
 def encrypted(plain: socket.socket, host: str) -> socket.socket:
-    """Speak TLS with the certificate of the process, which may serve nobody without one."""
+    """Speak TLS with the certificate of the process, which may serve nobody without one.
+
+    The server shows this very certificate.  It is for the name that other members use, or for
+    the host of the URL.
+    """
     import ssl
 
     context = ssl.create_default_context()
-    if host in _LOOPBACK:
-        # Its certificate is for the name that others know; nobody else answers on the loopback.
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     certificate, key = own("TLS_CERT"), own("TLS_KEY")
     if certificate and key:
+        context.load_verify_locations(certificate)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.load_cert_chain(certificate, key)
-    return context.wrap_socket(plain, server_hostname=host)
+    name = urlsplit(own("ADVERTISE_URL") or "").hostname
+    return context.wrap_socket(plain, server_hostname=name or host)
 
 
 def main(arguments: list[str]) -> int:

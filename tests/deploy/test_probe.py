@@ -122,22 +122,31 @@ def test_check_without_a_url_asks_the_process_of_the_environment(
     assert tls.stderr.startswith(f"https://127.0.0.1:{server.server_port}/livez: ")
 
 
-def test_check_asks_a_server_with_a_certificate_of_its_own(tmp_path: Path) -> None:
-    """The image's own check is healthy under TLS, also where clients need a certificate."""
-    files = TestTls.make(tmp_path)
+@pytest.mark.parametrize("name", ["127.0.0.1", "node-1.example"])
+def test_check_asks_a_server_with_a_certificate_of_its_own(tmp_path: Path, name: str) -> None:
+    """Healthy under TLS, also where clients need a certificate, and under the node's own name."""
+    files, others = TestTls.make(tmp_path / "own", name), TestTls.make(tmp_path / "others", name)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.cert, files.key)
     context.load_verify_locations(files.ca)
     context.verify_mode = ssl.CERT_REQUIRED
     with serving(context) as made:
-        done = probe(
-            SYNAPTOROUTE_PORT=str(made.server_port),
-            SYNAPTOROUTE_TLS_CERT=str(files.cert),
-            SYNAPTOROUTE_TLS_KEY=str(files.key),
+        port = {"SYNAPTOROUTE_PORT": str(made.server_port)}
+        address = {"SYNAPTOROUTE_ADVERTISE_URL": f"https://{name}:8443"}
+        done, foreign = (
+            probe(
+                **port,
+                **address,
+                SYNAPTOROUTE_TLS_CERT=str(each.cert),
+                SYNAPTOROUTE_TLS_KEY=str(each.key),
+            )
+            for each in (files, others)
         )
 
     assert 0 == done.returncode, done.stderr
     assert ["/livez"] == made.asked
+    assert 1 == foreign.returncode
+    assert "CERTIFICATE_VERIFY_FAILED" in foreign.stderr
 
 
 def test_check_starts_without_the_modules_of_web_clients() -> None:
