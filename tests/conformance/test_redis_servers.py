@@ -34,7 +34,7 @@ LOST_SECONDS = 0.7
 _log = logging.getLogger(__name__)
 
 
-@pytest.fixture(params=[*KINDS, "redis-7.0 TLS"])
+@pytest.fixture(params=[*KINDS, "redis-7.0 TLS", "redis-7.4 TLS"])
 def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoint]:
     """Two servers of each kind behind one address."""
     kind, _, secured = request.param.partition(" ")

