@@ -13,8 +13,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from synaptoroute.errors import ConfigError
+
 DEFAULT_MODEL = "all-MiniLM-L6-v2-int8"
 ENV_PREFIX = "SYNAPTOROUTE_"
+_SPAN_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_SPAN_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_SPAN_PROTOCOL = "http/protobuf"
 
 Precision = Literal["auto", "float32", "int8"]
 """Arithmetic of the encoder's matrix products; part of the encoder's fingerprint.
@@ -284,10 +289,27 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     front_port: int = Field(default=0, ge=0, le=65_535)
 
 
-def is_tracing_enabled() -> bool:
-    """Whether OpenTelemetry's environment variables name an endpoint for traces."""
-    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    return any(os.environ.get(name) for name in names)
+def is_tracing_requested() -> bool:
+    """Whether OpenTelemetry's variables ask for traces.
+
+    Raises:
+        ConfigError: They ask for an exporter or a protocol that a server does not have.
+    """
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
+        return False
+    if exporter not in ("", "otlp"):
+        raise ConfigError(f"OTEL_TRACES_EXPORTER is {exporter!r}; a server has otlp and none")
+    if not exporter and not any(os.environ.get(name) for name in _SPAN_ENDPOINTS):
+        return False
+    named = (os.environ[name] for name in _SPAN_PROTOCOLS if os.environ.get(name))
+    protocol = next(named, _SPAN_PROTOCOL)
+    if protocol.strip().lower() != _SPAN_PROTOCOL:
+        raise ConfigError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}, and spans are sent by {_SPAN_PROTOCOL} "
+            "only: name that, and the HTTP port of the collector, 4318 by default"
+        )
+    return True
 
 
 def requested_failpoint() -> str:

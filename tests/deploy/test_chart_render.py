@@ -180,3 +180,23 @@ def test_haproxy_believes_forwarding_headers_of_what_stands_before_it_only() -> 
 
     assert "TRUSTED_PROXIES" not in settings(alone)
     assert "10.0.0.0/8 172.16.0.0/12" in settings(behind)["TRUSTED_PROXIES"]
+
+
+def test_nodes_and_coordinator_send_spans_to_the_endpoint() -> None:
+    """Credentials of the receiver come from a Secret."""
+    objects = render(values=CHART / "ci/observability-values.yaml")
+    pods = {name: spec for name, _, spec in charts.pods(objects)}
+    for name in ("rel-synaptoroute", "rel-synaptoroute-coordinator"):
+        told = environment(objects, pods[name])
+        assert "http://collector.observability:4318" == told["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        assert ("parentbased_traceidratio", "0.25") == (
+            told["OTEL_TRACES_SAMPLER"],
+            told["OTEL_TRACES_SAMPLER_ARG"],
+        )
+        assert "OTEL_EXPORTER_OTLP_HEADERS" in told
+
+
+def test_chart_without_an_endpoint_sets_no_variable_of_opentelemetry() -> None:
+    objects = render()
+
+    assert "OTEL_" not in json.dumps(objects)

@@ -4,65 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 
 from processes import NodeProcess
+from span_collector import SpanCollector
 from synaptoroute.client import AsyncClient, Client
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 
-class Collector:
-    """Takes spans as an OTLP collector does, over HTTP."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        bodies = self.bodies
-
-        class Endpoint(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                """Nothing to the terminal."""
-
-        self._server = HTTPServer(("127.0.0.1", 0), Endpoint)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def resources(self) -> list[Any]:
-        """Spans that arrived, by resource."""
-        requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
-        return [each for request in requests for each in request.resource_spans]
-
-    def spans(self) -> list[Any]:
-        return [
-            span
-            for resource in self.resources()
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-
-
 @pytest.fixture
-def node(tmp_path: Path, collector: Collector) -> Iterator[NodeProcess]:
+def node(tmp_path: Path, collector: SpanCollector) -> Iterator[NodeProcess]:
     """A node that sends its spans there."""
     made = NodeProcess(tmp_path, {"model": "test-hash-64"})
     made.variables = {
@@ -76,14 +32,16 @@ def node(tmp_path: Path, collector: Collector) -> Iterator[NodeProcess]:
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
+def collector() -> Iterator[SpanCollector]:
     """A collector that runs during the test."""
-    started = Collector()
+    started = SpanCollector()
     yield started
     started.close()
 
 
-def test_trace_goes_from_the_program_to_the_node(node: NodeProcess, collector: Collector) -> None:
+def test_trace_goes_from_the_program_to_the_node(
+    node: NodeProcess, collector: SpanCollector
+) -> None:
     """The span of each request has the span of the program as its parent."""
     tracer = TracerProvider().get_tracer("program")
 

@@ -35,6 +35,7 @@ CLOCK_ROOMS = frozenset(
         "serving",
         "cascade",
         "threads",
+        "tracing",
         "storage",
         "synaptoroute_coordinator",
     ]

@@ -49,6 +49,7 @@ from synaptoroute.web.openapi import (
 )
 from synaptoroute.web.tls import client_tls, peer_files, server_tls
 from synaptoroute.web.tls_metrics import TlsCollector
+from synaptoroute.web.tracing import RequestTracer, start_tracing
 from synaptoroute_coordinator.actions.audit_log import AuditLog
 from synaptoroute_coordinator.actions.backup_store import (
     BackupStore,
@@ -84,8 +85,13 @@ the scope `admin` and are recorded with the name of the key."""
 _log = logging.getLogger(__name__)
 
 
-def create_app(runtime: Runtime) -> FastAPI:
-    """Make the application; its lifespan starts and stops the coordinator."""
+def create_app(runtime: Runtime, tracer: RequestTracer | None = None) -> FastAPI:
+    """Make the application; its lifespan starts and stops the coordinator.
+
+    Args:
+        runtime: What it serves.
+        tracer: Makes the spans of requests; None if they are not traced.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -111,7 +117,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.state.registry.register(
         TlsCollector("synaptoroute_fleet_", lambda: (runtime.tls, runtime.peer_tls))
     )
-    app.add_middleware(Middleware, policy=CoordinatorPolicy(runtime))
+    app.add_middleware(Middleware, policy=CoordinatorPolicy(runtime, tracer))
     add_cors(app, runtime.config)
     add_error_handlers(app)
     modules = (dashboard, metrics, fleet, encoders, gateway, learning, promotions, route_sets)
@@ -147,6 +153,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 BACKLOG_CONNECTIONS: Final = 512
 RECORD_NAME: Final = "actions.jsonl"
+SERVICE_NAME: Final = "synaptoroute-coordinator"
 
 
 def serve(config: CoordinatorConfig) -> None:
@@ -165,16 +172,22 @@ def serve(config: CoordinatorConfig) -> None:
         "(SYNAPTOROUTE_COORDINATOR_INSECURE=true)",
     )
     configure_logs(config.log_level, config.log_format)
-    if not asyncio.run(_serve(config)):
+    tracing = start_tracing(SERVICE_NAME, config.url)
+    try:
+        is_started = asyncio.run(_serve(config, tracing.tracer if tracing else None))
+    finally:
+        if tracing is not None:
+            tracing.close()
+    if not is_started:
         raise SystemExit(FAILED_START)
 
 
-async def _serve(config: CoordinatorConfig) -> bool:
+async def _serve(config: CoordinatorConfig, tracer: RequestTracer | None) -> bool:
     """Serve until a stop signal; return False if the address cannot be used."""
     runtime = await asyncio.to_thread(make_runtime, config)
     for warning in exposed_secrets(config):
         runtime.log.warning("secret_exposed", detail=warning)
-    app = create_app(runtime)
+    app = create_app(runtime, tracer)
     # Event streams end by themselves only when they are told that the process stops.
     hooks = ProcessHooks(
         lifespan=app.router.lifespan_context(app),

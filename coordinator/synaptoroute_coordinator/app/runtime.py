@@ -34,6 +34,7 @@ from synaptoroute.web.problems import Forbidden, Problem, Unauthorized, problem_
 from synaptoroute.web.set_paths import base_of, split_set_path
 from synaptoroute.web.site_rules import SAFE_METHODS, SiteRules
 from synaptoroute.web.tls import ClientTls, ServerTls
+from synaptoroute.web.tracing import RequestTracer, end_request
 from synaptoroute_coordinator.app import responses
 from synaptoroute_coordinator.config import CoordinatorConfig
 from synaptoroute_coordinator.events import Event
@@ -258,8 +259,9 @@ class CoordinatorPolicy(RequestPolicy):
 
     body_bytes_max = BODY_BYTES_MAX
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, tracer: RequestTracer | None = None) -> None:
         self.log = runtime.log
+        self.tracer = tracer
         self._runtime = runtime
         config = runtime.config
         self._sites = SiteRules.of(config, has_keys=runtime.keys is not None, urls=[config.url])
@@ -312,6 +314,8 @@ class CoordinatorPolicy(RequestPolicy):
         self, method: str, path: str, client: Address | None, context: RequestContext
     ) -> None:
         """Write a line of the access log; a refused change is an event as well."""
+        if context.span is not None:
+            end_request(context.span, method, context.endpoint, context.status)
         self.log_request(logging.INFO, method, path, client, context)
         if context.status in (401, 403) and method not in SAFE_METHODS:
             if context.key is not None and self._runtime.keys is not None:

@@ -558,6 +558,26 @@ a genesis that is there already (nobody else can found the log), or the node cou
 {{- end -}}
 
 {{/*
+Variables of OpenTelemetry; nothing without an endpoint.
+*/}}
+{{- define "synaptoroute.tracing" -}}
+{{- with .Values.tracing }}
+{{- if .endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .sampleRatio | quote }}
+{{- with .headersSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: OTEL_EXPORTER_OTLP_HEADERS}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
 Ports of an external Redis: those of its URL and of its replicas' URLs, which name Sentinels or
 servers, and of the values.  Behind Sentinels a server has the usual port, unless the values name
 another.

@@ -22,6 +22,8 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import DeadlineExceeded, InvalidQuery, NotReady
 from synaptoroute.questions import Answer, OptionScores, Question, answer
 from synaptoroute.serving.query import OptionSet, Query, QueryEngine
+from synaptoroute.serving.query_trace import record_steps
+from synaptoroute.tracing import SPAN
 
 VECTORS_KEPT: Final = 8_192
 """Vectors of option texts; 12.6 MB of 384 dimensions."""
@@ -257,12 +259,17 @@ async def _score(engine: QueryEngine, query: Query, seconds: float) -> OptionSco
     loop = asyncio.get_running_loop()
     future: asyncio.Future[OptionScores] = loop.create_future()
     query.future, query.loop, query.deadline_seconds = future, loop, seconds
+    if (span := SPAN.get()) is not None:
+        span.mark("parse")
     engine.submit(query)
     try:
         async with asyncio.timeout(seconds):
             return await future
     except TimeoutError:
         raise DeadlineExceeded(f"no answer within {seconds:g} s") from None
+    finally:
+        if span is not None:
+            record_steps(span, [query])
 
 
 async def _encode(

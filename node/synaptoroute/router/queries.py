@@ -26,6 +26,8 @@ from synaptoroute.models import (
 )
 from synaptoroute.router.splits import SplitText
 from synaptoroute.serving.query import Query, QueryEngine
+from synaptoroute.serving.query_trace import record_steps
+from synaptoroute.tracing import SPAN
 
 FIRST_STAGE_QUERIES_MAX: Final = 32
 """Queries of a batch that the first stage answers before it yields to the event loop."""
@@ -132,6 +134,9 @@ def begin_query(
     engine.submit(query)
     handle = loop.call_later(seconds, _expire, [future], seconds)
     future.add_done_callback(lambda _: handle.cancel())
+    if (span := SPAN.get()) is not None:
+        span.mark("parse")
+        future.add_done_callback(lambda _: record_steps(span, [query]))
     return future
 
 
@@ -252,12 +257,16 @@ async def _submit_all(engine: QueryEngine, queries: Sequence[Query], seconds: fl
     futures: list[asyncio.Future[Match]] = [loop.create_future() for _ in queries]
     for query, future in zip(queries, futures, strict=True):
         query.future, query.loop, query.deadline_seconds = future, loop, seconds
+    if (span := SPAN.get()) is not None:
+        span.mark("parse")
     engine.submit_all(queries)
     handle = loop.call_later(seconds, _expire, futures, seconds)
     try:
         return await asyncio.gather(*futures)
     finally:
         handle.cancel()
+        if span is not None:
+            record_steps(span, queries)
         for future in futures:
             future.cancel()
 

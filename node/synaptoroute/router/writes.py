@@ -81,6 +81,7 @@ from synaptoroute.router.text_warnings import warnings_now, warnings_of
 from synaptoroute.router.vectors import checked_rows, row_bytes
 from synaptoroute.router.write_results import outcome_of_failure, pending, result_of
 from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.tracing import SPAN
 
 INLINE_TIMEOUT_SECONDS: Final = 60.0
 JOIN_TRIES_MAX: Final = 3
@@ -294,11 +295,15 @@ class Writer:
         deadline = deadline_of(options, len(texts))
         if options.op_id is not None and (known := await self._repeated(options, deadline)):
             return known
+        if (span := SPAN.get()) is not None:
+            span.mark("validate")
         encoder = self._engine.encoder
         # A client that names no timeout waits for the encoding however long it takes.
         is_bounded = options.ack_timeout_seconds is not None
         rows = await self.encode(texts, given, encoder, deadline if is_bounded else None)
         deadline = deadline if is_bounded else deadline_of(options, len(texts))
+        if span is not None:
+            span.mark("encode", **{"synaptoroute.texts": len(texts)})
         mutation = make(row_bytes(rows))
         warnings = (
             []
@@ -474,6 +479,8 @@ class Writer:
     async def _send_entry(
         self, proposal: Proposal, options: WriteOptions, fingerprint: str | None, deadline: float
     ) -> WriteResult:
+        if (span := SPAN.get()) is not None:
+            span.mark("validate")
         # Registered before the append: the entry may be applied before append() returns.
         future = self._engine.expect_outcome(proposal.op_id, proposal.request_hash)
         lost = "not_taken"  # what is known of the write if the next step fails
@@ -482,6 +489,9 @@ class Writer:
             if self._follower is not None:
                 self._follower.check_may_write()
             at = (await self._append(proposal, fingerprint, deadline)).at
+            if span is not None:
+                version = f"{at.epoch}.{at.seq}" if at is not None else ""
+                span.mark("append", **{"synaptoroute.version": version})
             # Of a write with a key only its outcome tells the version: an earlier entry may
             # have decided it.
             if options.ack == "accepted" and at is not None and options.op_id is None:
@@ -489,6 +499,8 @@ class Writer:
             lost = "unknown"
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 outcome = await asyncio.wrap_future(future)
+            if span is not None:
+                span.mark("apply")
         except TimeoutError:
             # Not an error: the entry is in the log, or on its way, and may be applied later.
             return pending(proposal.op_id, None if options.op_id else at)
@@ -511,7 +523,10 @@ class Writer:
             return pending(op_id, outcome.at)
         if options.ack == "applied":
             return result
-        return await self._await_ack(result, outcome, options.ack, deadline)
+        held = await self._await_ack(result, outcome, options.ack, deadline)
+        if (span := SPAN.get()) is not None:
+            span.mark("await_acks", **{"synaptoroute.ack": options.ack})
+        return held
 
     async def _append(
         self, proposal: Proposal, fingerprint: str | None, deadline: float

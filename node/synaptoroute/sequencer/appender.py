@@ -40,8 +40,9 @@ from synaptoroute.errors import (
 )
 from synaptoroute.log import Appended
 from synaptoroute.sequencer.append_errors import Reason, error_of, unavailable
-from synaptoroute.sequencer.client import end_task
-from synaptoroute.sequencer.scripts import Placed, Scripts
+from synaptoroute.sequencer.client import command_attributes, end_task
+from synaptoroute.sequencer.scripts import Placed, Script, Scripts
+from synaptoroute.tracing import SPAN, Span
 
 _RETRY_MIN_SECONDS: Final = 0.05
 _RETRY_MAX_SECONDS: Final = 0.5
@@ -71,6 +72,7 @@ class _PendingAppend:
     fingerprint: str
     placed: asyncio.Future[Placed]
     is_sent: bool = False  # whether a call with these frames may have begun
+    span: Span | None = None  # of the caller's request, if it is traced
 
 
 @dataclass(slots=True)
@@ -244,6 +246,7 @@ class Appender:
             size_bytes,
             fingerprint,
             asyncio.get_running_loop().create_future(),
+            span=SPAN.get(),
         )
         self._queue.append(waiting)
         self._queue_entries += len(frames)
@@ -254,6 +257,8 @@ class Appender:
 
     async def _drain(self) -> None:
         """Send call by call until nothing waits."""
+        # The task began in the context of one request, and serves all of them.
+        SPAN.set(None)
         try:
             while self._queue:
                 if self.limits.window_ms:
@@ -290,6 +295,7 @@ class Appender:
         return batch
 
     async def _send(self, batch: list[_PendingAppend]) -> None:
+        begun_ns = time.time_ns()
         try:
             placed = await self._place(batch)
         except asyncio.CancelledError:
@@ -308,6 +314,11 @@ class Appender:
         seq = placed.first_seq
         for waiting in batch:
             last_seq = seq + len(waiting.frames) - 1
+            if waiting.span is not None:
+                attributes = command_attributes("EVALSHA", Script.APPEND.value)
+                attributes["db.operation.batch.size"] = len(batch)
+                now_ns = time.time_ns()
+                waiting.span.record("EVALSHA append", begun_ns, now_ns, attributes, "CLIENT")
             if not waiting.placed.done():
                 waiting.placed.set_result(Placed(placed.epoch, seq, last_seq, placed.is_announced))
             seq = last_seq + 1

@@ -16,6 +16,7 @@ import contextlib
 import ipaddress
 import re
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ from redis.credentials import CredentialProvider
 from synaptoroute.errors import ConfigError
 from synaptoroute.forks import guard
 from synaptoroute.sequencer.append_errors import Reason, unavailable
+from synaptoroute.tracing import SPAN, fail
 
 CONNECTIONS_MAX: Final = 8
 PASSWORD_BYTES_MAX: Final = 4_096
@@ -270,8 +272,12 @@ class Link:
         self._free = asyncio.Semaphore(CONNECTIONS_MAX)
         guard(self)
 
-    async def call(self, *words: Any) -> Any:
+    async def call(self, *words: Any, script: str = "") -> Any:
         """Send one command and return its answer.
+
+        Args:
+            words: The command and its arguments.
+            script: Name of the script that it calls, for traces.
 
         Raises:
             SequencerUnavailable: The ``reason`` is ``unreachable`` (nothing was sent),
@@ -279,6 +285,22 @@ class Link:
                 before it did anything).
             redis.exceptions.NoScriptError: The script is not loaded there.
         """
+        if (span := SPAN.get()) is None:
+            return await self._call(words)
+        name = f"{words[0]} {script}" if script else words[0]
+        # Never the arguments: they are names and texts of routes.
+        traced = span.child(name, "CLIENT", command_attributes(words[0], script))
+        try:
+            return await self._call(words)
+        except Exception as error:
+            if traced is not None:
+                fail(traced, type(error).__name__)
+            raise
+        finally:
+            if traced is not None:
+                traced.end()
+
+    async def _call(self, words: Sequence[Any]) -> Any:
         async with self._free:
             connection = await self.connect()
             try:
@@ -342,6 +364,17 @@ class Link:
         if self._sentinel is not None:
             with contextlib.suppress(*IO_ERRORS):
                 await self._sentinel.aclose()
+
+
+def command_attributes(command: str, script: str) -> dict[str, str | int | bool]:
+    """Attributes of the span of a command, by OpenTelemetry's conventions."""
+    attributes: dict[str, str | int | bool] = {
+        "db.system.name": "redis",
+        "db.operation.name": command,
+    }
+    if script:
+        attributes["db.stored_procedure.name"] = script
+    return attributes
 
 
 async def _greet(connection: AbstractConnection) -> None:

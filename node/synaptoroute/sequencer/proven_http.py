@@ -22,6 +22,7 @@ import httpx
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.sequencer.addresses import check_address
 from synaptoroute.sequencer.names import PeerNames
+from synaptoroute.tracing import SPAN, fail
 from synaptoroute.trust.nonces import NONCE_SECONDS
 from synaptoroute.trust.requests import (
     ANSWER_HEADER,
@@ -39,6 +40,7 @@ from synaptoroute.trust.statements import Signer, Verifier
 from synaptoroute.web.tls import ClientTls
 
 NONCE_PATH: Final = "/peer/v1/nonce"
+PEER_PREFIX: Final = "/peer/"
 BOOT_BYTES_MAX: Final = 16_384
 ADDRESSES_MAX: Final = 4_096
 NONCES_KEPT_MAX: Final = 32  # For each address
@@ -285,6 +287,50 @@ class ProvenHttp:
 
     @asynccontextmanager
     async def _sent(
+        self,
+        method: str,
+        url: str,
+        path_and_query: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        seconds: float,
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request within the trace of the running one, if that is traced."""
+        if (span := SPAN.get()) is None:
+            async with self._sent_plain(
+                method, url, path_and_query, body, headers, seconds
+            ) as response:
+                yield response
+            return
+        path = path_and_query.partition("?")[0]
+        address = httpx.URL(url)
+        attributes: dict[str, str | int | bool] = {
+            "http.request.method": method,
+            "server.address": address.host,
+        }
+        if address.port is not None:
+            attributes["server.port"] = address.port
+        # Other paths have names of routes in them.
+        is_fixed = path.startswith(PEER_PREFIX)
+        traced = span.child(f"{method} {path}" if is_fixed else method, "CLIENT", attributes)
+        given = {**headers, **span.headers(traced)}
+        try:
+            async with self._sent_plain(
+                method, url, path_and_query, body, given, seconds
+            ) as response:
+                if traced is not None:
+                    traced.set_attribute("http.response.status_code", response.status_code)
+                yield response
+        except Exception as error:
+            if traced is not None:
+                fail(traced, type(error).__name__)
+            raise
+        finally:
+            if traced is not None:
+                traced.end()
+
+    @asynccontextmanager
+    async def _sent_plain(
         self,
         method: str,
         url: str,

@@ -167,11 +167,11 @@ class Scripts:
         """Call a script; load it first if the server does not know it."""
         words = (_SHAS[script], len(keys), *keys, *args)
         try:
-            return await self._link.call("EVALSHA", *words)
+            return await self._link.call("EVALSHA", *words, script=script.value)
         except redis.exceptions.NoScriptError:
             await self._link.call("SCRIPT", "LOAD", TEXTS[script])
         try:
-            return await self._link.call("EVALSHA", *words)
+            return await self._link.call("EVALSHA", *words, script=script.value)
         except redis.exceptions.NoScriptError as error:
             raise ProtocolError("the server forgot a script right after it was loaded") from error
 

@@ -39,6 +39,7 @@ from synaptoroute.web.cors import add_cors
 from synaptoroute.web.middleware import Middleware, add_error_handlers
 from synaptoroute.web.openapi import operation_id, serve_document
 from synaptoroute.web.tls import ServerTls
+from synaptoroute.web.tracing import RequestTracer
 
 _READING: Final = (
     query_endpoints,
@@ -64,6 +65,7 @@ def create_app(
     metrics: Metrics | None = None,
     keys: ApiKeys | None = None,
     tls: ServerTls | None = None,
+    tracer: RequestTracer | None = None,
     on_failure: Callable[[], None] | None = None,
 ) -> FastAPI:
     """Make the application; its lifespan starts and stops the router.
@@ -75,6 +77,7 @@ def create_app(
         metrics: Where to count; the same object may observe the router's engine.
         keys: API keys; None allows everybody.
         tls: Certificates of the server, for their metrics and reloads.
+        tracer: Makes the spans of requests; None if they are not traced.
         on_failure: Called on the event loop if the router does not start.
     """
     runtime = Runtime(
@@ -106,7 +109,7 @@ def create_app(
         generate_unique_id_function=operation_id,
     )
     app.state.runtime = runtime
-    policy = NodePolicy(runtime)
+    policy = NodePolicy(runtime, tracer)
     app.state.policy = policy
     app.state.decision_handler = DecisionHandler(runtime, policy)
     app.state.query_handler = QueryHandler(runtime, policy, app.state.decision_handler)

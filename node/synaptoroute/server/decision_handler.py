@@ -57,6 +57,7 @@ from synaptoroute.server.query_handler import (
 )
 from synaptoroute.server.responses import unless_gone
 from synaptoroute.server.runtime import Runtime
+from synaptoroute.tracing import SPAN
 from synaptoroute.web.http_parser import Header, HttpRequest
 from synaptoroute.web.http_protocol import Respond
 from synaptoroute.web.middleware import (
@@ -366,6 +367,9 @@ class DecisionHandler:
             return False
         context = RequestContext(headers.get(b"x-request-id"), path, request.client)
         self._policy.locate(request.path, context)
+        if (tracer := self._policy.tracer) is not None:
+            context.span = tracer.begin("POST", path, headers, request.client)
+            SPAN.set(context.span)
         self._policy.started()
         try:
             self._policy.authorize("POST", path, headers, context)

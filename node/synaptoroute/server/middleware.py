@@ -15,7 +15,7 @@ from synaptoroute.core.mutation import DEFAULT_SET
 from synaptoroute.core.set_validation import NOTE_BYTES_MAX
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.sequencer.peers import CERTIFICATE_PATH, HEAD_PATH
-from synaptoroute.sequencer.proven_http import NONCE_PATH
+from synaptoroute.sequencer.proven_http import NONCE_PATH, PEER_PREFIX
 from synaptoroute.server.proven_requests import SignedAnswers, read_whole, replayed
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.trust.requests import Proven
@@ -42,8 +42,8 @@ from synaptoroute.web.set_paths import (
     split_set_path,
 )
 from synaptoroute.web.site_rules import SAFE_METHODS, SiteRules
+from synaptoroute.web.tracing import RequestTracer, end_request
 
-PEER_PREFIX: Final = "/peer/"
 QUERY_PATH: Final = "/v1/query"
 DECISION_PATHS: Final = frozenset({"/v1/decisions", "/v1/systemone"})
 _QUERY_PATHS: Final = frozenset({QUERY_PATH, *DECISION_PATHS})
@@ -86,8 +86,9 @@ class NodePolicy(RequestPolicy):
 
     default_name = b"sr-version"
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, tracer: RequestTracer | None = None) -> None:
         self.log = runtime.log
+        self.tracer = tracer
         self._runtime = runtime
         config = runtime.config
         self._sites = SiteRules.of(
@@ -266,6 +267,8 @@ class NodePolicy(RequestPolicy):
         if context.is_held and context.key is not None:
             self._limiter.release(context.key.key_hash)
             context.is_held = False
+        if context.span is not None:
+            end_request(context.span, method, endpoint, status)
         method = method if method in _METHODS else "OTHER"
         metrics.count_response(method, endpoint, status, time.perf_counter() - context.started_at)
         is_query = endpoint in _QUERY_PATHS

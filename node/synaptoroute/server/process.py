@@ -11,16 +11,13 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import uvloop
-from fastapi import FastAPI
 
-from synaptoroute.config import NodeConfig, is_tracing_enabled, requested_failpoint
+from synaptoroute.config import NodeConfig, requested_failpoint
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.failpoints import arm
 from synaptoroute.private_files import exposed_secrets
@@ -33,7 +30,6 @@ from synaptoroute.server.encoder_loading import LoadEncoder, load_encoder, load_
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.storage import SQLiteStorage
-from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys, add_line, key_line, make_key
 from synaptoroute.web.client_address import proxies_of
 from synaptoroute.web.connections import limits_of
@@ -49,6 +45,7 @@ from synaptoroute.web.http_server import (
 from synaptoroute.web.logs import configure_logs, server_log
 from synaptoroute.web.site_rules import is_loopback
 from synaptoroute.web.tls import ServerTls, client_tls, peer_files, server_tls
+from synaptoroute.web.tracing import RequestTracer, start_tracing
 
 DRAIN_SECONDS: Final = 0.5
 SWITCH_SECONDS: Final = 0.000_5
@@ -56,7 +53,6 @@ COLLECT_OBJECTS: Final = 20_000
 """New objects after which the youngest generation is collected."""
 COLLECT_RUNS: Final = (20, 100)
 """Collections of a generation after which the next older one is collected."""
-UNTRACED_PATHS: Final = "livez,readyz,metrics"
 SERVICE_NAME: Final = "synaptoroute"
 FIRST_KEY_NOTICE: Final = """
 This node was given no API keys, so it has made one with the scope admin.  It is shown only now:
@@ -100,11 +96,17 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
     tls = server_tls(config)
     # The router reads these files too, but a mistake in them must be told before it starts.
     client_tls(peer_files(config))
+    tracing = start_tracing(SERVICE_NAME, config.node_name)
     arm(requested_failpoint())
     tune_interpreter()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        load = encoder or partial(load_encoder, config)
-        is_started = runner.run(_serve(config, keys, load, tls))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            load = encoder or partial(load_encoder, config)
+            tracer = tracing.tracer if tracing is not None else None
+            is_started = runner.run(_serve(config, keys, load, tls, tracer))
+    finally:
+        if tracing is not None:
+            tracing.close()
     if not is_started:
         raise SystemExit(FAILED_START)
 
@@ -134,6 +136,7 @@ async def _serve(
     keys: ApiKeys | None,
     load: LoadEncoder,
     tls: ServerTls | None,
+    tracer: RequestTracer | None,
 ) -> bool:
     """Serve until a stop signal; return False if the node did not start."""
     metrics = Metrics()
@@ -143,11 +146,11 @@ async def _serve(
         metrics=metrics,
         keys=keys,
         tls=tls,
+        tracer=tracer,
         on_failure=lambda: process.end(),
     )
     runtime: Runtime = app.state.runtime
-    # Spans are made by layers of the application, so every traced request passes them.
-    direct = None if is_tracing_enabled() else unless_of_a_page(app.state.query_handler, config)
+    direct = unless_of_a_page(app.state.query_handler, config)
     hooks = ProcessHooks(
         lifespan=app.router.lifespan_context(app),
         on_drain=runtime.drain,
@@ -165,12 +168,8 @@ async def _serve(
         root_path=config.root_path,
     )
     process = ServerProcess(server, hooks, server_log())
-    end_tracing = start_tracing(app)
-    try:
-        sockets = (front_socket(config),) if config.front_port else ()
-        is_listening = await process.run(config.host, config.port, sockets)
-    finally:
-        end_tracing()
+    sockets = (front_socket(config),) if config.front_port else ()
+    is_listening = await process.run(config.host, config.port, sockets)
     return is_listening and runtime.failure is None
 
 
@@ -281,41 +280,3 @@ def front_socket(config: NodeConfig) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((config.host, config.front_port))
     return listener
-
-
-def start_tracing(app: FastAPI) -> Callable[[], None]:
-    """Trace every request but the probes, where OpenTelemetry is asked for.
-
-    The variables of OpenTelemetry itself (``OTEL_EXPORTER_OTLP_ENDPOINT`` and the others) are
-    read by its own library.  Without the extra ``otel`` the node serves untraced.
-
-    Returns:
-        A function that ends tracing.
-    """
-    if not is_tracing_enabled():
-        return lambda: None
-    try:
-        trace = import_module("opentelemetry.sdk.trace")
-        export = import_module("opentelemetry.sdk.trace.export")
-        resources = import_module("opentelemetry.sdk.resources")
-        otlp = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-        fastapi = import_module("opentelemetry.instrumentation.fastapi")
-    except ImportError as error:
-        server_log().warning("tracing_unavailable", missing=error.name, extra="otel")
-        return lambda: None
-    # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes before our own names.
-    named = resources.OTELResourceDetector().detect().attributes
-    resource = resources.Resource.create(
-        {"service.name": SERVICE_NAME, "service.version": __version__, **named}
-    )
-    provider: Any = trace.TracerProvider(resource=resource)
-    provider.add_span_processor(export.BatchSpanProcessor(otlp.OTLPSpanExporter()))
-    fastapi.FastAPIInstrumentor.instrument_app(
-        app, tracer_provider=provider, excluded_urls=UNTRACED_PATHS
-    )
-
-    def end() -> None:
-        fastapi.FastAPIInstrumentor.uninstrument_app(app)
-        provider.shutdown()
-
-    return end

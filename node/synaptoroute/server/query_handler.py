@@ -46,6 +46,7 @@ from synaptoroute.server.schemas import (
     QueryRequest,
 )
 from synaptoroute.server.traffic import Tally
+from synaptoroute.tracing import SPAN
 from synaptoroute.web.http_parser import Header, HttpRequest
 from synaptoroute.web.http_protocol import DirectHandler, Respond
 from synaptoroute.web.middleware import (
@@ -223,6 +224,9 @@ class QueryHandler:
         context = RequestContext(headers.get(b"x-request-id"), PATH, request.client)
         if path != PATH and self.policy.locate(path, context) != PATH:
             return False
+        if (tracer := self.policy.tracer) is not None:
+            context.span = tracer.begin("POST", PATH, headers, request.client)
+            SPAN.set(context.span)
         self.policy.started()
         try:
             self.policy.authorize("POST", PATH, headers, context)

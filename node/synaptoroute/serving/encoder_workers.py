@@ -126,11 +126,16 @@ class EncoderWorkers:
         # A lone query was checked when it was taken; those behind the first one were not.
         queries = self._queue.drop_abandoned(taken) if len(taken) > 1 else list(taken)
         serving = self.serving  # read once: the scorer may exchange it meanwhile
+        taken_ns = time.time_ns()
         try:
             self._tokenize(queries, serving.encoder)
             if len(queries) > 1:
                 queries = self._fit_budget(queries)
+            tokenized_ns = time.time_ns()
             batch = self._encode(queries, serving)
+            times = (taken_ns, tokenized_ns, time.time_ns())
+            for query in queries:
+                query.times = times
         except Exception as error:  # the callers get it; the worker must live on
             empty = np.empty((0, serving.encoder.dim), dtype=np.float32)
             batch = Batch(tuple(queries), empty, serving.encoder, error)

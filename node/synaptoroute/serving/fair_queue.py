@@ -73,6 +73,7 @@ class InFlightQuery:
         route_set: The set or alias that its callers name; empty for the default set.
         session: The session that they name, which decides between the sides of an alias.
         cache_scope: Embeddings are shared inside this scope; empty for all without one.
+        times: When its batch was taken, tokenized and encoded; nanoseconds since 1970.
     """
 
     text: str
@@ -93,6 +94,7 @@ class InFlightQuery:
     route_set: str = ""
     session: str | None = None
     cache_scope: str = ""
+    times: tuple[int, int, int] | None = None
 
     @property
     def is_abandoned(self) -> bool:

@@ -95,6 +95,7 @@ class Query:
         was_cached: Whether its embedding was known; set by the stage that scores it.
         first_stage: What the first stage found, if it is on.
         first_stage_at: Which rows that result was found in.
+        times: When its batch was taken, tokenized and encoded; nanoseconds since 1970.
     """
 
     text: str
@@ -119,6 +120,7 @@ class Query:
     was_cached: bool = False
     first_stage: FirstStageResult | None = None
     first_stage_at: StageAt | None = None
+    times: tuple[int, int, int] | None = None
 
     @property
     def is_abandoned(self) -> bool:

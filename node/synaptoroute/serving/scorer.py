@@ -598,7 +598,7 @@ class Scorer:
                 for query in group:
                     if not isinstance(query, Query):
                         continue
-                    query.was_cached = flight.was_cached
+                    query.was_cached, query.times = flight.was_cached, flight.times
                     if query.prepared is not flight.prepared:
                         query.prepared = flight.prepared
                         query.tokens, query.tokens_of = flight.tokens, flight.tokens_of

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS, NOTE
 from synaptoroute.errors import SynaptoRouteError, TooLarge
+from synaptoroute.tracing import SPAN, Span
 from synaptoroute.trust.requests import PROOF_HEADER, Proven
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, ApiKey
 from synaptoroute.web.client_address import client_network
@@ -45,6 +46,7 @@ from synaptoroute.web.problems import (
     problem_of,
     shorten,
 )
+from synaptoroute.web.tracing import RequestTracer
 
 PATH_CHARACTERS_MAX: Final = 200
 NOTE_KEY: Final = b"sr-note"
@@ -79,6 +81,7 @@ class RequestContext:
         "proven",
         "request_id",
         "route_set",
+        "span",
         "started_at",
         "status",
     )
@@ -108,6 +111,7 @@ class RequestContext:
         self.base = "/v1/"  # before the paths of the endpoints of that set
         self.is_held = False  # whether it counts among the queries of its key
         self.status = 499  # while there is no response
+        self.span: Span | None = None  # if the process is traced
 
     @property
     def instance(self) -> str:
@@ -133,6 +137,7 @@ class RequestPolicy(ABC):
     """The decisions of one program about each of its requests."""
 
     log: ServerLog
+    tracer: RequestTracer | None = None
     body_bytes_max: int | None = None
     default_name = b""  # Header whose absence asks for ``default_headers``
 
@@ -273,7 +278,6 @@ class Middleware:
         if (tls := scope.get("extensions", {}).get("tls")) is not None:
             context.client_certificate = tls["client_cert_name"]
         receive_bounded = receive
-        is_proven = PROOF_KEY in headers
 
         async def receive_in_force() -> Message:
             message = await receive_bounded()
@@ -297,10 +301,12 @@ class Middleware:
             await send(message)
 
         AUTHOR_ADDRESS.set(context.client_address)
+        if policy.tracer is not None:
+            _begin_span(policy.tracer, scope, headers, context)
         policy.started()
         send_answer: Send = send_with_headers
         try:
-            if is_proven:
+            if PROOF_KEY in headers:
                 receive, send_answer = await policy.admit(
                     scope, headers, context, receive, send_with_headers
                 )
@@ -314,16 +320,22 @@ class Middleware:
         except ClientGone:
             pass
         except Exception as error:
-            status, problem_headers, body = policy.problem_response(error, context)
+            status, own, body = policy.problem_response(error, context)
             # Once a response has begun, only a broken connection tells the client.
             if context.has_started:
                 raise
-            start = {"type": "http.response.start", "status": status, "headers": problem_headers}
-            await send_answer(start)
+            await send_answer({"type": "http.response.start", "status": status, "headers": own})
             await send_answer({"type": "http.response.body", "body": body})
         finally:
             context.endpoint = getattr(located.get("route"), "path", context.endpoint)
             policy.finished(scope["method"], scope["path"], scope.get("client"), context)
+
+
+def _begin_span(
+    tracer: RequestTracer, scope: Scope, headers: Mapping[bytes, bytes], context: RequestContext
+) -> None:
+    context.span = tracer.begin(scope["method"], scope["path"], headers, scope.get("client"))
+    SPAN.set(context.span)
 
 
 def _bounded(receive: Receive, bytes_max: int) -> Receive:
