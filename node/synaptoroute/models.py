@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from synaptoroute.core import feedback, names, validation
-from synaptoroute.core.mutation import DEFAULT_UNMATCHED_SHARE, Aggregation
+from synaptoroute.core.mutation import DEFAULT_UNMATCHED_SHARE, Aggregation, CascadeMode
 from synaptoroute.inputs.ignore import check_pattern
 
 NAME_CHARACTERS_MAX: Final = names.NAME_CHARACTERS_MAX
@@ -582,7 +582,9 @@ class RouteSetSettings(BaseModel):
         threshold: Default threshold; None for no least score.
         capacity_slots: Utterances that the tensor can hold.
         cascade: Whether the static stage may answer clear queries without the encoder, on
-            nodes that have its table and a calibration that allows it.
+            nodes that have its table and a calibration that allows it.  ``auto`` where that pays
+            by its own measurement, and silently not elsewhere.  Below level 5 of the log
+            ``auto`` is off, and shown as ``false``.
         feedback: Settings of the review queue; None keeps none.
         confidence_min: Default of the lowest confidence at which a route matches; None for no
             such limit.
@@ -599,7 +601,7 @@ class RouteSetSettings(BaseModel):
     topk: int = Field(ge=1, le=validation.TOPK_MAX)
     threshold: Threshold | None
     capacity_slots: int = Field(ge=1, le=validation.CAPACITY_SLOTS_MAX)
-    cascade: bool = False
+    cascade: CascadeMode = "auto"
     feedback: FeedbackSettings | None = Field(default=None, exclude_if=lambda value: value is None)
     # At their defaults the fields of level 3 are left out: a node of the release before takes
     # what this one shows.

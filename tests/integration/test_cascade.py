@@ -71,10 +71,12 @@ async def answers(router: AdaptiveRouter) -> list[Match]:
     return [await router.aquery(text, explain=True) for text in questions()]
 
 
-async def test_cascade_is_off_until_it_is_asked_for() -> None:
+async def test_cascade_that_is_switched_off_changes_no_answer() -> None:
     """A router with a table answers, bit for bit, as one without."""
     async with router_with() as one, router_with(has_table=False) as other:
         for router in (one, other):
+            settings = await router.aget_settings()
+            await router.aput_settings(settings.model_copy(update={"cascade": False}))
             await router.aimport(stream(things()))
         left, right = await answers(one), await answers(other)
 
@@ -84,6 +86,51 @@ async def test_cascade_is_off_until_it_is_asked_for() -> None:
         assert {None} == {match.stage for match in left}
         assert "off" == one.cascade().state
         assert 0 == one.cascade().static + one.cascade().deferred
+
+
+async def judge_by_blend(router: AdaptiveRouter) -> None:
+    """Leave the cascade as it is."""
+    settings = await router.aget_settings()
+    judged = {"aggregation": "blend", "threshold": 0.49, "confidence_min": None}
+    await router.aput_settings(settings.model_copy(update=judged))
+
+
+async def test_routes_that_nobody_asked_about_get_a_cascade_when_they_are_enough() -> None:
+    """Before that it is off, for a reason, and nothing is measured or written."""
+    async with router_with() as router:
+        await judge_by_blend(router)
+        first, *others = things()
+        written = await router.aput_route(first)
+        report = router.cascade()
+        assert ("off", "too_few_utterances") == (report.state, report.reason)
+        await asyncio.sleep(0.5)
+        assert written.version == router.visible.version
+
+        await router.aimport(stream(others))
+        await state(router, "on")
+        assert "static" in {match.stage for match in await answers(router)}
+        assert "auto" == (await router.aget_settings()).cascade
+
+
+async def test_routes_that_changed_are_left_to_the_encoder_and_others_are_not() -> None:
+    """A large import and a write do not switch the cascade off."""
+    async with router_with() as router:
+        await judge_by_blend(router)
+        await router.aimport(stream(things()))
+        await state(router, "on")
+        before = await answers(router)
+        calibrate = router._calibrator
+        assert calibrate is not None
+        await calibrate.stop()  # the state between the import and the next measurement
+        new = [Route(name=f"new-{n}", utterances=[f"word{n} of it"]) for n in range(len(things()))]
+        await router.aimport(stream(new))
+        await router.aadd_utterances("music", ["put on some jazz"])
+        after = await answers(router)
+
+        assert "on" == router.cascade().state
+        assert {"static"} <= {match.stage for match in after if match.route != "music"}
+        assert {"encoder"} == {match.stage for match in after if match.route == "music"}
+        assert [match.route for match in before] == [match.route for match in after]
 
 
 async def test_sure_queries_are_answered_without_the_encoder() -> None:
@@ -147,16 +194,18 @@ async def test_static_answers_do_not_wait_for_a_lane() -> None:
 
 async def test_query_overtaken_by_a_write_is_answered_at_the_new_position() -> None:
     """The stage is a function of text and position, whenever the encoder was done."""
-    text = "please cancel my music on the flight"
     async with router_with() as router:
         await router.aimport(stream(things()))
         await switch(router)
         await state(router, "on")
+        asked = zip(questions(), await answers(router), strict=True)
+        text = next(text for text, m in asked if (m.route, m.stage) == ("music", "static"))
+        await router.aadd_utterances("flight", [text])
         assert "encoder" == (await router.aquery(text, explain=True)).stage
         scorer, go_on = router._engine().scorer, threading.Event()
         held = scorer.call(lambda _: go_on.wait(30))
         await until(held.running)
-        write = asyncio.ensure_future(router.aadd_utterances("music", [text]))
+        write = asyncio.ensure_future(router.aremove_utterances("flight", [text]))
         await until(lambda: len(scorer._inbox) == 1)
         query = asyncio.ensure_future(router.aquery(text, explain=True, use_cache=False))
         await until(lambda: len(scorer._inbox) == 2)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from synaptoroute.cascade.calibration import (
-    UTTERANCES_MAX,
     Calibration,
     calibrate,
+    is_offered,
     is_superseded,
     read_calibration,
     scored_by,
 )
 from synaptoroute.cascade.lda_projection import LdaProjection, read_projection
 from synaptoroute.cascade.leave_one_out import ConfidenceRule, Utterances
+from synaptoroute.cascade.route_counts import UTTERANCES_MAX, RouteCounts
 from synaptoroute.cascade.static_confidence import StaticLevels
 from synaptoroute.cascade.static_routes import StaticRoutes
 from synaptoroute.encoder.static_table import StaticTable, distil
@@ -21,6 +22,7 @@ from synaptoroute.encoder.table_files import (
     save_table,
     shipped_table,
     table_file,
+    tables_of,
 )
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Calibration",
     "ConfidenceRule",
     "LdaProjection",
+    "RouteCounts",
     "StaticLevels",
     "StaticRoutes",
     "StaticTable",
@@ -35,6 +38,7 @@ __all__ = [
     "calibrate",
     "distil",
     "find_table",
+    "is_offered",
     "is_superseded",
     "load_table",
     "read_calibration",
@@ -43,4 +47,5 @@ __all__ = [
     "scored_by",
     "shipped_table",
     "table_file",
+    "tables_of",
 ]

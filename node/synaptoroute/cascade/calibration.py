@@ -38,6 +38,12 @@ from synaptoroute.cascade.leave_one_out import (
     Utterances,
     leave_one_out,
 )
+from synaptoroute.cascade.route_counts import (
+    ROUTES_MIN,
+    UTTERANCES_A_ROUTE_MIN,
+    UTTERANCES_MAX,
+    UTTERANCES_MIN,
+)
 from synaptoroute.cascade.static_confidence import (
     DEVIATIONS_BELOW,
     StaticLevels,
@@ -56,16 +62,13 @@ Mask: TypeAlias = NDArray[np.bool_]
 AGREEMENT_MIN: Final = 0.99
 STRAY_SHARE_MAX: Final = 0.005
 SHARE_MIN: Final = 0.05
-UTTERANCES_A_ROUTE_MIN: Final = 5.0
-UTTERANCES_MIN: Final = 200
-UTTERANCES_MAX: Final = 65_536
-"""A larger route set would take too long to evaluate, and too much memory."""
 EVALUATED_MAX: Final = 4_096
 _ANSWERS_MIN: Final = 50
 _SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)
 _DIGITS: Final = 6
 _VERSION: Final = 2
 _CONFIDENT_VERSION: Final = 3
+_BY_ROUTE_VERSION: Final = 4  # Releases before level 5 of the log cannot read it
 DEVIATIONS: Final = 2.0
 """Standard deviations added to a count of disagreements."""
 
@@ -107,6 +110,8 @@ class Calibration:
         turn: The projection, as ``LdaProjection.dump`` writes it; empty if it is off.
         scored: How the encoder scored the routes where the confidence decided; else empty.
         levels: Behind the confidence of static answers; None where thresholds alone decide.
+        is_by_route: Whether routes that changed since are left to the encoder, and the others
+            answered; else many changes together suspend all of it.
     """
 
     at: str
@@ -121,10 +126,13 @@ class Calibration:
     turn: str = ""
     scored: str = ""
     levels: StaticLevels | None = None
+    is_by_route: bool = False
 
     def dump(self) -> str:
-        fields = {"version": _CONFIDENT_VERSION if self.scored else _VERSION, **asdict(self)}
-        if not self.scored:
+        version = _CONFIDENT_VERSION if self.scored else _VERSION
+        fields = {"version": _BY_ROUTE_VERSION if self.is_by_route else version, **asdict(self)}
+        del fields["is_by_route"]
+        if not self.scored and not self.is_by_route:
             del fields["scored"], fields["levels"]
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
@@ -134,18 +142,22 @@ def read_calibration(text: str) -> Calibration | None:
     try:
         fields: dict[str, Any] = json.loads(text)
         version = fields.pop("version")
-        if version not in (_VERSION, _CONFIDENT_VERSION):
+        if version not in (_VERSION, _CONFIDENT_VERSION, _BY_ROUTE_VERSION):
             return None
         guard, levels = fields.pop("guard"), None
-        if version == _CONFIDENT_VERSION:
+        if version != _VERSION:
             levels = fields.pop("levels")
-            if not fields["scored"] or (guard is None) != (levels is None):
+            is_confident = bool(fields["scored"])
+            if not is_confident and version == _CONFIDENT_VERSION:
+                return None
+            if (levels is not None) != (is_confident and guard is not None):
                 return None
         elif not fields.keys().isdisjoint(("scored", "levels")):
             return None
         found = Calibration(
             guard=None if guard is None else MarginGuard(**guard),
             levels=None if levels is None else StaticLevels(**levels),
+            is_by_route=version == _BY_ROUTE_VERSION,
             **fields,
         )
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -186,21 +198,36 @@ def scored_by(settings: Settings, numbers: DecisionCalibration | None) -> Aggreg
     return "blend" if is_adaptive and numbers.weights is None else settings.aggregation
 
 
+def is_offered(aggregation: Aggregation, scored: str) -> bool:
+    """Whether routes can be measured by an aggregation, with what ``scored_by`` says of it."""
+    return aggregation in (OFFERED if not scored else (*OFFERED, "adaptive"))
+
+
 @single_blas_thread()
-def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calibration:
-    """Evaluate a route set and choose the guard; equal inputs give equal guards."""
+def calibrate(
+    given: Utterances, at: str, fingerprint: str, table: str, *, is_by_route: bool = False
+) -> Calibration:
+    """Evaluate a route set and choose the guard; equal inputs give equal guards.
+
+    Args:
+        is_by_route: For a log that only releases follow that read it; see ``Calibration``.
+    """
     routes = len(given.thresholds)
     scored = "" if given.rule is None else given.aggregation
 
     def off(reason: str) -> Calibration:
-        return Calibration(at, fingerprint, table, routes, reason, scored=scored)
+        return Calibration(
+            at, fingerprint, table, routes, reason, scored=scored, is_by_route=is_by_route
+        )
 
-    if given.aggregation not in (OFFERED if given.rule is None else (*OFFERED, "adaptive")):
+    if not is_offered(given.aggregation, scored):
         return off("aggregation_not_offered")
     if len(given.owners) > UTTERANCES_MAX:
         return off("too_many_utterances")
     eligible_rows = np.flatnonzero(given.counts[given.owners] > 1)
-    if routes < 3 or len(eligible_rows) < max(UTTERANCES_MIN, UTTERANCES_A_ROUTE_MIN * routes):
+    if routes < ROUTES_MIN or len(eligible_rows) < max(
+        UTTERANCES_MIN, UTTERANCES_A_ROUTE_MIN * routes
+    ):
         return off("too_few_utterances")
     chosen = eligible_rows[_spread(len(eligible_rows), EVALUATED_MAX)]
     in_scope, out_of_scope = leave_one_out(given, chosen)
@@ -237,6 +264,7 @@ def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calib
         turn=fit_projection(given.static_rows, given.owners).dump(),
         scored=scored,
         levels=levels,
+        is_by_route=is_by_route,
     )
 
 

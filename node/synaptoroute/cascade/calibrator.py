@@ -57,6 +57,7 @@ class Calibrator:
         calibrate_now: Callable[[str], Awaitable[Any]],
         cascades: Callable[[], Mapping[str, Cascade]],
         live_tables: Callable[[], Awaitable[Collection[str]]] | None,
+        may_be_automatic: Callable[[], bool] = lambda: True,
     ) -> None:
         """Prepare; ``start`` begins to look.
 
@@ -64,10 +65,13 @@ class Calibrator:
             calibrate_now: Measures one route set, by its name; empty for ``default``.
             cascades: Returns the first stage of each set that has one.
             live_tables: Returns the tables that live nodes have; None for a router on its own.
+            may_be_automatic: Returns whether the log has reached the level at which sets are
+                measured that do not ask for it.
         """
         self._calibrate = calibrate_now
         self._cascades = cascades
         self._live_tables = live_tables
+        self._may_be_automatic = may_be_automatic
         self._spread_seconds = SPREAD_SECONDS if live_tables else 0.0
         self._looked_at = 0.0
         self._missed_since: dict[str, float] = {}  # By table
@@ -91,7 +95,7 @@ class Calibrator:
                 continue
             await asyncio.sleep(SETTLE_SECONDS + self._spread_seconds * random.random())
             cascade = self._cascades().get(name)
-            if cascade is None or not _is_due(cascade, abandoned):
+            if cascade is None or not self._is_due(cascade, abandoned):
                 continue  # another node was faster
             try:
                 await self._calibrate(name)
@@ -105,9 +109,15 @@ class Calibrator:
         due = [
             (cascade.status.changed_share if cascade.status.calibration else math.inf, name)
             for name, cascade in cascades.items()
-            if name not in self._retry_at and _is_due(cascade, abandoned)
+            if name not in self._retry_at and self._is_due(cascade, abandoned)
         ]
         return max(due, key=lambda each: each[0])[1] if due else None
+
+    def _is_due(self, cascade: Cascade, abandoned: Collection[str]) -> bool:
+        if cascade.is_automatic and not self._may_be_automatic():
+            return False
+        is_abandoned = cascade.foreign_table in abandoned and not cascade.is_calibrating
+        return cascade.wants_calibration or is_abandoned
 
     async def _abandoned_tables(self) -> Collection[str]:
         """Tables of calibrations that no live node has, where this one has another."""
@@ -134,17 +144,18 @@ class Calibrator:
         }
 
 
-def _is_due(cascade: Cascade, abandoned: Collection[str]) -> bool:
-    is_abandoned = cascade.foreign_table in abandoned and not cascade.is_calibrating
-    return cascade.wants_calibration or is_abandoned
-
-
 async def calibrate_cascade(
     engine: EnginePort,
     cascade: Cascade | None,
     write: Callable[[Calibrate], Awaitable[WriteResult]],
+    *,
+    is_by_route: bool,
 ) -> tuple[Calibration, WriteResult]:
-    """Measure on the route set that is visible now, and write the result to the log."""
+    """Measure on the route set that is visible now, and write the result to the log.
+
+    Args:
+        is_by_route: See ``Calibration``.
+    """
     copied = await asyncio.wrap_future(engine.read(_RouteSetCopy))
     found = None if cascade is None else cascade.table_of(engine.encoder)
     if found is None:
@@ -152,7 +163,9 @@ async def calibrate_cascade(
     assert cascade is not None, "a table without a cascade: this is a bug"
     cascade.is_calibrating = True
     try:
-        measured = await asyncio.to_thread(_measure, copied, engine.encoder, *found)
+        measured = await asyncio.to_thread(
+            _measure, copied, engine.encoder, *found, is_by_route=is_by_route
+        )
         return measured, await write(Calibrate(measured.dump()))
     finally:
         cascade.is_calibrating = False
@@ -205,17 +218,24 @@ class _RouteSetCopy:
 
 
 def _measure(
-    copied: _RouteSetCopy, encoder: TextEncoder, table: StaticTable, name: str
+    copied: _RouteSetCopy,
+    encoder: TextEncoder,
+    table: StaticTable,
+    name: str,
+    *,
+    is_by_route: bool,
 ) -> Calibration:
     at, fingerprint = str(copied.revision), encoder.fingerprint[:NAME_DIGITS]
     if copied.is_too_large or len(copied.counts) == 0:
         reason = "too_many_utterances" if copied.is_too_large else "too_few_utterances"
         scored = "" if copied.rule is None else copied.aggregation
         count = max(1, len(copied.counts))
-        return Calibration(at, fingerprint, name, count, reason, scored=scored)
+        return Calibration(
+            at, fingerprint, name, count, reason, scored=scored, is_by_route=is_by_route
+        )
     owners = np.repeat(np.arange(len(copied.counts)), copied.counts)
     static_rows = table.embed_all(encoder.tokenize_utterances(copied.texts))
     given = Utterances(
         copied.vectors, static_rows, owners, copied.thresholds, copied.aggregation, copied.rule
     )
-    return calibrate(given, at, fingerprint, name)
+    return calibrate(given, at, fingerprint, name, is_by_route=is_by_route)

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from synaptoroute.cascade import (
     UTTERANCES_MAX,
     Calibration,
-    LdaProjection,
+    RouteCounts,
     StaticRoutes,
     StaticTable,
+    is_offered,
     is_superseded,
     read_calibration,
     read_projection,
@@ -60,10 +61,13 @@ NAME_DIGITS: Final = 16
 RECALIBRATED_SHARE: Final = 0.1
 """Share of routes changed since the calibration at which it is measured again."""
 SUSPENDED_SHARE: Final = 0.25
-"""Share of routes changed since the calibration at which it no longer applies."""
+"""Share of changed routes at which a calibration that is not by route no longer applies."""
+OUTGROWN_SHARE: Final = 3.0
+"""The same for one that is by route: most routes are others, and the projection not of them."""
 
 NO_TABLE: Final = "not_prepared"
 OTHER_TABLE: Final = "other_table"
+NOT_FINALIZED: Final = "not_finalized"
 STATES: Final = ("off", "no_table", "uncalibrated", "refused", "suspended", "on")
 StaticRows: TypeAlias = Mapping[int, NDArray[np.int8]]
 
@@ -90,6 +94,7 @@ class StageCounts:
         self.static = 0
         self.deferred = 0
         self.decisions = DecisionCounts()
+        self.on: set[int] = set()  # Numbers of the sets, ``default`` included, where it is on
         self._lock = threading.Lock()
 
     def count(self, found: Collection[Match], deferred: int, *, is_decided: bool) -> None:
@@ -155,8 +160,11 @@ class Cascade:
         self._preparation: TextPreparation | None = None
         self._numbers: DecisionCalibration | None = None
         self._calibration: Calibration | None = None
-        self._unchanged_count = 0
+        self._counts = RouteCounts()
+        self._unfit = ""  # Why they cannot be measured, as the state says
+        self._is_unreadable = False
         self._state, self._reason = "off", ""
+        self._is_automatic = False
         self._static = 0
         self._deferred = 0
         self.is_calibrating = False
@@ -192,13 +200,21 @@ class Cascade:
         )
 
     @property
+    def is_automatic(self) -> bool:
+        """Whether nobody asked for it by name: the settings say ``auto``."""
+        return self._is_automatic
+
+    @property
     def wants_calibration(self) -> bool:
         """Whether a calibration is due and this node is not measuring one."""
-        if self.is_calibrating:
+        if self.is_calibrating or self._reason in (OTHER_TABLE, "unreadable"):
             return False
-        if self._state in ("off", "no_table") or self._reason in (OTHER_TABLE, "unreadable"):
-            return False
-        return self._calibration is None or self._changed_share() >= RECALIBRATED_SHARE
+        calibration = self._calibration
+        if calibration is None:
+            return self._state not in ("off", "no_table")
+        # With ``auto`` it is off where it would not pay, until the routes are others.
+        is_measured = self._state != "off" or bool(calibration.reason)
+        return is_measured and self._changed_share() >= RECALIBRATED_SHARE
 
     @property
     def is_on(self) -> bool:
@@ -317,11 +333,9 @@ class Cascade:
 
     def needs_rebuild(self, change: Change) -> bool:
         settings, routes = change.settings, self._routes
-        if settings is None or not settings.cascade:
+        if settings is None or not settings.cascade or not settings.calibration:
             return False
-        if routes is None:
-            return True
-        return bool(settings.calibration) and settings.calibration != routes.settings.calibration
+        return routes is None or settings.calibration != routes.settings.calibration
 
     def rebuild(
         self,
@@ -333,7 +347,13 @@ class Cascade:
         found, routes = self.table_of(encoder), self._routes
         if routes is None or found is None:
             return self.build(encoder, settings, records, revision)
-        return routes.projected_by(_projection_of(settings, found[0].dim), settings, revision)
+        calibration = _calibration_of(settings)
+        if calibration is None or calibration.guard is None:
+            return None
+        projection = read_projection(calibration.turn, found[0].dim)
+        projected = routes.projected_by(projection, settings, revision)
+        projected.measured = _measured(calibration)
+        return projected
 
     def build(
         self,
@@ -343,14 +363,17 @@ class Cascade:
         revision: Revision,
     ) -> StaticRoutes | None:
         """Embed a whole route set, about 10 us an utterance; None if it would not be used."""
-        found = self.table_of(encoder)
-        kept = tuple(records)
-        if not settings.cascade or found is None:
+        found, calibration = self.table_of(encoder), _calibration_of(settings)
+        if not settings.cascade or found is None or calibration is None:
             return None
+        kept = tuple(records)
+        if calibration.guard is None or calibration.table != found[1]:
+            return None  # nothing will be answered by them
         if sum(len(record.slots) for record in kept) > UTTERANCES_MAX:
             return None
         dim = found[0].dim
-        routes = StaticRoutes(dim, settings, revision, _projection_of(settings, dim))
+        routes = StaticRoutes(dim, settings, revision, read_projection(calibration.turn, dim))
+        routes.measured = _measured(calibration)
         routes.load(kept, [self._embed(encoder, found[0], each.utterances) for each in kept])
         return routes
 
@@ -404,7 +427,7 @@ class Cascade:
             self._routes, self._encoder = routes, encoder
             self._preparation = preparation
             self._numbers = numbers_of(tensor, encoder.fingerprint)
-            self._take_settings(tensor.settings)
+            self._take_settings(tensor)
 
     def apply(
         self,
@@ -427,22 +450,23 @@ class Cascade:
             assert self._preparation is not None
             self.install(routes, encoder, tensor, self._preparation)
             return
-        if self._routes is None:
-            return
-        if len(written) < len(change.writes):
+        routes = self._routes
+        if routes is not None and len(written) < len(change.writes):
             written = self.embed(change, encoder)
         with self._lock:
             self._numbers = numbers_of(tensor, encoder.fingerprint)
-            self._routes.apply(change, at, written)
+            if routes is not None:
+                routes.apply(change, at, written)
             if settings is None:
-                gone = (*change.before, *change.deleted)
-                self._unchanged_count -= sum(self._is_unchanged(record) for record in gone)
-                settings = self._routes.settings
-                self._update_state(settings)
+                counts = self._counts
+                counts.apply(change)
+                is_fitted = change.decision is not None
+                if is_fitted or self._calibration is not None or counts.unfit != self._unfit:
+                    self._update_state(tensor.settings)
                 return
             if not settings.cascade:
                 self._routes = None
-            self._take_settings(settings)
+            self._take_settings(tensor)
 
     def advance(self, at: Revision) -> None:
         if self._routes is not None:
@@ -451,58 +475,74 @@ class Cascade:
 
     # --- under the lock ---
 
-    def _is_unchanged(self, record: RouteRecord) -> bool:
-        calibration = self._calibration
-        return calibration is not None and record.revision <= _revision(calibration.at)
-
-    def _take_settings(self, settings: Settings) -> None:
+    def _take_settings(self, tensor: Tensor) -> None:
         """Read the calibration, and count the routes that have not changed since."""
+        settings = tensor.settings
         text = settings.calibration
-        self._calibration = read_calibration(text) if text else None
-        routes = self._routes
-        if routes is not None:
-            self._unchanged_count = sum(map(self._is_unchanged, routes.routes.values()))
-        if self._calibration is None and text and not is_superseded(text):
-            self._state, self._reason = "refused", "unreadable"
-            return
+        self._calibration = found = read_calibration(text) if text else None
+        self._is_unreadable = bool(text) and found is None and not is_superseded(text)
+        since = None if found is None else _revision(found.at)
+        self._counts = RouteCounts(tensor.routes.values(), since)
         self._update_state(settings)
 
     def _update_state(self, settings: Settings) -> None:
         """Compute the state; a function of the replicated state alone."""
-        self._state, self._reason = self._state_for(settings)
-        if self._state == "uncalibrated":
+        self._is_automatic = settings.cascade == "auto"
+        if not self._applies(settings):
             self._calibration = None
+        self._state, self._reason = self._state_for(settings)
+        if self._state == "on":
+            self.total.on.add(self._number)
+        else:
+            self.total.on.discard(self._number)
+
+    def _applies(self, settings: Settings) -> bool:
+        """Whether the calibration is of the encoder and the score that decide."""
+        encoder, calibration = self._encoder, self._calibration
+        if encoder is None or calibration is None:
+            return False
+        is_of_encoder = calibration.fingerprint == encoder.fingerprint[:NAME_DIGITS]
+        return is_of_encoder and calibration.scored == scored_by(settings, self._numbers)
 
     def _state_for(self, settings: Settings) -> tuple[str, str]:
         encoder, calibration = self._encoder, self._calibration
         if not settings.cascade or encoder is None:
             return "off", ""
-        found = self.table_of(encoder)
+        is_auto, found = settings.cascade == "auto", self.table_of(encoder)
         if found is None:
-            return "no_table", NO_TABLE
-        if self._routes is None:
-            return "refused", "too_many_utterances"
-        if calibration is None or calibration.fingerprint != encoder.fingerprint[:NAME_DIGITS]:
-            return "uncalibrated", "not_judged_yet"
-        if calibration.scored != scored_by(settings, self._numbers):
-            return "uncalibrated", "not_judged_yet"  # it was measured by another score
+            return "off" if is_auto else "no_table", NO_TABLE
+        refused = "off" if is_auto else "refused"
+        if calibration is None:
+            return self._uncalibrated(settings)
         if calibration.guard is None:
-            return "refused", calibration.reason
+            return refused, calibration.reason
         if calibration.table != found[1]:
             return "refused", OTHER_TABLE
+        if self._routes is None:
+            return refused, "too_many_utterances"
         if self._routes.projection is None:
             return "refused", "unreadable"
-        if self._changed_share() > SUSPENDED_SHARE:
+        limit = OUTGROWN_SHARE if calibration.is_by_route else SUSPENDED_SHARE
+        if self._changed_share() > limit:
             return "suspended", "routes_changed"
         return "on", ""
 
+    def _uncalibrated(self, settings: Settings) -> tuple[str, str]:
+        if self._is_unreadable:
+            return "refused", "unreadable"
+        unfit = self._unfit = self._counts.unfit
+        scored = scored_by(settings, self._numbers)
+        if settings.cascade == "auto":
+            if not is_offered(scored or settings.aggregation, scored):
+                return "off", "aggregation_not_offered"
+            if unfit:
+                return "off", unfit
+        return "uncalibrated", "not_judged_yet"
+
     def _changed_share(self) -> float:
         """Share of routes added, changed or removed since the calibration."""
-        routes, calibration = self._routes, self._calibration
-        if routes is None or calibration is None:
-            return 0.0
-        changed = max(len(routes.routes), calibration.routes) - self._unchanged_count
-        return changed / max(1, calibration.routes)
+        calibration = self._calibration
+        return 0.0 if calibration is None else self._counts.changed_share(calibration.routes)
 
 
 def _agrees(result: FirstStageResult, exact: tuple[int, int] | None, tokens: Tokens) -> bool:
@@ -512,9 +552,13 @@ def _agrees(result: FirstStageResult, exact: tuple[int, int] | None, tokens: Tok
     return result.ranking.best.route_id == exact[0]
 
 
-def _projection_of(settings: Settings, dim: int) -> LdaProjection | None:
-    calibration = read_calibration(settings.calibration) if settings.calibration else None
-    return read_projection(calibration.turn, dim) if calibration is not None else None
+def _calibration_of(settings: Settings) -> Calibration | None:
+    return read_calibration(settings.calibration) if settings.calibration else None
+
+
+def _measured(calibration: Calibration) -> Revision | None:
+    """Position after which a change of a route leaves it to the encoder; None for none."""
+    return _revision(calibration.at) if calibration.is_by_route else None
 
 
 def _revision(version: str) -> Revision:

@@ -86,7 +86,12 @@ class _Route:
 
 
 class StaticRoutes:
-    """Static embeddings of all utterances at one position; one thread at a time."""
+    """Static embeddings of all utterances at one position; one thread at a time.
+
+    Attributes:
+        measured: Position up to which routes were measured: later ones are never sure.  None if
+            that does not matter.
+    """
 
     def __init__(
         self,
@@ -99,6 +104,7 @@ class StaticRoutes:
         self.revision = revision
         self._dim = dim
         self.projection = projection
+        self.measured: Revision | None = None
         self._centroids: Float32s = np.zeros((0, projection.dim if projection else dim), np.float32)
         self._lengths: Float64s = np.zeros(0)
         self._lowest: Float64s = np.zeros(0)
@@ -119,6 +125,7 @@ class StaticRoutes:
     def copy(self) -> StaticRoutes:
         """Copy the routes, which must not change meanwhile; queries may go on."""
         copied = StaticRoutes(self._dim, self.settings, self.revision, self.projection)
+        copied.measured = self.measured
         copied._centroids, copied._lengths = self._centroids.copy(), self._lengths.copy()
         copied._lowest = self._lowest.copy()
         copied._routes, copied._names = self._routes.copy(), self._names.copy()
@@ -253,8 +260,9 @@ class StaticRoutes:
         if margin <= 0.0 or margin < needed or best < guard.floor:
             return FirstStageResult(False, margin, needed)
         record = shortlist.routes[shortlist.scores.index(best)].record
-        if record.negatives:
-            return FirstStageResult(False, margin, needed)  # the encoder compares them
+        if record.negatives or (self.measured and record.revision > self.measured):
+            # The encoder compares negatives.  A route that changed since was not measured.
+            return FirstStageResult(False, margin, needed)
         confident = (
             self._by_threshold(shortlist, guard, record, numbers)
             if levels is None

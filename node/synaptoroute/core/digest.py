@@ -85,8 +85,9 @@ def settings_hash(settings: Settings) -> bytes:
         _threshold_text(settings.threshold),
         str(settings.capacity_slots),
     ]
-    if settings.cascade or settings.calibration:
-        parts += [str(int(settings.cascade)), settings.calibration]
+    if settings.cascade != "auto" or settings.calibration:
+        mode = "auto" if settings.cascade == "auto" else str(int(settings.cascade))
+        parts += [mode, settings.calibration]
     if settings.feedback:
         parts.append(f"feedback|{settings.feedback}")
     if settings.repair_words:

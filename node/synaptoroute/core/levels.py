@@ -6,6 +6,7 @@ follow it until ``cluster finalize``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from synaptoroute.core.imports import staged_kind
@@ -76,9 +77,26 @@ def is_at_level(mutation: Mutation, level: int) -> bool:
     return _content_level(mutation) <= level
 
 
+def said_at(level: int, mutation: Mutation) -> Mutation:
+    """Say it as a log at this level can: below level 5, a cascade is on or not mentioned."""
+    if level >= SETS_LEVEL:
+        return mutation
+    match mutation:
+        case PutSettings(settings) if settings.cascade is False:
+            return PutSettings(replace(settings, cascade="auto"))
+        case ReviseRoutes(settings=settings) if settings is not None and settings.cascade is False:
+            return replace(mutation, settings=replace(settings, cascade="auto"))
+        case _:
+            return mutation
+
+
 def _content_level(mutation: Mutation) -> int:
     if isinstance(mutation, SetMutation | PutTests | CommitPlan | EraseTexts):
         return SETS_LEVEL
+    if isinstance(mutation, PutSettings | ReviseRoutes):
+        settings = mutation.settings
+        if settings is not None and settings.cascade is False:  # earlier releases do not say it
+            return SETS_LEVEL
     if any(map(needs_names_level, _names(mutation))):
         return NAMES_LEVEL
     return DECISION_LEVEL if _is_of_decisions(mutation) else BASE_LEVEL

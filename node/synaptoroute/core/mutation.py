@@ -18,6 +18,7 @@ CHAIN_START: Final = "0" * 40
 IDEMPOTENCY_WINDOW_ENTRIES: Final = 65_536  # Entries after which every node forgets an op_id
 
 Aggregation: TypeAlias = Literal["blend", "max", "mean", "centroid", "topk", "adaptive"]
+CascadeMode: TypeAlias = Literal["auto"] | bool
 AGGREGATIONS: Final[tuple[Aggregation, ...]] = (
     "blend",
     "max",
@@ -98,7 +99,9 @@ class Settings:
     threshold: float | None = 0.49
     # Rows of the tensor.  Never lowered below the highest slot in use.
     capacity_slots: int = DEFAULT_CAPACITY_SLOTS
-    cascade: bool = False  # Whether queries with a confident static answer skip the encoder
+    # Whether sure queries skip the encoder: ``auto`` where the measurement allows it, from level 5
+    # of the log on.  Below that level ``auto`` is off, and False cannot be told apart from it.
+    cascade: CascadeMode = "auto"
     # Calibration of the cascade, a canonical JSON object; empty before the first one, and without
     # a cascade.  Set by ``Calibrate``, never by ``PutSettings``.
     calibration: str = ""

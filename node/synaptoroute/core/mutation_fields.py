@@ -195,8 +195,8 @@ def _write_settings(put: PutSettings) -> tuple[Fields, Vectors]:
         "threshold": write_number(settings.threshold),
         "capacity_slots": settings.capacity_slots,
     }
-    if settings.cascade:  # omitted when off, as in the frames of older releases
-        fields["cascade"] = True
+    if settings.cascade != "auto":  # omitted where older releases, which do not know it, are off
+        fields["cascade"] = settings.cascade
     if settings.calibration:
         fields["calibration"] = settings.calibration
     if settings.feedback:
@@ -225,7 +225,7 @@ def _read_settings(fields: Fields, vectors: bytes) -> PutSettings:
             topk=read_count(fields["topk"]),
             threshold=read_number(fields["threshold"]),
             capacity_slots=read_count(fields["capacity_slots"]),
-            cascade=read_flag(fields.get("cascade", False)),
+            cascade=read_flag(fields["cascade"]) if "cascade" in fields else "auto",
             calibration=read_text(fields.get("calibration", "")),
             feedback=read_text(fields.get("feedback", "")),
             confidence_min=read_number(fields.get("confidence_min")),

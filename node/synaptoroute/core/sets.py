@@ -41,6 +41,7 @@ from synaptoroute.core.mutation import (
     DEFAULT_SET,
     FOUNDING_SETTINGS,
     Audit,
+    Calibrate,
     DeleteAlias,
     DeleteSet,
     EraseTexts,
@@ -218,9 +219,12 @@ class RouteSets:
                 raise Rejection("invalid_request", "vectors of an encoder are of all route sets")
             rows = sum(each.slots_used for each in self.tables.values())
             table.rows_elsewhere = rows - table.slots_used
-        change = table.plan(proposal, at)
         if level < SETS_LEVEL:
-            return change
+            # Releases that do not know ``auto`` measure nothing there.
+            if isinstance(mutation, Calibrate) and table.settings.cascade == "auto":
+                return Change(Outcome("unchanged", at))
+            return table.plan(proposal, at)
+        change = table.plan(proposal, at)
         if number in self.records:
             check_limits(table, change, self.records[number].limits)
         return self._of_set(number, change, at, level)

@@ -15,8 +15,10 @@ def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revis
         Rejection: A slot in use would be beyond the capacity.
     """
     # A calibration is valid for the settings it was measured with: another rule of decision
-    # drops it, and so does switching the cascade off.
-    if wanted.cascade and _rule_of(wanted) == _rule_of(before):
+    # drops it, and so does switching the cascade off.  From on to ``auto`` drops it, too: below
+    # level 5 of the log that is off.
+    is_kept = wanted.cascade and not (wanted.cascade == "auto" and before.cascade is True)
+    if is_kept and _rule_of(wanted) == _rule_of(before):
         wanted = replace(wanted, calibration=before.calibration)
     if wanted.capacity_slots < high_water:
         raise Rejection(

@@ -12,11 +12,14 @@ import json
 import mmap
 import os
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from synaptoroute.encoder.contract import TextEncoder
 from synaptoroute.encoder.recipe import DATA
 from synaptoroute.encoder.static_table import DIM, RECIPE_VERSION, StaticTable
 from synaptoroute.errors import ModelCorrupt
@@ -66,6 +69,17 @@ def find_table(fingerprint: str, cache_dir: Path | None = None) -> StaticTable |
         ModelCorrupt: The file is damaged.
     """
     return shipped_table(fingerprint) or load_table(table_file(fingerprint, cache_dir), fingerprint)
+
+
+def tables_of(encoders: Iterable[TextEncoder]) -> list[StaticTable]:
+    """Find the tables of encoders; a damaged one counts as none."""
+    found = []
+    for encoder in encoders:
+        with suppress(ModelCorrupt):
+            table = find_table(encoder.fingerprint)
+            if table is not None:
+                found.append(table)
+    return found
 
 
 def save_table(table: StaticTable, path: Path) -> None:

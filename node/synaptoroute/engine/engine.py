@@ -223,9 +223,9 @@ class Engine:
     ) -> None:
         """Refuse queries of a client that no text could make acceptable now.
 
-        With a cascade nothing is refused here: it may answer without the queue.
+        Where a first stage is on nothing is refused here: it may answer without the queue.
         """
-        if self._cascade is None:
+        if not self.has_first_stage:
             self._queue.check_queue(texts, share, deadline_seconds, flow)
 
     def submit(self, query: Query) -> None:
@@ -263,7 +263,7 @@ class Engine:
 
     @property
     def has_first_stage(self) -> bool:
-        return self._cascade is not None
+        return self._cascade is not None and bool(self._cascade.total.on)
 
     def answer_sure(self, queries: Sequence[Query]) -> Sequence[Match | None]:
         if self._cascade is None:

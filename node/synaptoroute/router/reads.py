@@ -16,9 +16,10 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from synaptoroute.cascade.cascade import NO_TABLE, Cascade, CascadeStatus
+from synaptoroute.cascade.cascade import NO_TABLE, NOT_FINALIZED, Cascade, CascadeStatus
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.change import RouteRecord
+from synaptoroute.core.levels import SETS_LEVEL
 from synaptoroute.core.mutation import DEFAULT_SET, Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import InvalidQuery, RouteNotFound
@@ -109,6 +110,7 @@ class CascadeReport(BaseModel):
 
     Attributes:
         state: ``off``, ``no_table``, ``uncalibrated``, ``refused``, ``suspended`` or ``on``.
+            With ``auto``, ``off`` also where it cannot be on, or would not pay.
         reason: Why it is not on; empty if it is on, or off by the settings.
         static: Queries answered by the static stage since the start.
         deferred: Queries that the static stage left to the encoder while it was on.
@@ -193,8 +195,14 @@ def _stored_route(record: RouteRecord, settings: Settings, version: str) -> Stor
     )
 
 
-async def get_settings(engine: EnginePort) -> RouteSetSettings:
-    return shown_settings(await asyncio.wrap_future(engine.read(lambda tensor: tensor.settings)))
+async def get_settings(engine: EnginePort, level: int) -> RouteSetSettings:
+    """Read the settings as clients of a log at this level know them."""
+    found = await asyncio.wrap_future(engine.read(lambda tensor: tensor.settings))
+    shown = shown_settings(found)
+    if level < SETS_LEVEL and shown.cascade == "auto":
+        # What this node shows, a node of the release before takes; ``auto`` is off there.
+        shown.cascade = False
+    return shown
 
 
 def shown_settings(settings: Settings) -> RouteSetSettings:
@@ -318,11 +326,15 @@ def cascade_status(
         return CascadeStatus()
     published = of_set(engine, route_set).published if route_set else engine.published
     found: Cascade | None = engine.cascade_of(route_set)
+    replica, mode = engine.replica_status, published.settings.cascade
+    if mode == "auto" and replica.epochs and replica.level < SETS_LEVEL:
+        return CascadeStatus("off", NOT_FINALIZED)
     if found is not None:
         return found.status
     # A node with tables makes a first stage as soon as the settings of the set ask for it.
-    lacks_table = cascade is None and published.settings.cascade
-    return CascadeStatus("no_table", NO_TABLE) if lacks_table else CascadeStatus()
+    if cascade is not None or not mode:
+        return CascadeStatus()
+    return CascadeStatus("off" if mode == "auto" else "no_table", NO_TABLE)
 
 
 def _set_cascades(engine: QueryEngine | None) -> dict[str, int]:

@@ -16,10 +16,11 @@ from contextlib import suppress
 from copy import copy
 from typing import Any, Final, Literal, Unpack, overload
 
-from synaptoroute.cascade import Calibration, StaticTable
+from synaptoroute.cascade import Calibration, StaticTable, tables_of
 from synaptoroute.cascade.calibrator import Calibrator, calibrate_cascade
 from synaptoroute.cascade.cascade import Cascade
 from synaptoroute.config import ClusterConfig, EngineConfig
+from synaptoroute.core.levels import SETS_LEVEL
 from synaptoroute.core.mutation import (
     DEFAULT_SET,
     KEEP,
@@ -109,8 +110,9 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         cluster: How to take part in the cluster.
         observer: Receives measurements of the encoding.
         spare: Second encoder, to which a cluster can switch while it serves.
-        cascade: Tables distilled from these encoders.  With one, and if the settings of
-            the route set ask for it, sure queries need no encoder.
+        cascade: Tables distilled from these encoders; None for those that ship or were
+            prepared.  With one, and if the settings of the route set allow it, sure queries
+            need no encoder.
 
     Attributes:
         spare: The second encoder, if any.
@@ -127,9 +129,11 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         cluster: ClusterConfig | None = None,
         observer: Observer | None = None,
         spare: TextEncoder | None = None,
-        cascade: Sequence[StaticTable] = (),
+        cascade: Sequence[StaticTable] | None = None,
     ) -> None:
         self._encoder = encoder
+        if cascade is None:
+            cascade = tables_of([encoder, spare] if spare else [encoder])
         self._cascade = Cascade(cascade) if cascade else None
         self.spare = spare
         self._storage = storage or SQLiteStorage(":memory:")
@@ -259,6 +263,7 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
                 lambda name: self.set(name).acalibrate(),
                 lambda: self._engine().cascades,
                 self._live_tables if self.follower else None,
+                lambda: self._writer().level >= SETS_LEVEL,
             )
             self._calibrator.start()
 
@@ -614,7 +619,7 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
 
     async def aget_settings(self) -> RouteSetSettings:
         """Read the settings of the route set."""
-        return await reads.get_settings(self._engine())
+        return await reads.get_settings(self._engine(), self._writer().level)
 
     async def achecksum(self) -> dict[str, str]:
         """Read what two nodes compare: version, digest and the tensor's SHA-256."""
@@ -685,7 +690,10 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         engine, writer = self._engine(), self._writer()
         cascade = engine.cascade_of(self.route_set) or self._cascade
         return await calibrate_cascade(
-            engine, cascade, lambda change: writer.write(change, _DEFAULTS)
+            engine,
+            cascade,
+            lambda change: writer.write(change, _DEFAULTS),
+            is_by_route=writer.level >= SETS_LEVEL,
         )
 
     @property

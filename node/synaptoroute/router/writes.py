@@ -24,7 +24,7 @@ from synaptoroute.author import AUTHOR, NOTE
 from synaptoroute.core.change import Outcome
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.imports import StagedKind
-from synaptoroute.core.levels import BASE_LEVEL, SETS_LEVEL, is_at_level, level_of
+from synaptoroute.core.levels import BASE_LEVEL, SETS_LEVEL, is_at_level, level_of, said_at
 from synaptoroute.core.mutation import (
     KEEP,
     OP_ID_BYTES,
@@ -180,7 +180,7 @@ class Writer:
         # The chunks of an import have the author of its first and last entry.
         if not author or isinstance(mutation, ImportChunk):
             return ""
-        return author if self._level >= AUTHOR_LEVEL else ""
+        return author if self.level >= AUTHOR_LEVEL else ""
 
     def _proposal(self, mutation: Mutation, options: WriteOptions) -> Proposal:
         """Make the proposal of a write.
@@ -188,7 +188,7 @@ class Writer:
         Raises:
             NotFinalized: The log has not reached the level of the write.
         """
-        self._check_level(mutation)
+        mutation = self._checked(mutation)
         note = "" if isinstance(mutation, ImportChunk) else options.note or NOTE.get()
         if self.route_set or note:
             self.require_level(SETS_LEVEL)
@@ -200,20 +200,24 @@ class Writer:
         return proposal
 
     @property
-    def _level(self) -> int:
+    def level(self) -> int:
         """Level of the log that the next write meets."""
         status = self._engine.replica_status
         # The first write founds a log of its own at the newest level.
         return LEVEL if not status.epochs and self._log.is_local else status.level
 
-    def _check_level(self, mutation: Mutation) -> None:
-        """Refuse a write that nodes of the release before would stop at.
+    def _checked(self, mutation: Mutation) -> Mutation:
+        """Say a write as the log can hold it; refuse one that earlier releases would stop at.
 
         Raises:
             NotFinalized: The log has not reached the level of the write.
         """
-        if not is_at_level(mutation, BASE_LEVEL) and not is_at_level(mutation, self._level):
+        if is_at_level(mutation, BASE_LEVEL) or is_at_level(mutation, level := self.level):
+            return mutation
+        mutation = said_at(level, mutation)
+        if not is_at_level(mutation, level):
             self.require_level(level_of(mutation))
+        return mutation
 
     def require_level(self, needed: int) -> None:
         """Refuse a request for which the log has not reached a level.
@@ -221,7 +225,7 @@ class Writer:
         Raises:
             NotFinalized: It has not.
         """
-        level = self._level
+        level = self.level
         if level < needed:
             raise NotFinalized(
                 f"this write needs level {needed} of the log, which is at level"

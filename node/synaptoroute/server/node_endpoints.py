@@ -69,7 +69,7 @@ _SETTINGS_EXAMPLE: Final = {
     "topk": 3,
     "threshold": 0.5,
     "capacity_slots": 262_144,
-    "cascade": False,
+    "cascade": "auto",
 }
 _CASCADE_EXAMPLE: Final = {
     "state": "on",

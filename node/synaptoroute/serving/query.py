@@ -516,7 +516,9 @@ class QueryEngine(EnginePort, Protocol):
     """The engine as the router sees it: ``EnginePort`` and the query path."""
 
     @property
-    def has_first_stage(self) -> bool: ...
+    def has_first_stage(self) -> bool:
+        """Whether the first stage of some route set is on."""
+        ...
 
     @property
     def unmatched(self) -> UnmatchedQueries: ...

@@ -172,7 +172,7 @@ def settings_text(settings: Settings) -> str:
         settings.threshold,
         settings.capacity_slots,
     ]
-    if settings.cascade or settings.calibration:
+    if settings.cascade != "auto" or settings.calibration:
         fields += [settings.cascade, settings.calibration]
     new = {name: getattr(settings, name) for name in _NEW_SETTINGS}
     changed = {name: each for name, each in new.items() if each != _NEW_SETTINGS[name]}

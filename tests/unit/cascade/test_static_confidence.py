@@ -174,7 +174,7 @@ def test_calibration_with_levels_round_trips_through_the_log() -> None:
         ('"scored":"adaptive"', '"scored":7'),
         ('"temperature":', '"heat":'),
         ('"version":3', '"version":2'),
-        ('"version":3', '"version":4'),
+        ('"version":3', '"version":5'),
         ('"odds":', '"odds":-'),
     ):
         assert old in found.dump()

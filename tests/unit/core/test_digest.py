@@ -97,6 +97,8 @@ def test_equal_thresholds_have_equal_hashes(one: float, other: float) -> None:
         Settings(capacity_slots=7),
         Settings(cascade=True),
         Settings(cascade=True, calibration="{}"),
+        Settings(cascade=False),
+        Settings(calibration="{}"),
         Settings(threshold=None),
         Settings(confidence_min=0.5),
         Settings(expected_unmatched_share=0.5),

@@ -257,6 +257,8 @@ def test_lowest_capacity_is_the_same_for_a_restored_table(world: World) -> None:
 
 def test_calibration_ends_with_its_settings(world: World) -> None:
     """A change of aggregation, threshold or cascade drops it, other changes keep it."""
+    off = Settings(capacity_slots=12, cascade=False)
+    world.do(PutSettings(off))
     assert "unchanged" == world.do(Calibrate("{}")).outcome.status
     on = Settings(capacity_slots=12, cascade=True)
     world.do(PutSettings(on))
@@ -271,6 +273,7 @@ def test_calibration_ends_with_its_settings(world: World) -> None:
         replace(on, aggregation="max"),
         replace(on, topk=9),
         replace(on, cascade=False),
+        replace(on, cascade="auto"),
     ):
         world.do(PutSettings(on))
         change = world.do(Calibrate('{"a":2}'))
