@@ -23,6 +23,13 @@ IN_A_SET = "/v1/sets/support/routes/refund"
 def refusals(member: Member) -> Refusals:
     """What a node says to writes that only level 5 knows."""
     http = member.http
+    # A client may write at any node what it read at another: ``auto`` is off below level 5.
+    settings = http.get("/v1/settings").json()
+    assert settings["cascade"] is False
+    for said in (False, "auto"):
+        http.put("/v1/settings", json={**settings, "cascade": said}).raise_for_status()
+    assert settings == http.get("/v1/settings").json()
+    assert "not_finalized" == http.get("/v1/settings/cascade").json()["reason"]
     answers = [
         http.put("/v1/sets/support"),
         http.post("/v1/sets/default/fork", json={"as": "draft"}),
@@ -40,6 +47,7 @@ def shown(member: Member) -> dict[str, Any]:
     return {
         "sets": [(each["name"], each["utterances"], each["revision"]) for each in sets],
         "aliases": http.get("/v1/aliases").json()["aliases"],
+        "cascade": http.get("/v1/settings").json()["cascade"],
         "digest": http.get("/-/digest").json(),
         "answers": {
             name: http.post(f"/v1/sets/{name}/query", json=asked).json()["route"]
@@ -77,5 +85,6 @@ def test_sets_wait_for_all_nodes_and_nothing_is_lost(
     upgrade_in_part(cluster, sources, refusals)
     upgrade_and_finalize(cluster, write)
     answers = {"default": "kept", "support": "refund", "draft": "refund", "live": "refund"}
-    assert answers == shown(cluster[0])["answers"]
+    found = shown(cluster[0])
+    assert (answers, "auto") == (found["answers"], found["cascade"])
     outlive_everything(cluster, sources, shown)

@@ -21,6 +21,9 @@ function draw(card, settings) {
   const ignore = h("textarea", { id: "ignore", rows: 5, class: "mono", placeholder: "(?s)<system-reminder>.*?</system-reminder>" });
   ignore.value = settings.ignore?.join("\n") ?? "";
   const repair = h("input", { id: "repair-words", type: "checkbox", checked: settings.repair_words === true });
+  const modes = { auto: "auto", on: true, off: false };
+  const cascade = h("select", { id: "cascade" }, Object.entries(modes).map(([name, mode]) =>
+    h("option", { value: name, selected: mode === settings.cascade }, name)));
   const texts = h("textarea", { id: "texts", rows: 6, placeholder: "A query with the noise around it" });
   const wrong = h("p", { class: "wrong", role: "alert" });
   const outcome = h("div", { "aria-live": "polite" });
@@ -28,7 +31,7 @@ function draw(card, settings) {
   const number = (input) => input.value === "" ? null : Number(input.value);
   const wished = () => {
     const { confidence_min, expected_unmatched_share, ignore: patterns, repair_words, ...kept } = settings;
-    return { ...kept, threshold: number(threshold),
+    return { ...kept, threshold: number(threshold), cascade: modes[cascade.value],
       ...(confidence.value === "" ? {} : { confidence_min: number(confidence) }),
       ...(number(share) === 0.1 ? {} : { expected_unmatched_share: number(share) }),
       ...(linesOf(ignore.value).length ? { ignore: linesOf(ignore.value) } : {}),
@@ -61,6 +64,7 @@ function draw(card, settings) {
         field("threshold", "Least score of a match (empty: none)", threshold),
         field("unmatched-share", "Share of queries that belong to no route", share),
         h("div", { class: "field row" }, repair, h("label", { for: "repair-words" }, "Read misspelled words as known words")),
+        field("cascade", "Cascade: answer sure queries without the encoder (auto: where it pays)", cascade),
         field("ignore", "Ignore: patterns of RE2 that are cut out of queries, one per line", ignore)),
       h("div", {}, field("texts", "Text to try", texts),
         h("button", { type: "button", onclick: tryIt, id: "try" }, "Preview"), outcome)),
