@@ -63,11 +63,11 @@ def fill(node: NodeProcess) -> None:
     assert answer.is_success, answer.text
 
 
-def switch_on(node: NodeProcess) -> None:
+def switch(node: NodeProcess, *, on: bool) -> None:
     settings = httpx.get(f"{node.url}/v1/settings").json()
     # The cascade is not offered with the adaptive score of new databases.
     judged = {"aggregation": "blend", "threshold": 0.49, "confidence_min": None}
-    answer = httpx.put(f"{node.url}/v1/settings", json={**settings, **judged, "cascade": True})
+    answer = httpx.put(f"{node.url}/v1/settings", json={**settings, **judged, "cascade": on})
     assert answer.is_success, answer.text
 
 
@@ -91,10 +91,11 @@ def ask(node: NodeProcess, text: str, **options: object) -> dict[str, Any]:
 def test_cascade_is_switched_on_over_http(node: NodeProcess) -> None:
     """From off to on by one setting; explanations, the hot path and the metrics follow."""
     node.start()
+    switch(node, on=False)
     fill(node)
-    assert "off" == cascade(node, "off")["state"]
+    assert "" == cascade(node, "off")["reason"]
     before = [ask(node, text) for text in questions()]
-    switch_on(node)
+    switch(node, on=True)
     report = cascade(node, "on")
     after = [ask(node, text) for text in questions()]
     told = [ask(node, text, explain=True) for text in questions()]
@@ -114,7 +115,7 @@ def test_cascade_is_switched_on_over_http(node: NodeProcess) -> None:
 
 
 def test_cascade_follows_the_fit_and_outlives_a_kill(node: NodeProcess) -> None:
-    """By the settings of a new database: one field switches it on, the node does the rest."""
+    """By the settings of a new database: nothing is switched on, the node does it all."""
     routes, asked = mixed_things()
     node.settings["fit_confidence"] = "true"
     node.start()
@@ -122,7 +123,6 @@ def test_cascade_follows_the_fit_and_outlives_a_kill(node: NodeProcess) -> None:
     headers = {"content-type": "application/x-ndjson"}
     httpx.post(f"{node.url}/v1/import", content=body, headers=headers, timeout=60)
     settings = httpx.get(f"{node.url}/v1/settings").json()
-    httpx.put(f"{node.url}/v1/settings", json={**settings, "cascade": True})
     give_up_at = time.monotonic() + WAIT_SECONDS
     while httpx.get(f"{node.url}/v1/settings/calibration").json()["state"] != "fitted":
         assert time.monotonic() < give_up_at
@@ -134,7 +134,7 @@ def test_cascade_follows_the_fit_and_outlives_a_kill(node: NodeProcess) -> None:
     again = cascade(node, "on")
     after = [ask(node, text, explain=True) for text in asked]
 
-    assert "adaptive" == settings["aggregation"]
+    assert ("adaptive", "auto") == (settings["aggregation"], settings["cascade"])
     assert report["confidence"]
     static = [match for match in before if match["stage"] == "static"]
     assert len(static) > len(asked) / 4
@@ -152,7 +152,7 @@ def test_damaged_table_leaves_the_node_without_a_cascade(node: NodeProcess, cach
     file.write_bytes(content)
     node.start()
     fill(node)
-    switch_on(node)
+    switch(node, on=True)
     report = cascade(node, "no_table")
 
     assert "not_prepared" == report["reason"]
@@ -172,7 +172,7 @@ def test_table_that_came_with_the_program_serves_where_none_was_prepared(
     try:
         node.start()
         fill(node)
-        switch_on(node)
+        switch(node, on=True)
         assert "on" == cascade(node, "on")["state"]
     finally:
         node.end()

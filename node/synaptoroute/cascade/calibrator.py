@@ -58,6 +58,7 @@ class Calibrator:
         cascades: Callable[[], Mapping[str, Cascade]],
         live_tables: Callable[[], Awaitable[Collection[str]]] | None,
         may_be_automatic: Callable[[], bool] = lambda: True,
+        updates: Callable[[], int] | None = None,
     ) -> None:
         """Prepare; ``start`` begins to look.
 
@@ -67,11 +68,16 @@ class Calibrator:
             live_tables: Returns the tables that live nodes have; None for a router on its own.
             may_be_automatic: Returns whether the log has reached the level at which sets are
                 measured that do not ask for it.
+            updates: Counts the states that first stages computed: without a new one nothing
+                becomes due.
         """
         self._calibrate = calibrate_now
         self._cascades = cascades
         self._live_tables = live_tables
         self._may_be_automatic = may_be_automatic
+        self._updates = updates
+        self._seen = -1  # Updates before the last look
+        self._is_waiting = True  # Whether that look saw something that time alone may change
         self._spread_seconds = SPREAD_SECONDS if live_tables else 0.0
         self._looked_at = 0.0
         self._missed_since: dict[str, float] = {}  # By table
@@ -89,6 +95,8 @@ class Calibrator:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
+            if not self._has_news():
+                continue
             abandoned = await self._abandoned_tables()
             name = self._most_stale(abandoned)
             if name is None:
@@ -102,10 +110,21 @@ class Calibrator:
             except SynaptoRouteError:  # no log, no room, stopping: tried again later
                 self._retry_at[name] = time.monotonic() + RETRY_SECONDS
 
+    def _has_news(self) -> bool:
+        updates = -1 if self._updates is None else self._updates()
+        if updates == self._seen and not self._is_waiting:
+            return False
+        self._seen = updates
+        return True
+
     def _most_stale(self, abandoned: Collection[str]) -> str | None:
         """Name of the route set that is measured next; None for none."""
         cascades, now = self._cascades(), time.monotonic()
         self._retry_at = {name: at for name, at in self._retry_at.items() if at > now}
+        self._is_waiting = self._updates is None or any(
+            each.wants_calibration or each.is_calibrating or each.foreign_table
+            for each in cascades.values()
+        )
         due = [
             (cascade.status.changed_share if cascade.status.calibration else math.inf, name)
             for name, cascade in cascades.items()

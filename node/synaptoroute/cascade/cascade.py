@@ -95,6 +95,7 @@ class StageCounts:
         self.deferred = 0
         self.decisions = DecisionCounts()
         self.on: set[int] = set()  # Numbers of the sets, ``default`` included, where it is on
+        self.updates = 0  # States that were computed, of all sets
         self._lock = threading.Lock()
 
     def count(self, found: Collection[Match], deferred: int, *, is_decided: bool) -> None:
@@ -378,8 +379,10 @@ class Cascade:
         return routes
 
     def embed(self, change: Change, encoder: TextEncoder) -> StaticRows:
+        if self._routes is None or not change.writes:
+            return {}
         found = self.table_of(encoder)
-        if self._routes is None or found is None or not change.writes:
+        if found is None:
             return {}
         rows = self._embed(encoder, found[0], [write.utterance for write in change.writes])
         return {write.slot: row for write, row in zip(change.writes, rows, strict=True)}
@@ -454,13 +457,14 @@ class Cascade:
         if routes is not None and len(written) < len(change.writes):
             written = self.embed(change, encoder)
         with self._lock:
-            self._numbers = numbers_of(tensor, encoder.fingerprint)
+            is_fitted = change.decision is not None
+            if is_fitted:
+                self._numbers = numbers_of(tensor, encoder.fingerprint)
             if routes is not None:
                 routes.apply(change, at, written)
             if settings is None:
                 counts = self._counts
                 counts.apply(change)
-                is_fitted = change.decision is not None
                 if is_fitted or self._calibration is not None or counts.unfit != self._unfit:
                     self._update_state(tensor.settings)
                 return
@@ -491,6 +495,7 @@ class Cascade:
         if not self._applies(settings):
             self._calibration = None
         self._state, self._reason = self._state_for(settings)
+        self.total.updates += 1
         if self._state == "on":
             self.total.on.add(self._number)
         else:

@@ -17,10 +17,9 @@ from copy import copy
 from typing import Any, Final, Literal, Unpack, overload
 
 from synaptoroute.cascade import Calibration, StaticTable, tables_of
-from synaptoroute.cascade.calibrator import Calibrator, calibrate_cascade
+from synaptoroute.cascade.calibrator import Calibrator
 from synaptoroute.cascade.cascade import Cascade
 from synaptoroute.config import ClusterConfig, EngineConfig
-from synaptoroute.core.levels import SETS_LEVEL
 from synaptoroute.core.mutation import (
     DEFAULT_SET,
     KEEP,
@@ -50,6 +49,7 @@ from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin, ClusterOperations
+from synaptoroute.router.cascade_duty import calibrate_set, start_calibrator
 from synaptoroute.router.changes import Changes
 from synaptoroute.router.decider import Decider
 from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
@@ -259,19 +259,13 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
             self._erasures.start()
         self._schedule.start(SPREAD_SECONDS if self.follower else 0.0)
         if self._cascade is not None and self._calibrator is None:
-            self._calibrator = Calibrator(
+            self._calibrator = start_calibrator(
                 lambda name: self.set(name).acalibrate(),
-                lambda: self._engine().cascades,
-                self._live_tables if self.follower else None,
-                lambda: self._writer().level >= SETS_LEVEL,
+                self._engine,
+                self._writer,
+                self._cascade,
+                self._log if isinstance(self._log, RedisLog) and self.follower else None,
             )
-            self._calibrator.start()
-
-    async def _live_tables(self) -> builtins.set[str]:
-        """Names of the static tables that live nodes have."""
-        assert isinstance(self._log, RedisLog)
-        nodes = await self._log.presence.nodes()
-        return {name for seen in nodes if seen.is_live for name in seen.report.tables.split(",")}
 
     async def wait_ready(self, timeout_seconds: float = 30.0) -> None:
         """Wait until the router may take queries.
@@ -689,12 +683,7 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         """
         engine, writer = self._engine(), self._writer()
         cascade = engine.cascade_of(self.route_set) or self._cascade
-        return await calibrate_cascade(
-            engine,
-            cascade,
-            lambda change: writer.write(change, _DEFAULTS),
-            is_by_route=writer.level >= SETS_LEVEL,
-        )
+        return await calibrate_set(engine, writer, cascade)
 
     @property
     def changes(self) -> Changes:
