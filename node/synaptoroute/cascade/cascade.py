@@ -538,10 +538,10 @@ class Cascade:
         unfit = self._unfit = self._counts.unfit
         scored = scored_by(settings, self._numbers)
         if settings.cascade == "auto":
-            if not is_offered(scored or settings.aggregation, scored):
-                return "off", "aggregation_not_offered"
             if unfit:
                 return "off", unfit
+            if not is_offered(scored or settings.aggregation, scored):
+                return "off", "aggregation_not_offered"
         return "uncalibrated", "not_judged_yet"
 
     def _changed_share(self) -> float:
