@@ -25,7 +25,9 @@ CHART = ROOT / "helm/synaptoroute"
 # Copies and not links, which Helm warns of: files of the chart, by those of deploy/.
 COPIED = {
     "alerts.yml": "deploy/prometheus/alerts.yml",
+    "recording.yml": "deploy/prometheus/recording.yml",
     "dashboard.json": "deploy/grafana/dashboards/synaptoroute.json",
+    "decisions.json": "deploy/grafana/dashboards/decisions.json",
     "haproxy.cfg": "deploy/haproxy/haproxy.cfg",
     "redis.conf": "deploy/redis/redis.conf",
 }

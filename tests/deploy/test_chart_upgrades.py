@@ -237,7 +237,9 @@ def test_helm_warns_of_nothing(major: str) -> None:
     ("name", "source"),
     [
         ("alerts.yml", "deploy/prometheus/alerts.yml"),
+        ("recording.yml", "deploy/prometheus/recording.yml"),
         ("dashboard.json", "deploy/grafana/dashboards/synaptoroute.json"),
+        ("decisions.json", "deploy/grafana/dashboards/decisions.json"),
         ("haproxy.cfg", "deploy/haproxy/haproxy.cfg"),
         ("redis.conf", "deploy/redis/redis.conf"),
     ],

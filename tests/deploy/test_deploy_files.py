@@ -14,7 +14,17 @@ import yaml
 from charts import pick, render
 from http_bytes import parse
 from metric_names import exposition, series
-from monitoring import ALERTS, DASHBOARD, DEPLOY, alerts, dashboard_expressions
+from monitoring import (
+    ALERTS,
+    DASHBOARDS,
+    DEPLOY,
+    alerts,
+    dashboard_expressions,
+    expressions,
+    filled,
+    metrics_in,
+    recorded,
+)
 from needs import lacking, require
 from repository import ROOT
 from synaptoroute.config import ENV_PREFIX, NodeConfig
@@ -24,8 +34,8 @@ from synaptoroute_coordinator.config import CoordinatorConfig
 
 pytestmark = pytest.mark.deploy
 
+RUNBOOKS = "https://github.com/synaptoroute/synaptoroute-cluster/blob/main/docs/operations.md"
 COMPOSE = ROOT / "docker-compose.yml"
-_METRIC = re.compile(r"\bsynaptoroute_(?!cluster\b)[a-z_]+")
 _COMMAND_SECONDS_MAX = 120
 
 
@@ -63,17 +73,12 @@ def known_metrics() -> set[str]:
     return series(exposition()) | found
 
 
-def metrics_in(expressions: list[str]) -> set[str]:
-    """Return the names of the series in expressions."""
-    return {name for each in expressions for name in _METRIC.findall(each)}
-
-
 def test_alerts_pass_their_unit_tests() -> None:
     """promtool: the rules are well formed, and each fires only on its own condition."""
     promtool = require("promtool")
 
-    run(promtool, "check", "rules", ALERTS)
-    run(promtool, "test", "rules", "alerts_test.yml", folder=ALERTS.parent)
+    run(promtool, "check", "rules", ALERTS, ALERTS.with_name("recording.yml"))
+    run(promtool, "test", "rules", "alerts_test.yml", "recording_test.yml", folder=ALERTS.parent)
     run(promtool, "check", "config", "--syntax-only", "prometheus.yml", folder=ALERTS.parent)
 
 
@@ -87,6 +92,7 @@ def test_every_alert_has_a_unit_test_and_a_runbook() -> None:
     assert [] == [name for name in names if f"### {name}\n" not in operations]
     for rule in alerts():
         assert f"docs/operations.md#{rule['alert'].lower()}" == rule["annotations"]["runbook"]
+        assert f"{RUNBOOKS}#{rule['alert'].lower()}" == rule["annotations"]["runbook_url"]
 
 
 def test_chart_renders_the_same_alerts() -> None:
@@ -101,7 +107,9 @@ def test_chart_renders_the_same_alerts() -> None:
         if rule["alert"] == "SynaptoRouteNodeBehind"
     ]
 
-    assert alerts() == pick(rules, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    groups = pick(rules, "PrometheusRule")["spec"]["groups"]
+    assert alerts() == groups[0]["rules"]
+    assert recorded() == {e["record"]: e["expr"] for each in groups[1:] for e in each["rules"]}
     assert behind["expr"].endswith("> 2500000")
 
 
@@ -110,11 +118,92 @@ def test_alerts_and_dashboard_name_metrics_that_exist() -> None:
 
     assert 40 < len(named)
     assert set() == named - known_metrics()
+    assert set() == metrics_in(expressions()) - known_metrics()
 
 
-def test_dashboard_covers_every_metric_that_counts_work() -> None:
+def test_recorded_series_in_use_are_recorded() -> None:
+    used = {
+        name
+        for each in expressions()
+        for name in re.findall(r"\bsynaptoroute_cluster:[a-z0-9_]+:[a-z0-9_]+", each)
+    }
+
+    assert 10 < len(used)
+    assert set() == used - recorded().keys()
+
+
+def test_expressions_of_the_dashboards_are_valid(tmp_path: Path) -> None:
+    """promtool reads each as a recorded series."""
+    found = [each for path in DASHBOARDS for each in dashboard_expressions(path)]
+    rules = [{"record": f"panel:{n}", "expr": filled(each)} for n, each in enumerate(found)]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+
+    run(require("promtool"), "check", "rules", "--lint=none", path)
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_dashboard_can_be_imported(path: Path) -> None:
+    """It has an identity, the data source is a variable, and every variable is defined."""
+    text = path.read_text(encoding="utf-8")
+    board = json.loads(text)
+    variables = {each["name"] for each in board["templating"]["list"]}
+    identities = [json.loads(each.read_text(encoding="utf-8"))["uid"] for each in DASHBOARDS]
+    linked = [link["url"].removeprefix("/d/") for link in board["links"]]
+
+    assert re.fullmatch(r"[a-z\-]{1,40}", board["uid"])
+    assert len(identities) == len(set(identities))
+    assert 36 <= board["schemaVersion"] <= 42
+    assert "id" not in board
+    assert set(re.findall(r'"uid": ?"([^"]+)"', text)) == {board["uid"], "${datasource}"}
+    assert set(re.findall(r"\$\{?([a-z]+)\b", text)) <= variables
+    assert set(linked) == set(identities) - {board["uid"]}
+
+
+def test_chart_gives_prometheus_a_key() -> None:
+    """HAProxy does not get it."""
+    values = {"enabled": True, "apiKeySecret": {"name": "metrics-key"}}
+    monitors = [
+        each
+        for each in render({"monitoring.serviceMonitor": values})
+        if each["kind"] == "ServiceMonitor"
+    ]
+    keys = {
+        each["metadata"]["name"].rpartition("-")[2]: each["spec"]["endpoints"][0].get(
+            "authorization"
+        )
+        for each in monitors
+    }
+    given = {"credentials": {"name": "metrics-key", "key": "api-key"}}
+
+    assert {"node": given, "coordinator": given} == {
+        name: key for name, key in keys.items() if name != "haproxy"
+    }
+    assert keys.get("haproxy") is None
+
+
+def test_chart_leads_runbooks_elsewhere_and_installs_both_dashboards() -> None:
+    objects = render(
+        {
+            "monitoring.prometheusRule": {"enabled": True, "runbookUrl": "https://wiki/router"},
+            "monitoring.dashboard.enabled": True,
+        }
+    )
+    rules = pick(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    boards = pick(objects, "ConfigMap", "-dashboard")["data"]
+
+    assert {f"https://wiki/router#{each['alert'].lower()}" for each in rules} == {
+        each["annotations"]["runbook_url"] for each in rules
+    }
+    assert [json.loads(path.read_text(encoding="utf-8"))["uid"] for path in DASHBOARDS] == [
+        json.loads(text)["uid"] for _, text in sorted(boards.items())
+    ]
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_dashboard_covers_every_metric_that_counts_work(path: Path) -> None:
     """Panels have distinct ids and places, and no two overlap."""
-    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    panels = json.loads(path.read_text(encoding="utf-8"))["panels"]
     taken: set[tuple[int, int]] = set()
     for panel in panels:
         at = panel["gridPos"]

@@ -48,6 +48,8 @@ def exposition() -> str:
     status = replace(
         node_status("ready", None, None, None, encoder, EngineConfig()), follower=follower
     )
+    decided = replace(status.counters.decisions, reasons=(("matched", 1),))
+    status = replace(status, counters=replace(status.counters, decisions=decided))
     encoder.close()
     metrics = Metrics()
     metrics.count_response("POST", "/v1/query", 200, 0.01)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +17,10 @@ from repository import ROOT
 
 DEPLOY = ROOT / "deploy"
 ALERTS = DEPLOY / "prometheus/alerts.yml"
+RECORDING = DEPLOY / "prometheus/recording.yml"
 DASHBOARD = DEPLOY / "grafana/dashboards/synaptoroute.json"
+DASHBOARDS = sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
+_METRIC = re.compile(r"\bsynaptoroute_(?!cluster\b)[a-z_]+")
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -24,14 +29,31 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in rules["groups"] for rule in group["rules"]]
 
 
-def dashboard_expressions() -> list[str]:
-    """Return the expressions of the dashboard's panels."""
-    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+def recorded() -> dict[str, str]:
+    """Return the expression of each recorded series."""
+    rules = yaml.safe_load(RECORDING.read_text(encoding="utf-8"))
+    return {rule["record"]: rule["expr"] for group in rules["groups"] for rule in group["rules"]}
+
+
+def dashboard_expressions(path: Path = DASHBOARD) -> list[str]:
+    """Return the expressions of a dashboard's panels."""
+    panels = json.loads(path.read_text(encoding="utf-8"))["panels"]
     return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
 
+def expressions() -> list[str]:
+    """Return the expressions of all alerts, recorded series and dashboards."""
+    found = [rule["expr"] for rule in alerts()] + list(recorded().values())
+    return found + [each for path in DASHBOARDS for each in dashboard_expressions(path)]
+
+
+def metrics_in(expressions: Iterable[str]) -> set[str]:
+    """Return the names of the exported series in expressions."""
+    return {name for each in expressions for name in _METRIC.findall(each)}
+
+
 _URL = "http://127.0.0.1:9090/api/v1/"
-_VARIABLES = {"$cluster": ".*", "$__rate_interval": "30s"}
+_VARIABLES = {"$cluster": ".*", "$set": ".*", "$__rate_interval": "30s"}
 
 
 def start_prometheus(stack: Stack) -> Any:
@@ -56,10 +78,16 @@ def ask(prometheus: Any, path: str) -> Any:
     return json.loads(out)["data"] if code == 0 and out else None
 
 
-def query(prometheus: Any, expression: str) -> list[Any]:
-    """The result of an expression, with the variables of the dashboard filled in."""
+def filled(expression: str) -> str:
+    """An expression with the variables of the dashboards filled in."""
     for name, value in _VARIABLES.items():
         expression = expression.replace(name, value)
+    return expression
+
+
+def query(prometheus: Any, expression: str) -> list[Any]:
+    """The result of an expression, with the variables of the dashboard filled in."""
+    expression = filled(expression)
     answer = ask(prometheus, f"query?query={quote(expression)}")
     found: list[Any] = answer["result"] if answer is not None else []
     return found

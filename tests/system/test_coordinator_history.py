@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from metric_names import exposition, series
+from monitoring import expressions, metrics_in
 from node_cluster import StartCluster
 from processes import CoordinatorProcess
 
@@ -59,11 +61,16 @@ def test_traffic_outlives_every_coordinator(tmp_path: Path, start_cluster: Start
         first.wait()
         after_kill = ask_all(second, 10)
         second.until(lambda: second.is_active, SECONDS_MAX)
+        texts = cluster[0].http.get("/metrics").text, second.http("GET", "/metrics").text
         second.stop()
         after_stop = ask_all(first, 10)
     finally:
         first.end()
         second.end()
 
+    exported = series(texts[0]) | series(texts[1])
+    assert len(exported) > 100
+    # Series of certificates and keys, which this cluster does not have, are in the other text.
+    assert set() == metrics_in(expressions()) - exported - series(exposition())
     assert {name: n + (1 if name == "last" else 5) for name, n in before.items()} == after_kill
     assert {name: n + (1 if name == "last" else 5) for name, n in after_kill.items()} == after_stop
