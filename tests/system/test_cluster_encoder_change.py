@@ -19,7 +19,7 @@ import pytest
 from encoders import second_model
 from node_cluster import Cluster, Member, StartCluster, until
 from synaptoroute.cluster import RedisLog
-from synaptoroute.encoder import HashEncoder, open_encoder
+from synaptoroute.encoder import DEFAULT_MODEL, HashEncoder, open_encoder
 from synaptoroute.encoder.measuring import measure
 from synaptoroute.encoder.prepared import file_name, save_prepared
 from synaptoroute.sequencer.lease import Held
@@ -27,6 +27,11 @@ from synaptoroute.sequencer.presence import CommandKind, NodeCommand
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
+ROUTES = {
+    "refunds": ["I want my money back", "When will I get my refund?", "Please refund the fee"],
+    "order-status": ["Where is my parcel?", "Track my order", "My package has not come"],
+    "sign-in": ["I forgot my password", "I cannot log in", "Reset my password"],
+}
 SERVING, NEXT = HashEncoder(64), HashEncoder(32)
 
 
@@ -236,4 +241,27 @@ def test_change_to_a_prepared_model_of_ones_own_keeps_confidence(
     assert {"not_understood"} == {
         each["reason"] for each in answers("\u0393\u03b5\u03b9\u03b1 \u03c3\u03bf\u03c5")
     }
+    cluster.judge()
+
+
+def test_cluster_changes_to_the_fast_encoder(start_cluster: StartCluster) -> None:
+    """From the bundled one, under queries; a node that is killed goes on with it."""
+    cluster = start_cluster("valkey", 2, model=DEFAULT_MODEL, next_model="fast")
+    for name, utterances in ROUTES.items():
+        cluster.put(0, name, *utterances)
+    fast = open_encoder("fast")
+    with cluster.queries(0, 1) as failed:
+        change_to(cluster, cluster[1], fast.fingerprint)
+        until(lambda: serving(cluster) == {fast.fingerprint})
+    cluster[1].kill()
+    cluster[1].start().wait_ready()
+    answers = [
+        member.http.post("/v1/query", json={"text": "has my package come"}).json()
+        for member in cluster.running
+    ]
+
+    assert [] == failed
+    assert {fast.fingerprint} == serving(cluster)
+    assert {"order-status"} == {answer["route"] for answer in answers}
+    assert all(answer["confidence"] for answer in answers)
     cluster.judge()

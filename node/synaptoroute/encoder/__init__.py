@@ -11,12 +11,16 @@ from pathlib import Path
 
 import synaptoroute.installation  # noqa: F401  raises where another project's files are mixed in
 from synaptoroute.config import DEFAULT_MODEL, Precision
-from synaptoroute.encoder import universal_encoder
-from synaptoroute.encoder.catalogue import ModelSummary, fetch_model, list_models
+from synaptoroute.encoder.catalogue import (
+    ModelSummary,
+    fetch_model,
+    list_models,
+    open_graphless,
+)
 from synaptoroute.encoder.contract import EncoderStats, TextEncoder, Tokens, Vocabulary
 from synaptoroute.encoder.hash_encoder import NAME_PATTERN, HashEncoder
 from synaptoroute.encoder.onnx_encoder import Encoder
-from synaptoroute.encoder.presets import PRESETS, Preset, resolve
+from synaptoroute.encoder.presets import PRESETS, Preset
 from synaptoroute.encoder.static_table import StaticTable, distil
 from synaptoroute.encoder.table_files import (
     find_table,
@@ -70,7 +74,7 @@ def open_encoder(
     hashed = NAME_PATTERN.fullmatch(model)
     if hashed:
         return HashEncoder(int(hashed[1]))
-    model = resolve(model)
-    if model == universal_encoder.NAME:
-        return universal_encoder.UniversalEncoder(cache_dir)
+    graphless = open_graphless(model, cache_dir)
+    if graphless is not None:
+        return graphless
     return Encoder(model, precision=precision, providers=providers, cache_dir=cache_dir)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from synaptoroute.config import DEFAULT_MODEL
-from synaptoroute.encoder import universal_encoder
+from synaptoroute.encoder import fast_encoder, universal_encoder
+from synaptoroute.encoder.contract import TextEncoder
 from synaptoroute.encoder.local import local_recipe, positions_of, trained_tokens
 from synaptoroute.encoder.presets import PRESETS, resolve
 from synaptoroute.encoder.recipe import (
@@ -30,6 +31,7 @@ from synaptoroute.encoder.recipe import (
     Recipe,
     bundled_recipe,
 )
+from synaptoroute.encoder.table_files import SHIPPED_FILE
 from synaptoroute.errors import EncoderError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -87,9 +89,16 @@ class _Listed:
 
 
 def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
-    """List the bundled model, the multilingual one, then fastembed's by name."""
+    """List the bundled model, the fast one, the multilingual one, then fastembed's by name."""
     own = ModelSummary(
         DEFAULT_MODEL, BUNDLED_DIM, BUNDLED_SIZE_BYTES, BUNDLED_LICENCE, is_local=True
+    )
+    fast = ModelSummary(
+        fast_encoder.NAME,
+        fast_encoder.DIM,
+        fast_encoder.SIZE_BYTES,
+        fast_encoder.LICENCE,
+        is_local=True,
     )
     multilingual = ModelSummary(
         universal_encoder.NAME,
@@ -100,7 +109,7 @@ def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
     )
     folder = _cache_folder(cache_dir)
     listed = sorted(_catalogue().values(), key=lambda model: model.name.lower())
-    return [own, multilingual, *(_summary(model, folder) for model in listed)]
+    return [own, fast, multilingual, *(_summary(model, folder) for model in listed)]
 
 
 def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
@@ -108,9 +117,26 @@ def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
     name = resolve(name)
     if name == DEFAULT_MODEL:
         return bundled_recipe().model_file.parent
+    if name == fast_encoder.NAME:
+        return SHIPPED_FILE.parent
     if name == universal_encoder.NAME:
         return universal_encoder.resources()
     return _fetch(_look_up(name), cache_dir)
+
+
+def open_graphless(model: str, cache_dir: Path | None = None) -> TextEncoder | None:
+    """Open an encoder that is not a graph, by the name of a model or preset; None for others.
+
+    Raises:
+        ModelNotFound: Its extra is not installed.
+        ModelCorrupt: A file is not the expected one.
+    """
+    name = resolve(model)
+    if name == fast_encoder.NAME:
+        return fast_encoder.FastEncoder(cache_dir)
+    if name == universal_encoder.NAME:
+        return universal_encoder.UniversalEncoder(cache_dir)
+    return None
 
 
 def find_recipe(model: str | Path, cache_dir: Path | None = None) -> Recipe:

@@ -156,6 +156,16 @@ def _scan(path: Path) -> tuple[str, bool]:
         raise ModelNotFound(f"{path} cannot be read: {error.strerror}", file=str(path)) from error
 
 
+def verify_file(path: Path, sha256: str) -> None:
+    """Compare the digest of a file.
+
+    Raises:
+        ModelCorrupt: It is not the expected one.
+        ModelNotFound: It cannot be read.
+    """
+    _expect(path, _scan(path)[0], sha256)
+
+
 def _expect(path: Path, actual: str, expected: str | None) -> None:
     if expected is not None and actual != expected:
         raise ModelCorrupt(

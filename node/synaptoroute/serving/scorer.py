@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from synaptoroute.core.change import Change, Commit
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.encoder import TextEncoder
+from synaptoroute.encoder.fast_encoder import FastEncoder
 from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.errors import EncoderError
 from synaptoroute.failpoints import failpoint
@@ -148,7 +149,9 @@ class Scorer:
         self._resolve_writers = resolve_writers
         self._on_visible = on_visible
         self._is_applying = is_applying
-        self._scratch = Scratch(integer_product())
+        # To load the runtime for the product alone would cost more than the product saves.
+        has_runtime = not isinstance(encoder, FastEncoder)
+        self._scratch = Scratch(integer_product() if has_runtime else None)
         self._queries = queries
         self._inbox: Inbox[_Item] = Inbox()
         self._tensor_lock = threading.Lock()

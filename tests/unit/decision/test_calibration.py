@@ -113,6 +113,17 @@ def test_multilingual_preset_has_numbers_of_its_own() -> None:
     assert own.outside_mean != bundled.outside_mean
 
 
+def test_fast_preset_has_numbers_of_its_own() -> None:
+    """Texts that share words are nearer to each other than with the bundled encoder."""
+    own = shipped_calibration(open_encoder("fast").fingerprint, "blend", 10.0)
+    bundled = shipped_calibration(open_encoder().fingerprint, "blend", 10.0)
+
+    assert own is not None
+    assert bundled is not None
+    assert own.inside_mean > own.outside_mean
+    assert own.outside_mean != bundled.outside_mean
+
+
 def test_nearest_count_and_size_are_taken() -> None:
     fingerprint = open_encoder().fingerprint
     ten = shipped_calibration(fingerprint, "blend", 10.0, 32)

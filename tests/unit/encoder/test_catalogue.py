@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from synaptoroute.config import DEFAULT_MODEL
-from synaptoroute.encoder import Encoder, fetch_model, list_models
+from synaptoroute.encoder import Encoder, fast_encoder, fetch_model, list_models
 from synaptoroute.encoder.catalogue import find_recipe
 from synaptoroute.encoder.recipe import bundled_recipe
 from synaptoroute.errors import EncoderError, ModelNotFound
@@ -151,8 +151,9 @@ def test_list_starts_with_the_bundled_model_and_marks_local_models(tmp_path: Pat
 
     models = list_models(tmp_path)
 
-    assert DEFAULT_MODEL == models[0].name
-    downloaded = [model.name for model in models[2:] if model.is_local]
+    assert [DEFAULT_MODEL, fast_encoder.NAME] == [model.name for model in models[:2]]
+    assert models[1].is_local
+    downloaded = [model.name for model in models[3:] if model.is_local]
     assert [LISTED] == downloaded
     assert len(models) > 30
     assert len(models) == len({model.name.lower() for model in models})

@@ -1,0 +1,161 @@
+"""The fast encoder: a table of word pieces, without a graph and without ONNX Runtime.
+
+The embedding of a text is the weighted sum of the rows of its word pieces in the static table of
+the bundled encoder, made one length.  It takes some ten microseconds.  It does not know the order
+of words, so it is less accurate than the encoder that the table was distilled from.  The fit of a
+route set makes up for most of that: with it, questions differ by what routes differ in.
+
+Pieces that open many sentences say little of a topic.  A piece counts
+``(rank + 10) / (rank + 40)``, where the most frequent word has rank 1.
+
+Sums of integers are exact, and a square root and a division are correctly rounded: vectors are
+equal bits on every machine, alone or in a batch.
+
+Source: Arora et al., A Simple but Tough-to-Beat Baseline for Sentence Embeddings, 2017 (weights by
+frequency); the constants were chosen on training texts of CLINC150 and Banking77, see
+docs/adr/0065-route-without-a-transformer.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens
+from synaptoroute.encoder.prepared import use_prepared
+from synaptoroute.encoder.recipe import BUNDLED_LICENCE, DATA, TOKENIZER_SHA256, verify_file
+from synaptoroute.encoder.static_table import DIM as TABLE_DIM
+from synaptoroute.encoder.static_table import StaticTable
+from synaptoroute.encoder.table_files import SHIPPED_CHECKSUM, SHIPPED_FINGERPRINT, shipped_table
+from synaptoroute.encoder.text_tokenizer import TextTokenizer
+from synaptoroute.errors import EncoderError, ModelCorrupt
+
+DIM: Final = TABLE_DIM
+NAME: Final = "all-MiniLM-L6-v2-static"
+SIZE_BYTES: Final = 15_627_520
+LICENCE: Final = BUNDLED_LICENCE
+TOKENS_MAX: Final = 256
+SCRIPTS: Final = frozenset({"LATIN"})
+
+_VERSION: Final = 1
+"""Raise it when tokenization or the arithmetic below change their results."""
+_TOKENIZER_FILE: Final = DATA / "tokenizer.json"
+_FIRST_WORD: Final = 1_996
+"""Token id of the most frequent word; before it are marks, letters and reserved pieces."""
+_RANK_ADDED: Final = 10
+_RANK_HALF: Final = 40
+_WEIGHT_BITS: Final = 12
+_TEXTS_A_BLOCK: Final = 256
+
+
+class FastEncoder:
+    """Implements ``TextEncoder`` with a table of word pieces; any thread.
+
+    Invariant: an embedding depends on its text alone, and is equal bits on every machine.
+    """
+
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        """Map the table and load the tokenizer: a tenth of a second.
+
+        Args:
+            cache_dir: Folder of what was prepared; None for the default.
+
+        Raises:
+            ModelCorrupt: A file of the package is not the expected one.
+        """
+        table = shipped_table(SHIPPED_FINGERPRINT)
+        if table is None:
+            raise ModelCorrupt("the package has no static table: reinstall synaptoroute-cluster")
+        verify_file(_TOKENIZER_FILE, TOKENIZER_SHA256)
+        self.name = NAME
+        self.dim = DIM
+        self.max_tokens = TOKENS_MAX
+        self.fingerprint = _fingerprint()
+        self._tokenizer = TextTokenizer(_TOKENIZER_FILE, TOKENS_MAX, scripts=SCRIPTS)
+        self._table: StaticTable | None = table
+        self._weights = _weights(len(table.rows))
+        self._stats = StatsCounter()
+        self.prepared = use_prepared(self.fingerprint, cache_dir=cache_dir)
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenize queries, cut to ``max_tokens``."""
+        tokens, truncated_count = self._tokenizer.tokenize(texts)
+        if truncated_count:
+            self._stats.add(truncated_texts=truncated_count)
+        return tokens
+
+    def tokenize_utterances(self, texts: Sequence[str]) -> list[Tokens]:
+        return self.tokenize(texts)
+
+    def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+        """Sum the rows of tokenized texts: float32[n, dim], unit rows.
+
+        Raises:
+            EncoderError: Closed.
+        """
+        table = self._table
+        if table is None:
+            raise EncoderError(f"the encoder {self.name} is closed")
+        vectors = np.empty((len(tokens), DIM), np.float32)
+        for start in range(0, len(tokens), _TEXTS_A_BLOCK):
+            block = slice(start, start + _TEXTS_A_BLOCK)
+            vectors[block] = self._unit_sums(table, tokens[block])
+        self._stats.add(texts=len(tokens), tokens=sum(text.count for text in tokens))
+        return vectors
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self.encode_tokens(self.tokenize(texts))
+
+    def encode_utterances(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self.encode_tokens(self.tokenize_utterances(texts))
+
+    def whole_words(self) -> Mapping[str, int]:
+        """Words that are one token each, in lower case, with their ranks."""
+        return self._tokenizer.whole_words()
+
+    def stats(self) -> EncoderStats:
+        return self._stats.read()
+
+    def close(self) -> None:
+        """Drop the table; running calls finish."""
+        self._table = None
+
+    def _unit_sums(self, table: StaticTable, tokens: Sequence[Tokens]) -> NDArray[np.float64]:
+        # A row has 15 bits, a weight 12, and a text 8: float64 adds them without error.
+        totals = np.empty((len(tokens), DIM), np.float64)
+        for total, text in zip(totals, tokens, strict=True):
+            np.dot(self._weights[text.ids], table.rows[text.ids].astype(np.float64), out=total)
+        # Without the bits of the weights, the squares of the sums fit in 63 bits.
+        sums = totals.astype(np.int64) >> _WEIGHT_BITS
+        squares = np.einsum("ij,ij->i", sums, sums)
+        if not squares.all():  # a text without a known piece still needs a direction
+            empty = squares == 0
+            sums[empty, 0] = squares[empty] = 1
+        unit: NDArray[np.float64] = sums / np.sqrt(squares.astype(np.float64))[:, np.newaxis]
+        return unit
+
+
+def _weights(tokens_count: int) -> NDArray[np.float64]:
+    """Weight of each token id in whole steps of 1 / 4096: float64[tokens]."""
+    ranks = np.maximum(np.arange(tokens_count) - (_FIRST_WORD - 1), 1)
+    steps: NDArray[np.int64] = ((ranks + _RANK_ADDED) << _WEIGHT_BITS) // (ranks + _RANK_HALF)
+    return steps.astype(np.float64)
+
+
+def _fingerprint() -> str:
+    identity = {
+        "model": SHIPPED_CHECKSUM,
+        "tokenizer": TOKENIZER_SHA256,
+        "max_tokens": TOKENS_MAX,
+        "dim": DIM,
+        "dtype": "float32",
+        "version": _VERSION,
+    }
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
