@@ -39,6 +39,7 @@ def held_after(clients: Clients, epoch: int) -> bool:
 
 def fail_over(watched: Watched, cluster: Cluster, clients: Clients) -> None:
     """Kill the master while it is used; return when writes are held again."""
+    until(lambda: held_after(clients, 0), 60)
     epoch = cluster[0].version.epoch
     time.sleep(CALM_SECONDS)
     watched.lose_link()
@@ -71,7 +72,7 @@ def test_failover_loses_nothing_and_fails_no_query(tmp_path: Path, watched: Watc
             fail_over(watched, cluster, clients)
             if is_first:  # The Sentinels take ten seconds to demote it
                 watched.master.start()
-                until(lambda: "role:slave" in watched.master.call("INFO", "replication"), 60)
+                until(lambda: watched.master.tells("role:slave"), 60)
                 time.sleep(CALM_SECONDS)
             clients.rest()
             head = judge.checkpoint(cluster)

@@ -68,6 +68,7 @@ def test_restart_and_failover_lose_no_quorum_write(cluster: Cluster, endpoint: E
     judge = Judge(clients.history)
     clients.start(writers=2, queriers=2)
     try:
+        until(lambda: held_after(clients, 0))
         time.sleep(CALM_SECONDS)
         began = time.monotonic()
         endpoint.server.kill()
@@ -123,7 +124,7 @@ async def test_nodes_listen_and_read_at_a_replica_with_a_restricted_user(
     try:
         replica.call("REPLICAOF", "127.0.0.1", str(primary.port))
         async with asyncio.timeout(30):
-            while "master_link_status:up" not in replica.call("INFO", "replication"):
+            while not replica.tells("master_link_status:up"):
                 await asyncio.sleep(0.05)
         urls = [each.url.replace("://", f"://{USER}:{IN_URL}@") for each in (primary, replica)]
         async with opened(urls[0], replica_urls=urls[1:]) as log:

@@ -110,7 +110,7 @@ class Endpoint:
         self._link = self._network.proxy(self.server.port)
         self._door = self._network.proxy(self._port_of(self.server))
         self._replica.call("REPLICAOF", "127.0.0.1", str(self._link.port))
-        until(lambda: "master_link_status:up" in self._replica.call("INFO", "replication"))
+        until(lambda: self._replica.tells("master_link_status:up"))
         scheme = "redis" if tls is None else "rediss"
         self.url = f"{scheme}://{USER}:{IN_URL}@127.0.0.1:{self._door.port}/0"
 
@@ -142,7 +142,7 @@ class Watched:
         self.master = self._server(kind, folder / "first", stack)
         self.replica = self._server(kind, folder / "second", stack)
         self.replica.call("REPLICAOF", "127.0.0.1", str(self.master.port))
-        until(lambda: "master_link_status:up" in self.replica.call("INFO", "replication"))
+        until(lambda: self.replica.tells("master_link_status:up"))
         self.sentinels: Sentinels = stack.enter_context(running_sentinels(folder, self.master))
         self.url = self.sentinels.url.replace("://", f"://{USER}:{IN_URL}@")
 
@@ -158,7 +158,7 @@ class Watched:
 
     def is_promoted(self) -> bool:
         """Whether the Sentinels have made the replica the master."""
-        is_master = "role:master" in self.replica.call("INFO", "replication")
+        is_master = self.replica.tells("role:master")
         return is_master and self.sentinels.master_port == self.replica.port
 
 

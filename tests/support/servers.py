@@ -124,6 +124,13 @@ class Server:
         """Send one command on a connection of its own; return the raw reply."""
         return ask(self.port, *words)
 
+    def tells(self, text: str) -> bool:
+        """Whether its replication state has this text; false while it closes connections."""
+        try:
+            return text in self.call("INFO", "replication")
+        except ConnectionError:
+            return False
+
     def _answers_on(self, port: int) -> bool:
         """Start the process on a port; return False if another program took the port first."""
         options = {
