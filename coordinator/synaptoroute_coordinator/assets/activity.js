@@ -1,6 +1,7 @@
 // Events, actions, backups and the audit log.
 
 import { get, post, state, watch } from "./api.js";
+import { alarmsCard } from "./alarms.js";
 import { confirmTyped } from "./dialogs.js";
 import { bytes, clock, h, scroll, toast } from "./dom.js";
 import { eventLine } from "./fleet.js";
@@ -52,6 +53,7 @@ export function show(main, place) {
   const scrub = button("Scrub", "scrub", () => ({ node: node.value }));
   node.addEventListener("change", nameVoter);
   main.append(h("h1", {}, "Activity"));
+  const endAlarms = alarmsCard(main);
   const endCharts = overTime(main, place);
   main.append(h("div", { class: "grid wide-left" },
     h("div", { class: "grid" },
@@ -70,7 +72,7 @@ export function show(main, place) {
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups))));
   let shown = "";
   const stop = watch((what) => {
-    if (what !== "view") events.replaceChildren(...[...state.events].reverse().map(eventLine));
+    if (what !== "view") drawEvents(events);
     const names = [...state.view?.nodes.map((each) => each.name) ?? [], ...lostVoters()];
     if (shown !== names.join()) {
       shown = names.join();
@@ -81,9 +83,14 @@ export function show(main, place) {
     erase.hidden = !state.hasSets;
   });
   erase.hidden = !state.hasSets;
-  events.replaceChildren(...[...state.events].reverse().map(eventLine));
+  drawEvents(events);
   refresh().catch((problem) => toast(problem.message));
-  return () => { stop(); endCharts(); };
+  return () => { stop(); endAlarms(); endCharts(); };
+}
+
+function drawEvents(list) {
+  list.replaceChildren(...[...state.events].reverse().map(eventLine));
+  if (!state.events.length) list.append(h("li", { class: "empty" }, "No events yet."));
 }
 
 // Voters of the log that are not among the nodes, by identity.

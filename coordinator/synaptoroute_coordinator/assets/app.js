@@ -4,6 +4,7 @@ import { address, call, contentSet, follow, get, isSetName, loadSets, onSignedOu
 import { byId, h, toast } from "./dom.js";
 import { link, readPlace } from "./place.js";
 import { show as activity } from "./activity.js";
+import { drawAlarms } from "./alarms.js";
 import { show as alias } from "./alias.js";
 import { show as compare } from "./compare.js";
 import { show as conflicts } from "./conflicts.js";
@@ -70,16 +71,6 @@ function drawPulse() {
   const isOpen = state.view?.log_state === "open";
   pulse.className = `pulse ${!state.connected ? "gone" : isOpen ? "live" : ""}`;
   pulse.textContent = !state.connected ? "no connection" : isOpen ? "live" : `log ${state.view?.log_state ?? "…"}`;
-}
-
-let alarmsShown = "";
-function drawAlarms() {
-  const alarms = state.view?.alarms ?? [];
-  const key = JSON.stringify(alarms);
-  if (key === alarmsShown) return;
-  alarmsShown = key;
-  byId("alarms").replaceChildren(...alarms.map((alarm) => h("div", { class: `alarm ${alarm.severity}` },
-    h("b", {}, alarm.severity === "critical" ? "Critical" : "Warning"), h("span", {}, alarm.message))));
 }
 
 let areSetsShown = false;

@@ -28,7 +28,7 @@ export function ring(share, tone, text) {
     s("circle", { class: "ring-back", cx: 42, cy: 42, r: 34 }),
     s("circle", { class: `ring-fill ${tone}`, cx: 42, cy: 42, r: 34,
       "stroke-dasharray": `${length * share} ${length}`, transform: "rotate(-90 42 42)" }),
-    s("text", { class: `ring-text${text.length > 5 ? " long" : ""}`, x: 42, y: 49 }, text));
+    s("text", { class: `ring-text${text.length > 6 ? " longest" : text.length > 5 ? " long" : ""}`, x: 42, y: 49 }, text));
 }
 
 export function spark(points, title) {
@@ -52,6 +52,9 @@ export function meter(share, title) {
 }
 
 const TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
+
+// So many nodes get a dot each; of more, the median and the slowest are shown.
+export const DOTS_MAX = 12;
 
 // One line per entry, newest on top, with a dot at the time each node made it visible.
 export function timeline(entries, nodes) {
@@ -80,12 +83,18 @@ export function timeline(entries, nodes) {
       const times = seen.map((each) => each.ms);
       svg.append(s("line", { class: "span-line", x1: x(Math.min(...times)), x2: x(Math.max(...times)), y1: y, y2: y }));
     }
-    for (const each of seen) {
+    for (const each of nodes.length > DOTS_MAX ? medianAndSlowest(seen) : seen) {
       svg.append(s("circle", { class: `c${each.at % 8}`, cx: x(each.ms), cy: y, r: 5 },
         s("title", {}, `${each.node.name}: ${each.ms.toFixed(1)} ms`)));
     }
   });
   return svg;
+}
+
+function medianAndSlowest(seen) {
+  const ordered = [...seen].sort((a, b) => a.ms - b.ms);
+  if (!ordered.length) return [];
+  return [{ ...ordered[Math.floor((ordered.length - 1) / 2)], at: 0 }, { ...ordered.at(-1), at: 3 }];
 }
 
 // Confidence of each route and the least that it needs, best first; scores where a node gives no confidence.

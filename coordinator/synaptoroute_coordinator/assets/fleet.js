@@ -1,7 +1,7 @@
 // Overview of the fleet: agreement, lag and load.
 
 import { get, post, state, watch } from "./api.js";
-import { dot, glyph, meter, ring, spark, timeline } from "./charts.js";
+import { dot, DOTS_MAX, glyph, meter, ring, spark, timeline } from "./charts.js";
 import { confirmTyped } from "./dialogs.js";
 import { bytes, clock, h, millis, rate, scroll, setText, toast, whole } from "./dom.js";
 
@@ -140,7 +140,7 @@ function drawNodes(nodes, cards, view) {
     }
     // A card that stays in its place is not moved: a moved one loses the focus, and is laid out anew.
     if (nodes.children[place] !== card.element) nodes.insertBefore(card.element, nodes.children[place] ?? null);
-    fillCard(card, node);
+    fillCard(card, node, areMany);
   });
   for (const [identity, card] of cards) {
     if (!present.has(identity)) { card.element.remove(); cards.delete(identity); }
@@ -158,12 +158,12 @@ function makeCard() {
   return part;
 }
 
-function fillCard(card, node) {
+function fillCard(card, node, areMany) {
   card.element.dataset.health = node.health;
   card.element.dataset.node = node.name;
   // A node alone at its position cannot be compared: keep the identicon of the last agreement.
-  const shape = `${node.digest}${node.digest_state}`;
-  if (card.glyph.dataset.shape !== shape && !(node.digest_state === "alone" && card.glyph.dataset.shape)) {
+  const shape = areMany ? "" : `${node.digest}${node.digest_state}`;
+  if (shape && card.glyph.dataset.shape !== shape && !(node.digest_state === "alone" && card.glyph.dataset.shape)) {
     card.glyph.dataset.shape = shape;
     card.glyph.replaceChildren(glyph(node.digest, `digest ${node.digest.slice(0, 8)}: ${WORDS[node.digest_state]}`));
   }
@@ -181,6 +181,7 @@ function fillCard(card, node) {
   setText(card.lag, node.lag_entries === null ? "–" : whole(node.lag_entries));
   setText(card.rate, rate(node.is_live ? node.queries_per_second : null));
   setText(card.p99, node.p50_ms === null ? "–" : `${node.p50_ms.toFixed(1)} · ${millis(node.p99_ms)}`);
+  if (areMany) return; // the style sheet hides the curve
   const history = state.history.get(node.node) ?? [];
   const newest = history[history.length - 1]?.at;
   if (card.spark.dataset.at !== String(newest)) {
@@ -219,7 +220,9 @@ async function drawSpread(spread) {
     spread.replaceChildren(h("p", { class: "empty" }, "No writes yet."));
     return;
   }
-  const legend = h("div", { class: "legend" }, found.nodes.map((node, index) => h("span", {}, dot(index), node.name)));
+  const areMany = found.nodes.length > DOTS_MAX;
+  const legend = h("div", { class: "legend" }, areMany ? [h("span", {}, dot(0), "median node"), h("span", {}, dot(3), "slowest node")]
+    : found.nodes.map((node, index) => h("span", {}, dot(index), node.name)));
   spread.replaceChildren(scroll("Propagation of the newest writes", timeline(log.entries, found.nodes)), legend);
 }
 

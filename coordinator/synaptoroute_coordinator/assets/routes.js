@@ -8,6 +8,7 @@ import { isLive, makeDraft } from "./sets.js";
 
 const KEPT = "synaptoroute.queries";
 const PAGES_MAX = 20;
+const LISTED = 200; // more would take a slow computer longer than a key press
 
 export function show(main, { rest: name }) {
   const search = h("input", { type: "search", id: "route-search", placeholder: "Name or utterance", "aria-label": "Search routes" });
@@ -52,15 +53,19 @@ export async function loadRoutes(name = contentSet()) {
   return routes;
 }
 
-function drawList(list, count, routes, wanted, current) {
+function drawList(list, count, routes, wanted, current, listed = LISTED) {
   const words = wanted.trim().toLowerCase();
   const found = routes.map((route) => ({ route, hit: hitOf(route, words) })).filter((each) => each.hit !== null);
   count.textContent = words ? `${whole(found.length)} of ${whole(routes.length)}` : `${whole(routes.length)} routes`;
-  list.replaceChildren(...found.slice(0, 500).map(({ route, hit }) => h("li", {},
+  const more = found.length > listed && h("li", {}, h("button", { type: "button", class: "more", onclick: () => {
+    drawList(list, count, routes, wanted, current, listed + LISTED);
+    list.children[listed]?.querySelector("button").focus();
+  } }, h("span", {}, `Show ${whole(Math.min(LISTED, found.length - listed))} more`), h("span", {}, `${whole(found.length - listed)} left`)));
+  list.replaceChildren(...[...found.slice(0, listed).map(({ route, hit }) => h("li", {},
     h("button", { type: "button", "aria-current": route.name === current ? "true" : null,
       onclick: () => { go("routes", route.name); } },
       h("span", {}, route.name, hit && h("small", { class: "muted" }, h("br"), `“${hit}”`)),
-      h("span", {}, route.utterances.length)))));
+      h("span", {}, route.utterances.length)))), more].filter(Boolean));
 }
 
 function hitOf(route, words) {

@@ -53,7 +53,7 @@ const percent = (share) => share === null ? "–" : share > 0 && share < .01 ? "
 function draw(parts, found, range) {
   const fact = (value, name) => h("div", { class: "fact" }, h("b", {}, value), h("span", {}, name));
   parts.facts.replaceChildren(fact(whole(found.answers), "answers"), fact(percent(found.answers ? found.unmatched.share : null), "without a route"),
-    fact(percent(found.confidence), "mean confidence"), fact(whole(found.routes.length), "routes that answered"));
+    fact(percent(found.confidence), "mean confidence"), fact(`${found.others.answers ? "over " : ""}${whole(found.routes.length)}`, "routes that answered"));
   if (!found.answers) {
     const since = new Date(found.since_ms).toLocaleString();
     parts.end();
