@@ -119,7 +119,8 @@ def find_alarms(
         found.append(Alarm("backup_failed", "warning", f"the backup failed: {backup_error}"))
     if drifts:
         named = "; ".join(list(drifts.values())[:DRIFTS_NAMED_MAX])
-        message = f"{len(drifts)} route sets are used otherwise than in the week before: {named}"
+        count = "1 route set is" if len(drifts) == 1 else f"{len(drifts)} route sets are"
+        message = f"{count} used otherwise than in the week before: {named}"
         found.append(Alarm("drift", "warning", message, sets=tuple(drifts)))
     return tuple(found)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,13 @@ from metric_names import exposition, series
 from monitoring import expressions, metrics_in
 from node_cluster import StartCluster
 from processes import CoordinatorProcess
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute_coordinator.memory import pack, unpack
+from synaptoroute_coordinator.traffic import RANGES
 
 KEY = "sr:{default}:coordinator"
 SECONDS_MAX = 60.0
+SENSITIVE = {"drift_answers_min": "20", "alarm_raise_seconds": "0"}
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
@@ -25,8 +31,36 @@ def traffic(coordinator: CoordinatorProcess) -> dict[str | None, int]:
     return answers | {None: found["unmatched"]["answers"]}
 
 
+def codes(coordinator: CoordinatorProcess) -> list[str]:
+    """Codes of the raised alarms."""
+    return [each["code"] for each in coordinator.http("GET", "/v1/alarms").json()["alarms"]]
+
+
+def _make_week_certain(url: str) -> None:
+    """Add a week in which every query had a route to the saved history."""
+    width = RANGES["7d"].bucket_seconds
+    now = int(time.time()) // width
+    week = [[now - n, 100.0, 90.0] for n in range(1, 80)]
+
+    async def change() -> None:
+        log = RedisLog(url)
+        try:
+            content = await log.saved_state.load()
+            assert content is not None
+            document = unpack(content)
+            document["traffic"]["series"].append(["default", "refund", [[], [], week]])
+            await log.saved_state.store(pack(document))
+        finally:
+            await log.close()
+
+    asyncio.run(change())
+
+
 def test_traffic_outlives_every_coordinator(tmp_path: Path, start_cluster: StartCluster) -> None:
-    """One is killed, one is stopped; no answer is lost, and none is counted twice."""
+    """One is killed, one is stopped; no answer is lost, and none is counted twice.
+
+    The next one compares the answers with those of a week before it.
+    """
     cluster = start_cluster("valkey", 1)
     cluster.put(0, "refund", "I want my money back")
     cluster.put(0, "last", "this is the last query")
@@ -50,6 +84,7 @@ def test_traffic_outlives_every_coordinator(tmp_path: Path, start_cluster: Start
         return traffic(coordinator)
 
     lasts: list[bool] = []
+    drifting = second
     try:
         first.start()
         # Counts from before the first reading belong to no known time.
@@ -64,10 +99,23 @@ def test_traffic_outlives_every_coordinator(tmp_path: Path, start_cluster: Start
         texts = cluster[0].http.get("/metrics").text, second.http("GET", "/metrics").text
         second.stop()
         after_stop = ask_all(first, 10)
+        first.stop()
+        _make_week_certain(cluster.server.url)
+        drifting = CoordinatorProcess(tmp_path / "first", cluster.server.url, SENSITIVE)
+        drifting.port = first.port
+        drifting.start()
+        drifting.until(lambda: "drift" in codes(drifting), SECONDS_MAX)
+        alarm = next(a for a in drifting.http("GET", "/v1/alarms").json()["alarms"])
+        shown = drifting.http("GET", "/metrics").text
     finally:
-        first.end()
-        second.end()
+        for each in (first, second, drifting):
+            each.end()
 
+    assert ("drift", "warning", ["default"]) == (alarm["code"], alarm["severity"], alarm["sets"])
+    assert "1 route set is used otherwise than in the week before: default" in alarm["message"]
+    assert "% (0% before), mean confidence " in alarm["message"]
+    assert "synaptoroute_fleet_drifting_sets 1.0" in shown
+    assert 'synaptoroute_fleet_set_drifting{set="default"} 1.0' in shown
     exported = series(texts[0]) | series(texts[1])
     assert len(exported) > 100
     # Series of certificates and keys, which this cluster does not have, are in the other text.

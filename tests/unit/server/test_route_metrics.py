@@ -64,6 +64,20 @@ async def test_every_answer_of_a_route_and_a_set_is_counted(tmp_path: Path) -> N
     assert 1 == found['set_confidence_total{set="shop"}']
 
 
+async def test_answers_to_an_alias_are_those_of_its_set(tmp_path: Path) -> None:
+    async with http_node(tmp_path) as node:
+        await node.http.put("/v1/sets/shop-2")
+        await put(node, "a", "the text of a", "shop-2")
+        moved = await node.http.put("/v1/aliases/shop", json={"set": "shop-2"})
+        await ask(node, "the text of a", "shop")
+        await ask(node, "the text of a", "shop")
+        found = await read(node)
+
+    assert moved.status_code in (200, 201)
+    assert 2 == found['route_matches_total{route="a",set="shop-2"}']
+    assert not any('set="shop"' in each for each in found)
+
+
 async def test_routes_beyond_the_limit_are_counted_together(tmp_path: Path) -> None:
     """A removed route loses its label, a new one gets it, and the others never fall."""
     async with http_node(tmp_path, metrics_routes_max=2) as node:
