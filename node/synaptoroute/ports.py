@@ -20,7 +20,7 @@ from synaptoroute.core.change import AliasRecord, EpochRecord, Outcome, SetRecor
 from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal, Revision, Settings
 from synaptoroute.core.replica import Replica, Source, State, Step
 from synaptoroute.core.table import RouteTable
-from synaptoroute.encoder import TextEncoder
+from synaptoroute.encoder import StaticTable, TextEncoder
 from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.tensor import Tensor
 
@@ -432,6 +432,14 @@ class EnginePort(Protocol):
         Raises:
             NotReady: The engine has stopped.
         """
+        ...
+
+    def static_table(self, fingerprint: str, name: str) -> StaticTable | None:
+        """Find a static table of the cascade by its encoder and name; None if it is not here."""
+        ...
+
+    def learn_table(self, table: StaticTable) -> Future[None]:
+        """Use a static table from now on, where a calibration names it or there was none."""
         ...
 
     def look_up(self, op_id: bytes, request_hash: bytes = b"") -> Future[Outcome | None]:

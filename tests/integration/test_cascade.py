@@ -19,9 +19,10 @@ from routers import stream, until
 from servers import Server
 from synaptoroute.cascade import StaticTable
 from synaptoroute.cascade import calibrator as calibrator_module
+from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.config import EngineConfig
 from synaptoroute.models import Match, Route
-from synaptoroute.router import AdaptiveRouter
+from synaptoroute.router import AdaptiveRouter, cascade_duty
 from synaptoroute.storage import SQLiteStorage
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -369,6 +370,32 @@ async def test_table_that_no_node_has_is_dropped(tmp_path: Path, valkey_server: 
         await state(new, "on")
         assert measured != new.cascade().table
         await found.judge()
+
+
+async def test_table_that_was_measured_comes_from_a_peer(
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes with another table, or none, decide as the one that measured."""
+    monkeypatch.setattr(cascade_duty, "FETCH_SECONDS", 0.1)
+    encoder, table = await asyncio.to_thread(distilled)
+    other = await asyncio.to_thread(other_table)
+    settings = {"encoder": encoder, "cascade": [table], "fit_confidence": False}
+    async with peers(tmp_path, valkey_server.url, 1, door=True, **settings) as found:
+        await judge_by_blend(found[0].router)
+        await found[0].router.aimport(stream(things()))
+        await state(found[0].router, "on")
+        measured = found[0].router.cascade().table
+        await found.add("odd", cascade=[other])
+        await found.add("bare", cascade=TableStore())
+        for peer in found.all:
+            await state(peer.router, "on")
+        await found.settle()
+        given = [await answers(peer.router) for peer in found.all]
+
+    assert {measured} == {peer.router.cascade().table for peer in found.all}
+    stages = [[(match.route, match.stage) for match in each] for each in given]
+    assert stages[0] == stages[1] == stages[2]
+    assert {"static", "encoder"} == {stage for _, stage in stages[0]}
 
 
 async def test_exact_and_unknown_texts_are_decided_as_without_the_cascade() -> None:

@@ -22,6 +22,7 @@ from fault_proxy import FaultProxy
 from redis_logs import WAIT_SECONDS
 from servers import Server
 from synaptoroute.cascade import StaticTable
+from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.cluster import RedisLog
 from synaptoroute.config import NodeConfig
 from synaptoroute.core.change import Outcome
@@ -142,7 +143,7 @@ async def joined(
     dim: int = DIM,
     spare_dim: int = 0,
     encoder: TextEncoder | None = None,
-    cascade: Sequence[StaticTable] = (),
+    cascade: TableStore | Sequence[StaticTable] = (),
     **settings: Any,
 ) -> AsyncIterator[Peer]:
     """A router that follows a log, stopped at the end; its encoders are named by dimension."""

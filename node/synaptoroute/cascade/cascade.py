@@ -37,6 +37,7 @@ from synaptoroute.cascade import (
     read_projection,
     scored_by,
 )
+from synaptoroute.cascade.table_store import NAME_DIGITS, TableStore
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.decision import DecisionCalibration
@@ -57,12 +58,11 @@ from synaptoroute.serving.query import (
 )
 from synaptoroute.tensor import Tensor
 
-NAME_DIGITS: Final = 16
 RECALIBRATED_SHARE: Final = 0.1
 """Share of routes changed since the calibration at which it is measured again."""
 SUSPENDED_SHARE: Final = 0.25
 """Share of changed routes at which a calibration that is not by route no longer applies."""
-OUTGROWN_SHARE: Final = 3.0
+OUTGROWN_SHARE: Final = 1.5
 """The same for one that is by route: most routes are others, and the projection not of them."""
 
 NO_TABLE: Final = "not_prepared"
@@ -70,6 +70,16 @@ OTHER_TABLE: Final = "other_table"
 NOT_FINALIZED: Final = "not_finalized"
 STATES: Final = ("off", "no_table", "uncalibrated", "refused", "suspended", "on")
 StaticRows: TypeAlias = Mapping[int, NDArray[np.int8]]
+
+
+class EmbeddedRows(dict[int, NDArray[np.int8]]):
+    """Static embeddings by slot, and the table that they were made with."""
+
+    def __init__(
+        self, table: StaticTable, rows: Iterable[tuple[int, NDArray[np.int8]]] = ()
+    ) -> None:
+        super().__init__(rows)
+        self.table = table
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,7 @@ class Cascade:
 
     def __init__(
         self,
-        tables: Sequence[StaticTable],
+        tables: TableStore | Sequence[StaticTable],
         number: int = 0,
         place: ServedPlace | None = None,
         total: StageCounts | None = None,
@@ -147,14 +157,14 @@ class Cascade:
         """Prepare; it is off until ``install``.
 
         Args:
+            tables: Those of all sets; a store may get more while it is used.
             number: Of its route set; 0 is ``default``.
             place: The position that is visible, for a set that does not follow every entry.
             total: Counts of all sets but ``default``.
         """
-        self._all_tables = tables
+        self.tables = tables if isinstance(tables, TableStore) else TableStore(tables)
         self._number, self._place = number, place
         self.total = total or StageCounts()
-        self._tables = {each.fingerprint: (each, each.checksum[:NAME_DIGITS]) for each in tables}
         self._lock = threading.Lock()
         self._routes: StaticRoutes | None = None
         self._encoder: TextEncoder | None = None
@@ -175,12 +185,16 @@ class Cascade:
     # --- from any thread ---
 
     def table_of(self, encoder: TextEncoder) -> tuple[StaticTable, str] | None:
-        """Find the table of an encoder and its name; None if none was prepared."""
-        return self._tables.get(encoder.fingerprint)
+        """Find the table of an encoder and its name: that of the calibration, if it is here."""
+        calibration = self._calibration
+        return self.tables.find(encoder.fingerprint, calibration.table if calibration else "")
 
     @property
-    def table_names(self) -> list[str]:
-        return sorted(name for _, name in self._tables.values())
+    def lacks_table(self) -> bool:
+        """Whether it could be on, if this node had a table."""
+        if self._reason != NO_TABLE:
+            return False
+        return not self._is_automatic or not self._counts.unfit
 
     @property
     def foreign_table(self) -> str:
@@ -290,7 +304,10 @@ class Cascade:
         tokenized = encoder.tokenize([each.text for each in prepared])
         for query, each, tokens in zip(new, prepared, tokenized, strict=True):
             query.prepared, query.tokens, query.tokens_of = each, tokens, encoder
-        table, _ = self._tables[encoder.fingerprint]
+        former = self._routes
+        if former is None or former.table is None:
+            return {}
+        table = former.table
         embeddings = table.embed_all([query.tokens for query in queries])
         limits = [query.candidates for query in queries]
         # Tokens and embeddings depend on the encoder alone and are made without the lock; the
@@ -300,7 +317,7 @@ class Cascade:
             guard = calibration.guard if calibration is not None else None
             if self._state != "on" or routes is None or guard is None:
                 return {}
-            if encoder is not self._encoder:
+            if encoder is not self._encoder or routes.table is not table:
                 return {}
             # Rows of another set than ``default`` stay as they are at most entries.
             version = str(routes.revision if self._place is None else self._place.revision)
@@ -345,12 +362,12 @@ class Cascade:
         records: Iterable[RouteRecord],
         revision: Revision,
     ) -> StaticRoutes | None:
-        found, routes = self.table_of(encoder), self._routes
-        if routes is None or found is None:
-            return self.build(encoder, settings, records, revision)
-        calibration = _calibration_of(settings)
+        calibration, routes = _calibration_of(settings), self._routes
         if calibration is None or calibration.guard is None:
             return None
+        found = self.tables.find(encoder.fingerprint, calibration.table)
+        if routes is None or found is None or routes.table is not found[0]:
+            return self.build(encoder, settings, records, revision)
         projection = read_projection(calibration.turn, found[0].dim)
         projected = routes.projected_by(projection, settings, revision)
         projected.measured = _measured(calibration)
@@ -364,28 +381,29 @@ class Cascade:
         revision: Revision,
     ) -> StaticRoutes | None:
         """Embed a whole route set, about 10 us an utterance; None if it would not be used."""
-        found, calibration = self.table_of(encoder), _calibration_of(settings)
-        if not settings.cascade or found is None or calibration is None:
+        calibration = _calibration_of(settings)
+        if not settings.cascade or calibration is None or calibration.guard is None:
             return None
-        kept = tuple(records)
-        if calibration.guard is None or calibration.table != found[1]:
+        found = self.tables.find(encoder.fingerprint, calibration.table)
+        if found is None or calibration.table != found[1]:
             return None  # nothing will be answered by them
+        kept = tuple(records)
         if sum(len(record.slots) for record in kept) > UTTERANCES_MAX:
             return None
         dim = found[0].dim
         routes = StaticRoutes(dim, settings, revision, read_projection(calibration.turn, dim))
+        routes.table = found[0]
         routes.measured = _measured(calibration)
         routes.load(kept, [self._embed(encoder, found[0], each.utterances) for each in kept])
         return routes
 
     def embed(self, change: Change, encoder: TextEncoder) -> StaticRows:
-        if self._routes is None or not change.writes:
+        routes = self._routes
+        if routes is None or routes.table is None or not change.writes:
             return {}
-        found = self.table_of(encoder)
-        if found is None:
-            return {}
-        rows = self._embed(encoder, found[0], [write.utterance for write in change.writes])
-        return {write.slot: row for write, row in zip(change.writes, rows, strict=True)}
+        rows = self._embed(encoder, routes.table, [write.utterance for write in change.writes])
+        slots = (write.slot for write in change.writes)
+        return EmbeddedRows(routes.table, zip(slots, rows, strict=True))
 
     @staticmethod
     def _embed(encoder: TextEncoder, table: StaticTable, texts: Sequence[str]) -> NDArray[np.int8]:
@@ -393,7 +411,7 @@ class Cascade:
 
     def sibling(self, number: int, place: ServedPlace) -> Cascade:
         """Make the first stage of another route set, which is off until ``install``."""
-        return Cascade(self._all_tables, number, place, self.total)
+        return Cascade(self.tables, number, place, self.total)
 
     def copy_for(
         self, number: int, place: ServedPlace, tensor: Tensor, preparation: TextPreparation
@@ -454,7 +472,8 @@ class Cascade:
             self.install(routes, encoder, tensor, self._preparation)
             return
         routes = self._routes
-        if routes is not None and len(written) < len(change.writes):
+        # They may have been embedded by the table of the rows before the last calibration.
+        if routes is not None and change.writes and not _is_of(routes, written):
             written = self.embed(change, encoder)
         with self._lock:
             is_fitted = change.decision is not None
@@ -548,6 +567,11 @@ class Cascade:
         """Share of routes added, changed or removed since the calibration."""
         calibration = self._calibration
         return 0.0 if calibration is None else self._counts.changed_share(calibration.routes)
+
+
+def _is_of(routes: StaticRoutes, written: StaticRows) -> bool:
+    """Whether embeddings were made with the table of the others."""
+    return isinstance(written, EmbeddedRows) and written.table is routes.table
 
 
 def _agrees(result: FirstStageResult, exact: tuple[int, int] | None, tokens: Tokens) -> bool:

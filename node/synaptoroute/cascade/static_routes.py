@@ -29,6 +29,7 @@ from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.core.rows import RowKind, kind_of
 from synaptoroute.decision.probability import Levels, confidences
+from synaptoroute.encoder.static_table import StaticTable
 from synaptoroute.scoring.rule import FALLBACK_THRESHOLD
 from synaptoroute.scoring.values import Ranking, RouteScore
 from synaptoroute.serving.query import FirstStageResult
@@ -91,6 +92,7 @@ class StaticRoutes:
     Attributes:
         measured: Position up to which routes were measured: later ones are never sure.  None if
             that does not matter.
+        table: What the embeddings were made with.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class StaticRoutes:
         self._dim = dim
         self.projection = projection
         self.measured: Revision | None = None
+        self.table: StaticTable | None = None
         self._centroids: Float32s = np.zeros((0, projection.dim if projection else dim), np.float32)
         self._lengths: Float64s = np.zeros(0)
         self._lowest: Float64s = np.zeros(0)
@@ -118,6 +121,7 @@ class StaticRoutes:
     ) -> StaticRoutes:
         """Copy the routes, which must not change meanwhile, with another projection."""
         routes = StaticRoutes(self._dim, settings, revision, projection)
+        routes.table = self.table
         kept = self._routes.values()
         routes.load([each.record for each in kept], [each.rows for each in kept])
         return routes
@@ -125,7 +129,7 @@ class StaticRoutes:
     def copy(self) -> StaticRoutes:
         """Copy the routes, which must not change meanwhile; queries may go on."""
         copied = StaticRoutes(self._dim, self.settings, self.revision, self.projection)
-        copied.measured = self.measured
+        copied.measured, copied.table = self.measured, self.table
         copied._centroids, copied._lengths = self._centroids.copy(), self._lengths.copy()
         copied._lowest = self._lowest.copy()
         copied._routes, copied._names = self._routes.copy(), self._names.copy()

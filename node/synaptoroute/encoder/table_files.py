@@ -84,12 +84,11 @@ def tables_of(encoders: Iterable[TextEncoder]) -> list[StaticTable]:
 
 def save_table(table: StaticTable, path: Path) -> None:
     """Write a table under a temporary name first: a crash leaves the old one or none."""
-    content = table.rows.astype("<i2", copy=False).tobytes()
+    content = dump_table(table)
     path.parent.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(number, "wb") as file:
-            file.write(_header_line(table))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -98,6 +97,23 @@ def save_table(table: StaticTable, path: Path) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def dump_table(table: StaticTable) -> bytes:
+    """The bytes of a table's file."""
+    return _header_line(table) + table.rows.astype("<i2", copy=False).tobytes()
+
+
+def parse_table(content: bytes, fingerprint: str) -> StaticTable:
+    """Read what ``dump_table`` wrote.
+
+    Raises:
+        ValueError: It is damaged, or of another encoder or release.
+    """
+    table, checksum = _parse(content, fingerprint)
+    if table.checksum != checksum:
+        raise ValueError("is damaged: its checksum is wrong")
+    return table
 
 
 def load_table(path: Path, fingerprint: str) -> StaticTable | None:
@@ -114,12 +130,9 @@ def load_table(path: Path, fingerprint: str) -> StaticTable | None:
     except OSError as error:
         raise _corrupt(path, f"cannot be read: {error.strerror}") from error
     try:
-        table, checksum = _parse(content, fingerprint)
+        return parse_table(content, fingerprint)
     except ValueError as error:
         raise _corrupt(path, str(error)) from error
-    if table.checksum != checksum:
-        raise _corrupt(path, "is damaged: its checksum is wrong")
-    return table
 
 
 def _header_line(table: StaticTable) -> bytes:

@@ -25,7 +25,7 @@ from synaptoroute.core.change import AliasRecord, Commit, Outcome, SetRecord, St
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import DEFAULT_SET, OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
-from synaptoroute.encoder import TextEncoder
+from synaptoroute.encoder import StaticTable, TextEncoder
 from synaptoroute.engine.tensors import (
     other_switched_tensors,
     other_tensors_of,
@@ -278,6 +278,18 @@ class Engine:
     @property
     def cascades(self) -> Mapping[str, Cascade]:
         return self._set_cascades.by_name
+
+    def static_table(self, fingerprint: str, name: str) -> StaticTable | None:
+        found = None if self._cascade is None else self._cascade.tables.find(fingerprint, name)
+        return found[0] if found is not None and found[1] == name else None
+
+    def learn_table(self, table: StaticTable) -> Future[None]:
+        def task(_: AppliedState) -> None:
+            if self._cascade is not None:
+                self._cascade.tables.add(table)
+                self.scorer.renew_first_stages()
+
+        return self.run_on_applier(task)
 
     @property
     def unmatched(self) -> UnmatchedQueries:
@@ -539,7 +551,7 @@ class Engine:
             moved_aside=self._moved_aside,
             counters=counters,
             admission=queue.admission,
-            tables=tuple(cascade.table_names) if cascade else (),
+            tables=tuple(cascade.tables.names) if cascade else (),
         )
 
     # --- whole states ------------------------------------------------------------------

@@ -201,6 +201,10 @@ class Follower:
     async def _ask_boot(self, url: str, public_key: str) -> str:
         return await self._peers.ask_boot(url, public_key)
 
+    async def read_table(self, url: str, fingerprint: str, name: str) -> bytes:
+        """Read a static table from a peer; see ``PeerClient.read_table``."""
+        return await self._peers.read_table(url, fingerprint, name)
+
     async def stop(self) -> None:
         await self._bus.close()
         await asyncio.gather(*map(end_task, self._tasks))

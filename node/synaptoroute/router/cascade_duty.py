@@ -1,45 +1,136 @@
-"""Starts what calibrates the cascades of a router."""
+"""Duties of a router for its cascades: calibrations, and tables from peers."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Final
 
-from synaptoroute.cascade import Calibration
+from synaptoroute.cascade import Calibration, StaticTable, tables_of
 from synaptoroute.cascade.calibrator import Calibrator, calibrate_cascade
 from synaptoroute.cascade.cascade import Cascade
+from synaptoroute.cascade.table_store import NAME_DIGITS, TableStore
 from synaptoroute.core.levels import SETS_LEVEL
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.encoder.table_files import parse_table
+from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.models import WriteResult
+from synaptoroute.replication.follower import Follower
 from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.sequencer import RedisLog
+from synaptoroute.sequencer.client import end_task
 from synaptoroute.serving.query import QueryEngine
 
+FETCH_SECONDS: Final = 5.0
+"""Seconds between two looks for tables that this node lacks."""
 
-def start_calibrator(
-    calibrate: Callable[[str], Awaitable[Any]],
-    engine: Callable[[], QueryEngine],
-    writer: Callable[[], Writer],
-    cascade: Cascade,
-    log: RedisLog | None,
-) -> Calibrator:
-    """Start to calibrate each route set when it is due.
+_log = logging.getLogger(__name__)
+
+
+def make_cascade(
+    encoders: Sequence[TextEncoder],
+    tables: TableStore | Sequence[StaticTable] | None,
+    *,
+    is_member: bool,
+) -> Cascade | None:
+    """Make the first stage of ``default``; None if there will never be a table.
 
     Args:
-        log: That of the cluster; None for a router on its own.
+        tables: None for those that ship or were prepared.  A store may get more from peers.
+        is_member: Whether the router has peers.
     """
-    calibrator = Calibrator(
-        calibrate,
-        lambda: engine().cascades,
-        None if log is None else partial(_live_tables, log),
-        lambda: writer().level >= SETS_LEVEL,
-        lambda: cascade.total.updates,
-    )
-    calibrator.start()
-    return calibrator
+    if tables is None:
+        tables = TableStore(tables_of(encoders))
+    if isinstance(tables, TableStore):
+        may_learn = is_member and any(hasattr(each, "vocabulary") for each in encoders)
+        return Cascade(tables) if tables.names or may_learn else None
+    return Cascade(tables) if tables else None
 
 
-async def _live_tables(log: RedisLog) -> set[str]:
+class CascadeDuty:
+    """Tasks of the event loop, from ``start`` to ``stop``."""
+
+    def __init__(
+        self,
+        calibrate: Callable[[str], Awaitable[Any]],
+        engine: Callable[[], QueryEngine],
+        writer: Callable[[], Writer],
+        cascade: Cascade,
+        follower: Follower | None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            calibrate: Measures one route set, by its name.
+            follower: Follows the log of a cluster; None for a router on its own.
+        """
+        log = None if follower is None else follower.session.log
+        self._calibrator = Calibrator(
+            calibrate,
+            lambda: engine().cascades,
+            None if log is None else lambda: _live_tables(log),
+            lambda: writer().level >= SETS_LEVEL,
+            lambda: cascade.total.updates,
+        )
+        self._engine, self._follower = engine, follower
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._calibrator.start()
+        if self._follower is not None:
+            self._task = asyncio.get_running_loop().create_task(self._run(self._follower))
+
+    async def stop(self) -> None:
+        await self._calibrator.stop()
+        if self._task is not None:
+            await end_task(self._task)
+            self._task = None
+
+    async def _run(self, follower: Follower) -> None:
+        while True:
+            await asyncio.sleep(FETCH_SECONDS)
+            try:
+                await self._fetch(follower)
+            except (ClusterError, ProtocolError, NotReady) as error:
+                _log.info("no static table could be fetched: %s", error)
+
+    async def _fetch(self, follower: Follower) -> None:
+        """Fetch one table that calibrations name, or any where this node has none."""
+        engine = self._engine()
+        cascades = engine.cascades.values()
+        wanted = {each.foreign_table for each in cascades} - {""}
+        lacks_any = any(each.lacks_table for each in cascades)
+        if not wanted and not lacks_any:
+            return
+        fingerprint = engine.encoder.fingerprint
+        for seen in await follower.session.log.presence.nodes():
+            report = seen.report
+            names = set(report.tables.split(",")) - {""}
+            if not seen.is_live or not report.url or fingerprint not in report.encoders.split(","):
+                continue
+            for name in sorted(names if lacks_any else names & wanted):
+                table = await _read_table(follower, report.url, fingerprint, name)
+                if table is not None:
+                    await asyncio.wrap_future(engine.learn_table(table))
+                    _log.info("fetched the static table %s from a peer", name)
+                    return
+
+
+async def _read_table(
+    follower: Follower, url: str, fingerprint: str, name: str
+) -> StaticTable | None:
+    """Read a table from a peer; None if it is not there, or its hash is not in its name."""
+    try:
+        content = await follower.read_table(url, fingerprint, name)
+        table = await asyncio.to_thread(parse_table, content, fingerprint)
+    except (ClusterError, ProtocolError, NotReady, ValueError) as error:
+        _log.info("the static table %s cannot be read from a peer: %s", name, error)
+        return None
+    return table if table.checksum[:NAME_DIGITS] == name else None
+
+
+async def _live_tables(log: RedisLog) -> Collection[str]:
     """Names of the static tables that live nodes have."""
     nodes = await log.presence.nodes()
     return {name for seen in nodes if seen.is_live for name in seen.report.tables.split(",")}

@@ -16,9 +16,8 @@ from contextlib import suppress
 from copy import copy
 from typing import Any, Final, Literal, Unpack, overload
 
-from synaptoroute.cascade import Calibration, StaticTable, tables_of
-from synaptoroute.cascade.calibrator import Calibrator
-from synaptoroute.cascade.cascade import Cascade
+from synaptoroute.cascade import Calibration, StaticTable
+from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.config import ClusterConfig, EngineConfig
 from synaptoroute.core.mutation import (
     DEFAULT_SET,
@@ -49,7 +48,7 @@ from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin, ClusterOperations
-from synaptoroute.router.cascade_duty import calibrate_set, start_calibrator
+from synaptoroute.router.cascade_duty import CascadeDuty, calibrate_set, make_cascade
 from synaptoroute.router.changes import Changes
 from synaptoroute.router.decider import Decider
 from synaptoroute.router.decision_fits import SPREAD_SECONDS, DecisionFitter
@@ -111,8 +110,8 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         observer: Receives measurements of the encoding.
         spare: Second encoder, to which a cluster can switch while it serves.
         cascade: Tables distilled from these encoders; None for those that ship or were
-            prepared.  With one, and if the settings of the route set allow it, sure queries
-            need no encoder.
+            prepared.  A store may get more from peers.  With one, and if the settings of
+            the route set allow it, sure queries need no encoder.
 
     Attributes:
         spare: The second encoder, if any.
@@ -129,12 +128,11 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         cluster: ClusterConfig | None = None,
         observer: Observer | None = None,
         spare: TextEncoder | None = None,
-        cascade: Sequence[StaticTable] | None = None,
+        cascade: TableStore | Sequence[StaticTable] | None = None,
     ) -> None:
         self._encoder = encoder
-        if cascade is None:
-            cascade = tables_of([encoder, spare] if spare else [encoder])
-        self._cascade = Cascade(cascade) if cascade else None
+        held = [encoder, spare] if spare else [encoder]
+        self._cascade = make_cascade(held, cascade, is_member=log is not None)
         self.spare = spare
         self._storage = storage or SQLiteStorage(":memory:")
         self._log = log or LocalLog()
@@ -144,7 +142,7 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         self.route_set = ""
         self._root = self
         self._live = Live()
-        self._calibrator: Calibrator | None = None
+        self._calibrator: CascadeDuty | None = None
         self._running_imports: builtins.set[str] = builtins.set()
         self._open_imports: OpenImports | None = None
         self._expiry: FeedbackExpiry | None = None
@@ -259,13 +257,14 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
             self._erasures.start()
         self._schedule.start(SPREAD_SECONDS if self.follower else 0.0)
         if self._cascade is not None and self._calibrator is None:
-            self._calibrator = start_calibrator(
+            self._calibrator = CascadeDuty(
                 lambda name: self.set(name).acalibrate(),
                 self._engine,
                 self._writer,
                 self._cascade,
-                self._log if isinstance(self._log, RedisLog) and self.follower else None,
+                self.follower,
             )
+            self._calibrator.start()
 
     async def wait_ready(self, timeout_seconds: float = 30.0) -> None:
         """Wait until the router may take queries.

@@ -38,6 +38,7 @@ from synaptoroute.web.tls import ClientTls
 HEAD_PATH: Final = "/peer/v1/head"
 LOG_PATH: Final = "/peer/v1/log"
 SNAPSHOT_PATH: Final = "/peer/v1/snapshot"
+TABLE_PATH: Final = "/peer/v1/table"
 ROWS_PATH: Final = "/peer/v1/rows"
 CHALLENGE_CHARACTERS_MAX: Final = 64
 CERTIFICATE_PATH: Final = "/peer/v1/certificate"
@@ -50,6 +51,7 @@ SHA_HEADER: Final = "SR-SHA256"
 PROOF_AGE_MS_MAX: Final = 300_000
 SNAPSHOT_BYTES_MAX: Final = 64 << 30
 ROWS_BYTES_MAX: Final = 64 << 20
+TABLE_BYTES_MAX: Final = 256 << 20  # A static table has 512 bytes a token
 LOG_BYTES_MAX: Final = 8 << 20  # Most bytes of an op log in one request
 _LINE_BYTES_MAX: Final = 256
 _LINE: Final = re.compile(
@@ -240,6 +242,11 @@ class PeerClient:
         path = f"{ROWS_PATH}?buckets={'.'.join(map(str, buckets))}"
         async with self._open(url, path) as answer:
             return await answer.read(ROWS_BYTES_MAX)
+
+    async def read_table(self, url: str, fingerprint: str, name: str) -> bytes:
+        """Read a peer's static table of an encoder; see ``encoder.table_files``."""
+        async with self._open(url, f"{TABLE_PATH}?encoder={fingerprint}&name={name}") as answer:
+            return await answer.read(TABLE_BYTES_MAX)
 
     async def read_certificate(self, url: str, position: Position) -> bytes:
         """Read what a voter says of its content at a position; see ``trust.certificates``.

@@ -25,6 +25,7 @@ from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.core.digest import BUCKET_COUNT
 from synaptoroute.core.mutation import Position
+from synaptoroute.encoder.table_files import dump_table
 from synaptoroute.errors import ClusterError, NotReady, OperatorSignatureNeeded, ProtocolError
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.row_repair import dump_rows
@@ -44,6 +45,7 @@ from synaptoroute.sequencer.peers import (
     ROWS_PATH,
     SHA_HEADER,
     SNAPSHOT_PATH,
+    TABLE_PATH,
     VOTERS_PATH,
     dump_refusal,
     format_position,
@@ -512,6 +514,20 @@ async def peer_rows(request: Request) -> Response:
         raise InvalidParameter("buckets are numbers below 256, separated by dots")
     rows = await dump_rows(peer.follower.session.engine, map(int, words))
     return peer.respond(rows, "application/json")
+
+
+@peer_endpoints.get(TABLE_PATH)
+async def peer_table(request: Request) -> Response:
+    """A static table of the cascade, in the format of its file."""
+    peer = _member(request)
+    asked = request.query_params
+    engine = peer.follower.session.engine
+    table = engine.static_table(asked.get("encoder", ""), asked.get("name", ""))
+    if table is None:
+        raise EndpointNotFound("this node has no such table")
+    body = await asyncio.to_thread(dump_table, table)
+    digest = await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
+    return Response(body, media_type=_BINARY, headers=peer.headers(digest))
 
 
 @peer_endpoints.get(CERTIFICATE_PATH)

@@ -17,6 +17,7 @@ from typing import Final
 
 import uvloop
 
+from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.config import NodeConfig, requested_failpoint
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.failpoints import arm
@@ -214,7 +215,7 @@ def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> Op
                 cluster=cluster_config(config),
                 observer=metrics,
                 spare=spare,
-                cascade=load_tables(config, [encoder, spare] if spare else [encoder]),
+                cascade=TableStore(load_tables(config, [encoder, spare] if spare else [encoder])),
             )
         except BaseException:
             encoder.close()

@@ -24,8 +24,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import Change, Commit
-from synaptoroute.core.mutation import Position, Revision
+from synaptoroute.core.change import Change, Commit, RouteRecord
+from synaptoroute.core.mutation import Position, Revision, Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.fast_encoder import FastEncoder
 from synaptoroute.encoder.integer_product import integer_product
@@ -285,6 +285,20 @@ class Scorer:
         if stage is None:
             return None
         return stage.rebuild(self.encoder, settings, records, commit.entry.position.revision)
+
+    def renew_first_stages(self) -> None:
+        """Build the first stages of all sets again.
+
+        Runs on the applier's thread: it alone changes sets and routes, so they stay meanwhile.
+        """
+        for number, served in sorted(self.sets.by_number.items()):
+            stage = served.first_stage
+            if stage is None or not self.is_alive:
+                continue
+            records, settings, at = self._call(_contents, number).result()
+            built = stage.rebuild(self.encoder, settings, records, at)
+            install = partial(_install_stage, stage, built, self.encoder, served.preparation)
+            self._call(install, number).result()
 
     def call(self, task: Callable[[Tensor], Any], route_set: str = "") -> Future[Any]:
         """Run a function on the tensor of a set or an alias, between two batches.
@@ -617,6 +631,20 @@ def _keep(served: ServedSet, answers: Sequence[Answer]) -> None:
         served.unmatched.add(answers)
     if served.tensor.settings.feedback:
         served.decisions.add(answers)
+
+
+def _contents(tensor: Tensor) -> tuple[tuple[RouteRecord, ...], Settings, Revision]:
+    return tuple(tensor.routes.values()), tensor.settings, tensor.revision
+
+
+def _install_stage(
+    stage: FirstStage,
+    built: Any,
+    encoder: TextEncoder,
+    preparation: TextPreparation,
+    tensor: Tensor,
+) -> None:
+    stage.install(built, encoder, tensor, preparation)
 
 
 def _forget_first_stage(callers: Sequence[Sequence[object]]) -> None:
