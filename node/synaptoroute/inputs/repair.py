@@ -17,6 +17,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final, NamedTuple
 
 WORD_LETTERS_MIN: Final = 4
@@ -28,6 +29,7 @@ VOCABULARY_RANKS: Final = 10_000
 WORD_LETTERS_MAX: Final = 32
 UNKNOWN_WORDS_MAX: Final = 32
 """Unknown words of a text that are looked at; each costs about 0.1 ms."""
+_TEXTS_AT_ONCE: Final = 256
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 _ROWS: Final = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _PREFIXES: Final = ("re", "de", "un", "dis", "non", "pre")
@@ -65,9 +67,22 @@ def _keys_beside() -> dict[str, str]:
 _BESIDE: Final = _keys_beside()
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text that repair looks at, in lower case."""
-    return _WORD.findall(text.lower())
+def count_words(utterances: Iterable[str]) -> Counter[str]:
+    """Count the words of utterances that repair looks at, in lower case.
+
+    Other threads get the interpreter after every few hundred utterances.
+    """
+    tokens: Counter[str] = Counter()
+    texts = iter(utterances)
+    while part := tuple(islice(texts, _TEXTS_AT_ONCE)):
+        tokens.update("\n".join(part).lower().split())
+    counts: Counter[str] = Counter()
+    # Nothing that the pattern looks at lies beyond white space, so each token is looked at
+    # once, however often it occurs.
+    for token, count in tokens.items():
+        for word in _WORD.findall(token):
+            counts[word] += count
+    return counts
 
 
 class Lexicon:
@@ -90,17 +105,27 @@ class Lexicon:
         return copied
 
     def add(self, utterances: Iterable[str]) -> None:
-        for word in words_of("\n".join(utterances)):
-            self._counts[word] += 1
-            if self._counts[word] == 1 and not word.isascii():
-                self._foreign_letters.update(each for each in word if not each.isascii())
+        self.add_counts(count_words(utterances))
 
     def remove(self, utterances: Iterable[str]) -> None:
         """Forget words of utterances that were added."""
-        for word in words_of("\n".join(utterances)):
-            self._counts[word] -= 1
-            if not self._counts[word]:
-                del self._counts[word]
+        self.remove_counts(count_words(utterances))
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Add the words of utterances as ``count_words`` counts them."""
+        known = self._counts
+        for word, count in counts.items():
+            if word not in known and not word.isascii():
+                self._foreign_letters.update(each for each in word if not each.isascii())
+            known[word] += count
+
+    def remove_counts(self, counts: Mapping[str, int]) -> None:
+        """Forget words that were added."""
+        known = self._counts
+        for word, count in counts.items():
+            known[word] -= count
+            if not known[word]:
+                del known[word]
                 if not word.isascii():
                     self._foreign_letters.subtract(each for each in word if not each.isascii())
 

@@ -8,15 +8,17 @@ version of what it was made with: where that is not current any more, it is prep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from operator import attrgetter
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from synaptoroute.core.change import Change
+from synaptoroute.core.change import Change, RouteRecord
+from synaptoroute.core.mutation import Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.inputs.ignore import cut
-from synaptoroute.inputs.repair import Lexicon, Repair
+from synaptoroute.inputs.repair import Lexicon, Repair, count_words
 from synaptoroute.tensor import Tensor
 
 KEY_SEPARATOR: Final = "\x00"
@@ -45,6 +47,18 @@ class PreparedText(NamedTuple):
     repairs: tuple[Repair, ...]
     version: object
     turns: tuple[str, ...] = ()
+
+
+class ChangedWords(NamedTuple):
+    """The words that a large change adds and removes.
+
+    Attributes:
+        lexicon: All words before the change, if it is the one from which on they are collected.
+    """
+
+    added: Mapping[str, int]
+    removed: Mapping[str, int]
+    lexicon: Lexicon | None = None
 
 
 class TextPreparation:
@@ -81,6 +95,31 @@ class TextPreparation:
         repaired, repairs = lexicon.repair(kept)
         return PreparedText(repaired, kept, repairs, version)
 
+    def needs_lexicon(self, settings: Settings | None) -> bool:
+        """Whether words are to be collected from these settings on, and are not yet."""
+        return settings is not None and settings.repair_words and self._lexicon is None
+
+    def words_of(
+        self, change: Change, records: Iterable[RouteRecord] | None = None
+    ) -> ChangedWords | None:
+        """Count the words of a change, for ``begin`` and ``finish``; None if none are collected.
+
+        Runs on the applier's thread, so that no query waits for it.
+
+        Args:
+            records: All routes before the change, where ``needs_lexicon`` says so.
+        """
+        lexicon = None
+        if records is not None and (words := _words_of(self._encoder)):
+            lexicon = Lexicon(words)
+            lexicon.add(text for record in records for _, _, text in record.rows())
+        elif self._lexicon is None:
+            return None
+        gone = {slot for slot, _ in change.replaced}
+        leaving = chain(change.before, change.deleted) if gone else ()
+        removed = (text for each in leaving for slot, _, text in each.rows() if slot in gone)
+        return ChangedWords(count_words(map(_TEXT, change.writes)), count_words(removed), lexicon)
+
     def copy(self, tensor: Tensor) -> TextPreparation:
         """Copy it for a copy of its tensor; nothing may change it meanwhile."""
         copied = TextPreparation.__new__(TextPreparation)
@@ -91,24 +130,44 @@ class TextPreparation:
 
     # --- on the scorer's thread, around a change of the tensor ---
 
-    def begin(self, change: Change, tensor: Tensor) -> list[str]:
-        """Void what was prepared, if it may change; returns the texts of rows that go."""
-        removed = []
-        if written := tensor.owned_among(change.writes):
-            removed = [tensor.utterance_of(slot) for slot in written]
-        if change.freed:
-            removed = [*map(tensor.utterance_of, change.freed), *removed]
-        if removed or change.writes or change.settings is not None:
+    def begin(self, change: Change, tensor: Tensor, words: ChangedWords | None = None) -> list[str]:
+        """Void what was prepared, if it may change; returns the texts of rows that go.
+
+        Args:
+            words: The words of the change, if they were counted beforehand; then no texts are
+                returned.
+        """
+        if words is not None:
+            self.version = None
+            return []
+        removed: list[str] = []
+        if self._lexicon is not None:
+            if change.freed:
+                removed = [*map(tensor.utterance_of, change.freed)]
+            removed += map(tensor.utterance_of, tensor.owned_among(change.writes))
+        if change.freed or change.writes or change.settings is not None:
             self.version = None
         return removed
 
-    def finish(self, change: Change, tensor: Tensor, removed: list[str]) -> None:
+    def finish(
+        self,
+        change: Change,
+        tensor: Tensor,
+        removed: list[str],
+        words: ChangedWords | None = None,
+    ) -> None:
         """Follow a change that was applied."""
         if self.version is not None:
             return
         self._ignore = tensor.settings.ignore
         lexicon = self._lexicon
-        if lexicon is not None:
+        if words is not None:
+            if lexicon is None:
+                lexicon = self._lexicon = words.lexicon
+            if lexicon is not None:
+                lexicon.add_counts(words.added)
+                lexicon.remove_counts(words.removed)
+        elif lexicon is not None:
             lexicon.add(map(_TEXT, change.writes))
             if removed:
                 lexicon.remove(removed)
@@ -125,8 +184,7 @@ class TextPreparation:
             self._lexicon = None
         else:
             lexicon = Lexicon(words)
-            for record in tensor.routes.values():
-                lexicon.add([text for _, _, text in record.rows()])
+            lexicon.add(text for each in tensor.routes.values() for _, _, text in each.rows())
             self._lexicon = lexicon
 
 

@@ -35,7 +35,7 @@ from synaptoroute.ports import Published
 from synaptoroute.scoring import Scratch
 from synaptoroute.serving.encoder_workers import Batch
 from synaptoroute.serving.fair_queue import InFlightQuery
-from synaptoroute.serving.preparation import TextPreparation
+from synaptoroute.serving.preparation import ChangedWords, TextPreparation
 from synaptoroute.serving.query import FirstStage, Query, RecentDecisions, UnmatchedQueries
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.serving.served_set import Answer, Asked, ServedSet
@@ -46,7 +46,10 @@ from synaptoroute.tensor.score_terms import ScoreTerms
 from synaptoroute.tensor.text_index import text_keys
 from synaptoroute.threads import Inbox, refuse, run_into
 
-FILL_ROWS_MAX: Final = 512
+LARGE_ROWS_MIN: Final = 512
+"""A change of more rows is prepared on the applier's thread and filled in slices."""
+FILL_ROWS_MAX: Final = 128
+"""Rows of a slice, written between two batches in less than a millisecond."""
 FILL_SECONDS_MAX: Final = 30.0
 IDLE_SECONDS: Final = 0.002
 """After so long without work the scorer does deferred work of the tensor."""
@@ -87,6 +90,7 @@ class _Publish:
     built: Any = None
     terms: ScoreTerms | None = None
     copied: ServedSet | None = None
+    words: ChangedWords | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,29 +192,53 @@ class Scorer:
             change, stage = commit.change, self._first_stage
             if stage is not None and change.set_number:
                 stage = self.sets.stage_of(change)
-            if stage is not None and stage.needs_rebuild(change):
-                self._put(small)
-                self._put([commit], built=self._rebuild_for(commit))
-                small = []
-            elif change.decision is not None:
-                self._put(small)
-                self._put([commit], terms=self._derive_terms(change))
-                small = []
-            elif change.forked_from is not None:
-                self._put(small)
-                self._put([commit], copied=self._copy_for(change))
-                small = []
-            elif len(change.writes) <= FILL_ROWS_MAX:
+            is_rebuilt = stage is not None and stage.needs_rebuild(change)
+            if not is_rebuilt and not self._is_prepared(change):
                 small.append(commit)
-            else:
-                self._put(small)
-                small = []
-                for part in _slices(commit, self.tensor.dim):
-                    self._inbox.put(part)
-                    if self.is_alive:
-                        part.done.wait(FILL_SECONDS_MAX)
-                self._put([commit], is_filled=True)
+                continue
+            # What is prepared on this thread depends on the commits before.
+            self._put(small)
+            small = []
+            if is_large := len(change.writes) > LARGE_ROWS_MIN:
+                self._fill(commit)
+            self._put(
+                [commit],
+                is_filled=is_large,
+                built=self._rebuild_for(commit) if is_rebuilt else None,
+                terms=self._derive_terms(change),
+                copied=self._copy_for(change),
+                words=self._count_words(change),
+            )
         self._put(small)
+
+    def _is_prepared(self, change: Change) -> bool:
+        """Whether parts of a change are prepared on the applier's thread."""
+        return (
+            len(change.writes) > LARGE_ROWS_MIN
+            or len(change.replaced) > LARGE_ROWS_MIN
+            or change.settings is not None
+            or change.decision is not None
+            or change.forked_from is not None
+        )
+
+    def _count_words(self, change: Change) -> ChangedWords | None:
+        """Count the words of a large change, or all words if they are collected from it on."""
+        served, number = self.sets.by_number.get(change.set_number), change.set_number
+        if served is None or not self.is_alive:
+            return None
+        preparation, records = served.preparation, None
+        if preparation.needs_lexicon(change.settings):
+            records = self._call(lambda tensor: tuple(tensor.routes.values()), number).result()
+        elif max(len(change.writes), len(change.replaced)) <= LARGE_ROWS_MIN:
+            return None
+        return preparation.words_of(change, records)
+
+    def _fill(self, commit: Commit) -> None:
+        """Queue the rows of a large commit slice by slice."""
+        for part in _slices(commit, self.tensor.dim):
+            self._inbox.put(part)
+            if self.is_alive:
+                part.done.wait(FILL_SECONDS_MAX)
 
     def _put(
         self,
@@ -220,6 +248,7 @@ class Scorer:
         built: Any = None,
         terms: ScoreTerms | None = None,
         copied: ServedSet | None = None,
+        words: ChangedWords | None = None,
     ) -> None:
         """Queue commits, with what the first stage can prepare on this thread."""
         if not commits:
@@ -233,7 +262,8 @@ class Scorer:
                 else self._embed_in_set(each.change)
                 for each in commits
             )
-        self._inbox.put(_Publish(tuple(commits), is_filled, prepared, built, terms, copied))
+        item = _Publish(tuple(commits), is_filled, prepared, built, terms, copied, words)
+        self._inbox.put(item)
 
     def _embed_in_set(self, change: Change) -> Mapping[int, Any]:
         stage = self.sets.stage_of(change)
@@ -418,6 +448,7 @@ class Scorer:
                     terms=item.terms,
                     written=item.static_rows[index] if item.static_rows else None,
                     built=item.built,
+                    words=item.words,
                 )
                 self.sets.revision = at
             failpoint("tensor.begun")
@@ -437,13 +468,13 @@ class Scorer:
             if not change.set_number:
                 self._default.apply(
                     change, at, is_filled=item.is_filled, terms=item.terms,
-                    written=rows, built=item.built,
+                    written=rows, built=item.built, words=item.words,
                 )  # fmt: skip
             else:
                 self._default.advance(at)
             self.sets.apply(
                 change, at, is_filled=item.is_filled, terms=item.terms, copied=item.copied,
-                written=rows, built=item.built,
+                written=rows, built=item.built, words=item.words,
             )  # fmt: skip
             self.sets.revision = at
 

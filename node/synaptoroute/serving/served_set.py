@@ -24,7 +24,7 @@ from synaptoroute.models import Match
 from synaptoroute.questions import OptionScores
 from synaptoroute.scoring import DecisionRule, QuerySpec, Ranking, Scratch, rank, rule_of
 from synaptoroute.serving.option_scoring import score_options
-from synaptoroute.serving.preparation import TextPreparation
+from synaptoroute.serving.preparation import ChangedWords, TextPreparation
 from synaptoroute.serving.prior import rank_with_prior
 from synaptoroute.serving.query import (
     DecisionCounts,
@@ -107,18 +107,20 @@ class ServedSet:
         terms: ScoreTerms | None = None,
         written: Mapping[int, Any] | None = None,
         built: Any = None,
+        words: ChangedWords | None = None,
     ) -> None:
         """Make the part of a change visible that is in this set.
 
         Args:
             written: What the first stage embedded of its rows.
             built: What the first stage rebuilt for it.
+            words: The words that it adds and removes, if they were counted beforehand.
         """
-        removed = self.preparation.begin(change, self.tensor)
+        removed = self.preparation.begin(change, self.tensor, words)
         self.tensor.apply(change, at, filled=is_filled, terms=terms)
         if self.first_stage is not None:
             self.first_stage.apply(change, at, written or {}, self.tensor, built)
-        self.preparation.finish(change, self.tensor, removed)
+        self.preparation.finish(change, self.tensor, removed, words)
         if change.set_record is not None:
             self.revision = change.set_record.revision
 

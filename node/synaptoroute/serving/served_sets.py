@@ -22,7 +22,7 @@ from synaptoroute.errors import SetNotFound
 from synaptoroute.ports import ShadowFigures
 from synaptoroute.scoring import Scratch
 from synaptoroute.serving.fair_queue import InFlightQuery
-from synaptoroute.serving.preparation import TextPreparation
+from synaptoroute.serving.preparation import ChangedWords, TextPreparation
 from synaptoroute.serving.query import DecisionCounts, FirstStage, Query, UnmatchedQueries
 from synaptoroute.serving.served_set import Answer, ServedSet
 from synaptoroute.serving.shadow import Comparison, Flight, ShadowLog
@@ -224,6 +224,7 @@ class ServedSets:
         copied: ServedSet | None = None,
         written: Mapping[int, Any] | None = None,
         built: Any = None,
+        words: ChangedWords | None = None,
     ) -> None:
         """Make the parts of a change visible that are not in ``default``.  Holds the lock.
 
@@ -231,6 +232,7 @@ class ServedSets:
             copied: The set that the change forks, copied beforehand.
             written: What the first stage of the changed set embedded of its rows.
             built: What it rebuilt.
+            words: The words that the change adds to that set and removes, if they were counted.
         """
         for part in change.parts():
             if part.is_set_removed:
@@ -251,6 +253,7 @@ class ServedSets:
                     terms=terms,
                     written=written if is_first else None,
                     built=built if is_first else None,
+                    words=words if is_first else None,
                 )
                 self.behind[served] = None
         if change.alias is not None:

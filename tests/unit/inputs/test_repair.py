@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaptoroute.inputs.repair import UNKNOWN_WORDS_MAX, Lexicon, Repair
+from synaptoroute.inputs.repair import _WORD, UNKNOWN_WORDS_MAX, Lexicon, Repair, count_words
 
 pytestmark = pytest.mark.unit
 
@@ -108,3 +110,11 @@ def test_removed_utterances_leave_nothing(writes: list[list[str]]) -> None:
 def test_an_utterance_is_never_altered(utterances: list[str]) -> None:
     own = lexicon(*utterances)
     assert [own.repair(text)[0] for text in utterances] == utterances
+
+
+@given(
+    st.lists(st.text(alphabet="ab\u03a3\u0130\u00e9 .:@#/&'t_1\n\t\x1c\u00a0\u2028-", max_size=20))
+)
+def test_words_are_counted_as_in_one_text(utterances: list[str]) -> None:
+    """A name or an address is left out, wherever white space of any kind ends it."""
+    assert count_words(utterances) == Counter(_WORD.findall("\n".join(utterances).lower()))

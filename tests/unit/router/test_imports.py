@@ -23,7 +23,7 @@ from synaptoroute.errors import (
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter, WriteOptions
 from synaptoroute.router.imports import Importer
-from synaptoroute.serving.scorer import FILL_ROWS_MAX
+from synaptoroute.serving.scorer import LARGE_ROWS_MIN
 from synaptoroute.tensor import Tensor
 
 pytestmark = pytest.mark.unit
@@ -329,10 +329,10 @@ async def test_query_waits_for_at_most_one_slice_of_a_large_import(
             fill(tensor, *rows)
 
         monkeypatch.setattr(Tensor, "fill", watched)
-        await router.aimport(stream(many(FILL_ROWS_MAX // 2)))
+        await router.aimport(stream(many(LARGE_ROWS_MIN // 2)))
         answer = await router.aquery("words n3 u3")
 
-    assert len(waiting) == 5
+    assert len(waiting) == 20
     assert max(waiting) == 0
     assert "r0003" == answer.route
 
