@@ -20,8 +20,9 @@ from harness import rounded, rounds
 from synaptoroute.encoder import Encoder
 from synaptoroute.encoder.contract import freeze_tokens
 from synaptoroute.encoder.session import open_session
-from synaptoroute.encoder_graph.int8_graph import LAYERS, RUNTIME_DOMAIN, graph_model
+from synaptoroute.encoder_graph.int8_graph import LAYERS
 from synaptoroute.encoder_graph.onnx_file import GraphWriter
+from synaptoroute.encoder_graph.weights import RUNTIME_DOMAIN, graph_model
 
 SHAPES = ((384, 1_152), (384, 384), (384, 1_536), (1_536, 384))
 """Depth and width of a layer's products."""

@@ -190,13 +190,13 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     Attributes:
         port: TCP port of the HTTP server.
         model: Bundled name, fastembed name, or path of a local ONNX folder.
-        encoder_precision: ``int8`` multiplies in integers, for the bundled model only;
-            ``auto`` is ``int8`` if possible, else ``float32``.  Must be the same on all
-            nodes of a cluster.
+        encoder_precision: ``int8`` multiplies in integers, for the bundled model and for
+            models that `model prepare --precision int8` packed; ``auto`` is ``int8`` for the
+            bundled model, else ``float32``.  Must be the same on all nodes of a cluster.
         next_model: Second encoder, loaded beside the first, that the cluster may migrate to
             (see docs/coordinator.md); a database with its vectors is served with it.
         next_encoder_precision: Precision of the second encoder.
-        model_cache_dir: Folder of downloaded models and of tables made by `model prepare`.
+        model_cache_dir: Folder of downloaded models and of what `model prepare` made.
         table_dir: Folder of tables for encoders without one in the package or the model cache,
             such as a read-only folder of an image.
         providers: ONNX Runtime execution providers, comma-separated.

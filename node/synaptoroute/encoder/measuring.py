@@ -102,7 +102,7 @@ def measure(
         folder,
         scripts_of(languages),
         languages,
-        Measured(accuracy, *_speeds(encoder), _processor()),
+        Measured(accuracy, *_speeds(encoder), processor()),
         usual,
         tables,
     )
@@ -231,7 +231,7 @@ def _speed(encoder: TextEncoder, texts: Sequence[str], size: int) -> int:
         return round(len(texts) / max(time.thread_time() - started, 1e-9))
 
 
-def _processor() -> str:
+def processor() -> str:
     """Name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -6,6 +6,7 @@ are stated in ``session`` and ``packed_session``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, cast, get_args
@@ -21,16 +22,25 @@ from synaptoroute.encoder.contract import (
     Tokens,
     Vocabulary,
 )
+from synaptoroute.encoder.packed_model import PACKED_VERSION, find_packed, open_packed
 from synaptoroute.encoder.packed_session import GRAPH_VERSION, PackedSession, offers_int8
 from synaptoroute.encoder.prepared import use_prepared
-from synaptoroute.encoder.recipe import Recipe, fingerprint, probe_file, verify_files
+from synaptoroute.encoder.recipe import (
+    Recipe,
+    VerifiedFiles,
+    fingerprint,
+    probe_file,
+    verify_files,
+)
 from synaptoroute.encoder.self_check import COSINE_MIN_BY_PRECISION, check_exactness, check_probe
 from synaptoroute.encoder.session import GraphSession, check_providers
 from synaptoroute.encoder.text_tokenizer import TextTokenizer
-from synaptoroute.errors import ConfigError, EncoderError
+from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt, ModelNotFound
 
 MICRO_BATCH_TOKENS_MAX_DEFAULT = 512
 _OPTIONS_OF_EVERY_MODEL: Final = {"precision", "providers", "micro_batch_tokens_max", "probe"}
+_CPU: Final = "CPUExecutionProvider"
+_log = logging.getLogger(__name__)
 
 
 class Encoder:
@@ -41,6 +51,7 @@ class Encoder:
 
     Attributes:
         prepared: What ``model prepare`` measured of it; None if it was not prepared.
+        why_padded: Why texts of unequal length do not share a run; empty if they do.
 
     Invariants: an embedding depends on its text and the fingerprint alone.
     """
@@ -76,8 +87,9 @@ class Encoder:
             model: The bundled model's name, a name from fastembed's catalogue
                 (downloaded once), a preset, or a folder with an ONNX graph and its
                 ``tokenizer.json``.
-            precision: ``int8`` multiplies in integers: several times as fast, for the
-                bundled model on the CPU alone; ``auto`` takes it where it is available.
+            precision: ``int8`` multiplies in integers: several times as fast, on the CPU
+                alone, for the bundled model and for models that ``model prepare`` packed in
+                this precision; ``auto`` takes it for the bundled model.
             providers: ONNX Runtime execution providers, best first.
             max_tokens: Tokens kept of a text; None for the model's own choice.
             query_prefix: Text before every query; None for the model's own.
@@ -109,13 +121,14 @@ class Encoder:
             recipe.tokenizer_file, recipe.max_tokens, scripts=recipe.scripts
         )
         arithmetic = _arithmetic(precision, recipe, files.model_sha256, providers)
-        session = _open_graph(recipe, arithmetic, providers)
+        session, self.why_padded = _open_graph(recipe, files, arithmetic, providers, cache_dir)
         self._session: GraphSession | PackedSession | None = session
         self.name = recipe.name
         self.max_tokens = recipe.max_tokens
         self.dim = self._measure_dim(session)
         self.precision: Precision = arithmetic
-        graph = _graph_name(arithmetic)
+        is_bundled = offers_int8(recipe, files.model_sha256, providers)
+        graph = _graph_name(arithmetic, is_bundled)
         self.fingerprint = fingerprint(recipe, files, self.dim, session.output, graph)
         self.prepared = use_prepared(self.fingerprint, recipe.tokenizer_file.parent, cache_dir)
         if self.prepared is not None and recipe.scripts is None:
@@ -234,16 +247,71 @@ def _arithmetic(
     return "int8" if offers_int8(recipe, model_sha256, providers) else "float32"
 
 
-def _graph_name(precision: Precision) -> str | None:
-    """Name of the graph in the fingerprint; None for the model file's own."""
-    return None if precision == "float32" else f"{precision}/{GRAPH_VERSION}"
+def _graph_name(precision: Precision, is_bundled: bool) -> str | None:
+    """Name of the graph in the fingerprint; None for the model file's own numbers."""
+    if precision == "float32":
+        return None
+    return f"{precision}/{GRAPH_VERSION}" if is_bundled else f"{precision}/packed/{PACKED_VERSION}"
 
 
 def _open_graph(
-    recipe: Recipe, precision: Precision, providers: Sequence[str]
-) -> GraphSession | PackedSession:
-    """Open the graph for a precision."""
+    recipe: Recipe,
+    files: VerifiedFiles,
+    precision: Precision,
+    providers: Sequence[str],
+    cache_dir: Path | None,
+) -> tuple[GraphSession | PackedSession, str]:
+    """Open the graph for a precision; also returns why it is a padded one, if it is."""
     if precision == "int8":
         check_exactness()
-        return PackedSession(recipe, providers)
-    return GraphSession(recipe.model_file, providers, recipe.output, recipe.constant_inputs)
+        if offers_int8(recipe, files.model_sha256, providers):
+            return PackedSession.of_bundled(recipe, providers), ""
+        return _open_int8(recipe, files, providers, cache_dir), ""
+    session, reason = _open_packed_float32(recipe, files, providers, cache_dir)
+    if session is not None:
+        return session, ""
+    padded = GraphSession(recipe.model_file, providers, recipe.output, recipe.constant_inputs)
+    return padded, reason
+
+
+def _open_packed_float32(
+    recipe: Recipe, files: VerifiedFiles, providers: Sequence[str], cache_dir: Path | None
+) -> tuple[PackedSession | None, str]:
+    """Open the packed graph, if there is one; also returns why not.
+
+    It has the fingerprint of the model's file, so whatever is wrong with it, the file itself
+    can take its place.
+    """
+    if list(providers) != [_CPU]:
+        return None, f"it runs on {', '.join(providers)}"
+    packed = find_packed(recipe, files.model_sha256, "float32", cache_dir)
+    if packed is None:
+        return None, "not prepared"
+    if not packed.is_used:
+        return None, packed.reason
+    try:
+        return open_packed(packed, recipe, providers), ""
+    except (EncoderError, ModelCorrupt, ModelNotFound) as error:
+        _log.warning("%s runs its padded graph: %s", recipe.name, error.message)
+        return None, error.message
+
+
+def _open_int8(
+    recipe: Recipe, files: VerifiedFiles, providers: Sequence[str], cache_dir: Path | None
+) -> PackedSession:
+    """Open the int8 graph that ``model prepare`` authored."""
+    if list(providers) != [_CPU]:
+        raise ConfigError(f"precision int8 runs on {_CPU} alone, got {', '.join(providers)}")
+    packed = find_packed(recipe, files.model_sha256, "int8", cache_dir)
+    if packed is None:
+        raise ConfigError(
+            f"{recipe.name} has no int8 graph here: run `synaptoroute model prepare "
+            f"{recipe.name} --precision int8`, or use float32",
+            model=recipe.name,
+        )
+    if not packed.is_used:
+        raise ConfigError(
+            f"precision int8 cannot be used for {recipe.name}: {packed.reason}; use float32",
+            model=recipe.name,
+        )
+    return open_packed(packed, recipe, providers)

@@ -1,9 +1,10 @@
-"""The packed int8 graph of the bundled model: assembled, laid out and run.
+"""Packed graphs: laid out and run; that of the bundled model is assembled here too.
 
-The package ``encoder_graph`` authors the graph.  The result ships as package data without
-the large tensors, which are copied from the verified model file when the graph is opened.
+The package ``encoder_graph`` authors the graphs.  That of the bundled model ships as package
+data without the large tensors, which are copied from the verified model file when the graph
+is opened.  Those of other models are files; see ``packed_model``.
 
-The graph multiplies the tokens of all texts of a run end to end, so texts of any length
+A graph multiplies the tokens of all texts of a run end to end, so texts of any length
 share a product without padding.  Only attention lays them out by text.  Its width for a
 text is the text's own length rounded up to ``WIDTH_STEP``, never that of another text: the
 shape of a text's arithmetic, and so its bits, do not depend on the batch.
@@ -27,7 +28,7 @@ from synaptoroute.encoder.session import normalise, open_session, run_session
 from synaptoroute.errors import ConfigError, ModelCorrupt
 
 GRAPH_VERSION: Final = 2
-"""Part of the fingerprint: raise it when the graph gives other numbers."""
+"""Part of the fingerprint: raise it when the bundled model's graph gives other numbers."""
 GRAPH_PARTS: Final = "int8_graph.json"
 GRAPH_INLINE: Final = "int8_graph.bin"
 OUTPUT: Final = "hidden"
@@ -56,16 +57,34 @@ def width_of(count: int) -> int:
 class PackedSession:
     """Runs packed micro-batches; ``run`` may be called from any thread."""
 
-    output = OUTPUT
     is_packed = True
     width_of = staticmethod(width_of)
 
-    def __init__(self, recipe: Recipe, providers: Sequence[str]) -> None:
-        """Open the graph of the bundled model."""
-        graph = assemble_graph(_read_model(recipe, providers), DATA)
-        name = f"{recipe.model_file.name} as int8"
+    def __init__(
+        self,
+        graph: bytes | Path,
+        name: str,
+        providers: Sequence[str],
+        heads: int = HEADS,
+        output: str = OUTPUT,
+    ) -> None:
+        """Open a graph, or the file of one.
+
+        Args:
+            heads: Heads of its attention.
+            output: Name of the output in the fingerprint: the one that the graph stands for.
+        """
+        self.output = output
+        self._heads = heads
+        content = str(graph) if isinstance(graph, Path) else graph
         # Fusions would change the rounding of activations, and with it the vectors.
-        self._session = open_session(graph, name, providers, is_final=True)
+        self._session = open_session(content, name, providers, is_final=True)
+
+    @classmethod
+    def of_bundled(cls, recipe: Recipe, providers: Sequence[str]) -> PackedSession:
+        """Open the int8 graph of the bundled model."""
+        graph = assemble_graph(_read_model(recipe, providers), DATA)
+        return cls(graph, f"{recipe.model_file.name} as int8", providers)
 
     @staticmethod
     def plan(
@@ -95,10 +114,14 @@ class PackedSession:
     def run(
         self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
     ) -> NDArray[np.float32]:
-        """Encode one micro-batch; see ``GraphSession.run``.  Pools by the mean."""
-        packed = pack(counts, ids.shape[1], HEADS)
+        """Encode one micro-batch; see ``GraphSession.run``."""
+        packed = pack(counts, ids.shape[1], self._heads)
         rows = ids.reshape(-1)[packed.places]
-        hidden = run_session(self._session, OUTPUT, feeds(rows, packed)).astype(np.float64)
+        hidden = run_session(self._session, OUTPUT, feeds(rows, packed))
+        if pooling != "mean":
+            ends = packed.starts + (counts - 1 if pooling == "last" else 0)
+            return normalise(hidden[ends].astype(np.float64))
+        hidden = hidden.astype(np.float64)
         # ``reduceat`` adds the rows of each text in order, whatever follows them.
         return normalise(np.add.reduceat(hidden, packed.starts, axis=0) / counts[:, None])
 

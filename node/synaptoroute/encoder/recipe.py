@@ -110,6 +110,16 @@ def verify_files(recipe: Recipe) -> VerifiedFiles:
     return VerifiedFiles(model_sha256, tokenizer_sha256, is_batch_invariant)
 
 
+def read_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        ModelNotFound: It cannot be read.
+        ModelCorrupt: It is empty.
+    """
+    return _scan(path)[0]
+
+
 def fingerprint(
     recipe: Recipe, files: VerifiedFiles, dim: int, output: str, arithmetic: str | None = None
 ) -> str:

@@ -22,14 +22,10 @@ from synaptoroute.encoder.integer_product import GRAPH_FILE
 from synaptoroute.encoder.packed_session import GRAPH_INLINE, GRAPH_PARTS
 from synaptoroute.encoder.recipe import DATA, bundled_recipe
 from synaptoroute.encoder.self_check import PRODUCT_DEPTHS, extreme_weights, product_file
-from synaptoroute.encoder_graph.int8_graph import (
-    EMBEDDINGS,
-    PLACES,
-    RUNTIME_DOMAIN,
-    graph_model,
-    int8_graph,
-)
+from synaptoroute.encoder_graph.int8_graph import EMBEDDINGS, int8_graph
 from synaptoroute.encoder_graph.onnx_file import GraphWriter, read_graph
+from synaptoroute.encoder_graph.packed_graph import PLACES
+from synaptoroute.encoder_graph.weights import RUNTIME_DOMAIN, graph_model
 from synaptoroute.errors import ModelCorrupt
 
 _COPIED_BYTES_MIN: Final = 1_000

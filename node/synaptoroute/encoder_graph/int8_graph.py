@@ -31,65 +31,39 @@ ONNX's and ONNX Runtime's own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.encoder.packed_session import HEADS, MIDDLE, OUTPUT, STEPS
-from synaptoroute.encoder_graph.onnx_file import Graph, GraphWriter, Node, read_graph
+from synaptoroute.encoder.packed_session import HEADS, MIDDLE, STEPS
+from synaptoroute.encoder_graph.onnx_file import Graph, Node, read_graph
+from synaptoroute.encoder_graph.packed_graph import PackedGraph
+from synaptoroute.encoder_graph.weights import (
+    RUNTIME_DOMAIN,
+    Activation,
+    Floats,
+    Layer,
+    Norm,
+    Product,
+    Weights,
+)
 from synaptoroute.errors import ModelCorrupt
 
 MIDDLE_MAX: Final = STEPS - MIDDLE
 """Steps to either side of zero, on a grid that is symmetric about it."""
 GELU_DEPTH: Final = 0.17
 """GELU has its least value at -0.75: -0.16997."""
+_DEPTHS: Final[dict[Activation, float]] = {"gelu": GELU_DEPTH, "gelu_tanh": 0.1701, "relu": 0.0}
 
 SCORE_MAX: Final = 80.0
 """Attention scores are clipped to this: 512 times e^80 is finite in float32.  Words give
 scores up to 45; the greatest seen is 69, of one sign repeated three hundred times."""
-
-RUNTIME_DOMAIN: Final = "com.microsoft"
-
-_OPSETS: Final = {"": 17, RUNTIME_DOMAIN: 1}
-_IR_VERSION: Final = 9
 _FLOAT: Final = 1
-_PARTS: Final = ("queries", "keys", "values")
-
 
 LAYERS: Final = 6
 EPSILON: Final = 1e-12
 EMBEDDINGS: Final = "inner.embeddings."
-PLACES: Final = "places_of_words"
-"""Tensor of the graph with the positions, the only one that is neither copied nor small."""
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """Weights that a row is multiplied with, side by side.
-
-    Attributes:
-        numbers: int8[depth, width].
-        scales: float32[width], one a column.
-        sums: float32[width], sum of each column times its scale.
-        bias: float32[width].
-    """
-
-    numbers: NDArray[np.int8]
-    scales: Floats
-    sums: Floats
-    bias: Floats
-
-    def scaled_queries(self, head_dim: int) -> Product:
-        """Divide the first third, the queries of attention, by the root of the head's width."""
-        factors = np.ones(len(self.scales), dtype=np.float32)
-        factors[: len(factors) // 3] /= np.sqrt(np.float32(head_dim))
-        return Product(
-            self.numbers, self.scales * factors, self.sums * factors, self.bias * factors
-        )
 
 
 class BundledWeights:
@@ -143,6 +117,28 @@ class BundledWeights:
             raise ValueError(f"{name} is not int8")
         return numbers.view(np.int8), self.floats(name + "_scale").reshape(-1)
 
+    def norm(self, source: str) -> Norm:
+        """Normalisation by the exporter's name of it."""
+        return Norm(self.floats(source + ".weight"), self.floats(source + ".bias"), EPSILON)
+
+    def layer(self, index: int) -> Layer[Product]:
+        biases, norms = layer_biases(index), layer_normalisations(index)
+        attention, projection, wide, narrow = (self.product(names) for names in biases.values())
+        scaled = attention.scaled_queries(self.dim // HEADS)
+        return Layer(scaled, projection, wide, narrow, *map(self.norm, norms))
+
+    def read(self) -> Weights[Product]:
+        return Weights(
+            self.words.view(np.int8),
+            self.floats(EMBEDDINGS + "word_embeddings.weight_scale"),
+            self.places_of_words(),
+            self.norm(EMBEDDINGS + "LayerNorm"),
+            [self.layer(index) for index in range(LAYERS)],
+            HEADS,
+            "gelu",
+            score_max=SCORE_MAX,
+        )
+
 
 def layer_biases(layer: int) -> dict[str, list[str]]:
     """Names of the biases of a layer's products, by the purpose of the product."""
@@ -161,45 +157,29 @@ def layer_normalisations(layer: int) -> tuple[str, str]:
     return source + "attention.output.LayerNorm", source + "output.LayerNorm"
 
 
-def int8_graph(content: bytes) -> bytes:
-    """Write the int8 graph of the bundled model.
+def bundled_weights(source: Graph) -> Weights[Product]:
+    """Read the bundled model.
 
-    Inputs of the result, for n texts of t tokens in all: ``ids`` int64[t], and
-    ``positions``, ``queries``, ``keys``, ``values``, ``mask`` and ``heads`` as
-    in ``Packing``.  Output: ``hidden`` float32[t, dim].
+    Raises:
+        ModelCorrupt: It is another one.
     """
     try:
-        return Int8Graph(read_graph(content)).write()
+        return BundledWeights(source).read()
     except (KeyError, IndexError, ValueError) as error:
         raise ModelCorrupt(f"not the bundled model's graph: {error!r}") from error
 
 
-def graph_model(graph: GraphWriter) -> bytes:
-    return graph.model(_IR_VERSION, _OPSETS)
+def int8_graph(content: bytes) -> bytes:
+    """Write the int8 graph of the bundled model's file."""
+    return Int8Graph(bundled_weights(read_graph(content))).write()
 
 
-class Int8Graph:
-    """Writes the graph; used once."""
+class Int8Graph(PackedGraph[Product]):
+    """Multiplies integers; used once."""
 
-    def __init__(self, source: Graph) -> None:
-        self._weights = BundledWeights(source)
-        self.writer = GraphWriter()
-        self._dim = self._weights.dim
-
-    def write(self) -> bytes:
-        graph = self.writer
-        self._constants()
-        hidden = self._embeddings()
-        for layer in range(LAYERS):
-            hidden = self._layer(layer, hidden)
-        graph.input("ids", np.int64, ["t"])
-        graph.input("positions", np.int64, ["t"])
-        for name in _PARTS:
-            graph.input(name, np.int32, ["n", HEADS, "width"])
-        graph.input("mask", np.float32, ["n", 1, 1, "width"])
-        graph.input("heads", np.int32, ["t", HEADS])
-        graph.output(OUTPUT, np.float32, ["t", self._dim])
-        return graph_model(graph)
+    def __init__(self, weights: Weights[Product]) -> None:
+        super().__init__(weights)
+        self._depth = _DEPTHS[weights.activation]
 
     def _constants(self) -> None:
         graph = self.writer
@@ -207,25 +187,21 @@ class Int8Graph:
             ("one", 1),
             ("step", 1 / STEPS),
             ("half_step", 1 / MIDDLE_MAX),
-            ("gelu_depth", GELU_DEPTH),
-            ("score_min", -SCORE_MAX),
-            ("score_max", SCORE_MAX),
+            ("gelu_depth", self._depth),
         ):
             graph.tensor(name, np.array(number, dtype=np.float32))
         graph.tensor("zero", np.array(0, dtype=np.uint8))
         graph.tensor("middle", np.array(MIDDLE, dtype=np.uint8))
         graph.tensor("middle_row", np.array([MIDDLE], dtype=np.uint8))
-        graph.tensor("last", np.array([-1], dtype=np.int64))
         graph.tensor("column", np.array([[1]], dtype=np.float32))
-        graph.tensor("flat", np.array([-1, self._dim], dtype=np.int64))
-        graph.tensor("by_head", np.array([-1, self._dim // HEADS], dtype=np.int64))
+        super()._constants()
 
-    def _embeddings(self) -> str:
-        """Words stay int8 until they are looked up; type and position are one row."""
-        graph = self.writer
+    def _words(self) -> str:
+        """Words stay int8 until they are looked up."""
+        graph, scales = self.writer, self._weights.word_scales
+        assert scales is not None, "integer words have scales"
         graph.tensor("words", self._weights.words)
-        graph.tensor("word_scales", self._weights.word_scales)
-        graph.tensor(PLACES, self._weights.places_of_words())
+        graph.tensor("word_scales", scales)
         graph.node("Shape", ["ids"], ["t"])
         graph.node("Concat", ["t", self.writer.tensor("single", np.array([1]))], ["t1"], axis=0)
         graph.node("Expand", ["column", "t1"], ["ones"])
@@ -234,54 +210,17 @@ class Int8Graph:
         graph.node("Cast", ["word_steps"], ["word_numbers"], to=_FLOAT)
         graph.node("Gather", ["word_scales", "ids"], ["word_scale"])
         graph.node("Mul", ["word_numbers", "word_scale"], ["word"])
-        graph.node("Gather", [PLACES, "positions"], ["position"])
-        graph.node("Add", ["word", "position"], ["embedding"])
-        return self._normalise("embedding", EMBEDDINGS + "LayerNorm", "embedded")
+        return "word"
 
-    def _layer(self, layer: int, hidden: str) -> str:
-        graph, own, biases = self.writer, f"layer{layer}_", layer_biases(layer)
-        after_attention, at_end = layer_normalisations(layer)
+    def _attention_rows(self, hidden: str, layer: Layer[Product], own: str) -> None:
         self._lay_between_ends(hidden)
-        product = self._weights.product(biases["attention"]).scaled_queries(self._dim // HEADS)
-        self._multiply_between_ends(hidden, product, own + "qkv")
-        attended = self._attend(own)
-        projected = self._project(attended, biases["projection"], own + "projected")
-        graph.node("Add", [projected, hidden], [own + "sum"])
-        middle = self._normalise(own + "sum", after_attention, own + "middle")
-        self._lay_between_ends(middle)
-        self._multiply_between_ends(middle, self._weights.product(biases["wide"]), own + "wide")
-        graph.node("Gelu", [own + "wide"], [own + "gelu"], RUNTIME_DOMAIN)
-        narrow = self._narrow(own + "gelu", biases["narrow"], own + "narrow")
-        graph.node("Add", [narrow, middle], [own + "total"])
-        out = OUTPUT if layer == LAYERS - 1 else own + "out"
-        return self._normalise(own + "total", at_end, out)
+        self._multiply_between_ends(hidden, layer.attention, own + "qkv")
 
-    def _attend(self, own: str) -> str:
-        """Attention among the rows ``qkv`` of each text, head by head: ``[t, dim]``."""
-        # Softmax is written out without subtracting the greatest score: within SCORE_MAX
-        # the exponential cannot overflow, and a masked place weighs exactly 0.
-        graph = self.writer
-        graph.node("Reshape", [own + "qkv", "by_head"], [own + "rows"])
-        for name in _PARTS:
-            graph.node("Gather", [own + "rows", name], [own + name])
-        scores = [own + "queries", own + "keys"]
-        graph.node("FusedMatMul", scores, [own + "scores"], RUNTIME_DOMAIN, transB=1)
-        graph.node("Clip", [own + "scores", "score_min", "score_max"], [own + "cut"])
-        graph.node("Exp", [own + "cut"], [own + "grown"])
-        graph.node("Mul", [own + "grown", "mask"], [own + "weights"])
-        graph.node("ReduceSum", [own + "weights", "last"], [own + "sum_of_weights"], keepdims=1)
-        graph.node("Div", [own + "weights", own + "sum_of_weights"], [own + "shares"])
-        graph.node("MatMul", [own + "shares", own + "values"], [own + "attended"])
-        graph.node("Reshape", [own + "attended", "by_head"], [own + "places"])
-        graph.node("Gather", [own + "places", "heads"], [own + "heads"])
-        graph.node("Reshape", [own + "heads", "flat"], [own + "attention"])
-        return own + "attention"
-
-    def _project(self, rows: str, biases: list[str], out: str) -> str:
+    def _project(self, rows: str, product: Product, out: str) -> str:
         """Multiply rows that are symmetric about zero: so is their grid, without a low end."""
-        graph, product = self.writer, self._weights.product(biases)
+        graph = self.writer
         graph.node("Abs", [rows], [rows + "_size"])
-        graph.node("ReduceMax", [rows + "_size"], [rows + "_range"], axes=[-1], keepdims=1)
+        self._reduce("ReduceMax", rows + "_size", rows + "_range")
         # Its zero is ``MIDDLE``, the same for every row, so QuantizeLinear and the product
         # take it as zero point.
         self._lay(rows, rows, "half_step", "middles")
@@ -289,16 +228,20 @@ class Int8Graph:
         graph.node("Add", [out + "_scaled", graph.tensor(out + "_bias", product.bias)], [out])
         return out
 
-    def _narrow(self, rows: str, biases: list[str], out: str) -> str:
+    def _widen(self, rows: str, product: Product, out: str) -> None:
+        self._lay_between_ends(rows)
+        self._multiply_between_ends(rows, product, out)
+
+    def _narrow(self, rows: str, product: Product, out: str) -> str:
         """Multiply the output of GELU: the low end is that of GELU itself, in every row."""
-        graph, product = self.writer, self._weights.product(biases)
-        graph.node("ReduceMax", [rows], [rows + "_high"], axes=[-1], keepdims=1)
+        graph = self.writer
+        self._reduce("ReduceMax", rows, rows + "_high")
         graph.node("Add", [rows + "_high", "gelu_depth"], [rows + "_range"])
         graph.node("Add", [rows, "gelu_depth"], [rows + "_above"])
         self._lay(rows, rows + "_above", "step")
         self._multiply(rows, product, out + "_scaled", "zero")
         # The least value is a constant here, so its share of the product goes to the bias.
-        bias = graph.tensor(out + "_bias", product.bias - np.float32(GELU_DEPTH) * product.sums)
+        bias = graph.tensor(out + "_bias", product.bias - np.float32(self._depth) * product.sums)
         graph.node("Add", [out + "_scaled", bias], [out])
         return out
 
@@ -306,8 +249,8 @@ class Int8Graph:
         """Lay each row on a grid from its least to its greatest value."""
         # A row of equal values has step 0: its ``_q`` is undefined, and multiplied by 0.
         graph = self.writer
-        for end, operator in (("_low", "ReduceMin"), ("_high", "ReduceMax")):
-            graph.node(operator, [rows], [rows + end], axes=[-1], keepdims=1)
+        self._reduce("ReduceMin", rows, rows + "_low")
+        self._reduce("ReduceMax", rows, rows + "_high")
         graph.node("Sub", [rows + "_high", rows + "_low"], [rows + "_range"])
         graph.node("Sub", [rows, rows + "_low"], [rows + "_above"])
         self._lay(rows, rows + "_above", "step")
@@ -342,10 +285,3 @@ class Int8Graph:
         names = [rows + "_q", weights, "one", scales, zero]
         graph.node("MatMulIntegerToFloat", names, [out + "_steps"], RUNTIME_DOMAIN)
         graph.node("Mul", [out + "_steps", rows + "_step"], [out])
-
-    def _normalise(self, rows: str, source: str, out: str) -> str:
-        graph = self.writer
-        gain = graph.tensor(out + "_gain", self._weights.floats(source + ".weight"))
-        bias = graph.tensor(out + "_bias", self._weights.floats(source + ".bias"))
-        graph.node("LayerNormalization", [rows, gain, bias], [out], axis=-1, epsilon=EPSILON)
-        return out

@@ -1,9 +1,9 @@
 """Reads and writes the part of the ONNX file format that the graphs here need.
 
 An ONNX file is a protocol buffer: fields of a number, a wire type and a value, nested by
-length.  The numbers below never change once published (the format promises that), so a
-hundred lines replace the ``onnx`` package of 18 MB.  Only tensors with raw data are read.
-Operators are not interpreted: only their names, inputs and outputs are read.
+length.  The numbers below never change once published (the format promises that), so two
+hundred lines replace the ``onnx`` package of 18 MB.  Operators are not interpreted: their
+names, inputs, outputs and attributes are read.  Graphs inside of operators are not.
 
 Source: ``onnx.proto`` of ONNX (messages ModelProto, GraphProto, NodeProto,
 AttributeProto, TensorProto, ValueInfoProto) and the protocol buffers encoding.
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from synaptoroute.errors import ModelCorrupt
 
 AttributeValue = int | float | Sequence[int]
+ReadAttribute = int | float | str | list[int] | NDArray[np.generic]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES: Final = {_FIXED64: 8, _FIXED32: 4}
@@ -29,25 +31,32 @@ _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET = 1, 7, 8
 _GRAPH_NODE, _GRAPH_NAME, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2, 5, 11, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 2, 3, 8, 20
+_ATTRIBUTE_TEXT, _ATTRIBUTE_TENSOR = 4, 5
 _TYPE_FLOAT, _TYPE_INT, _TYPE_INTS = 1, 2, 7
 _TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
+_TENSOR_FLOATS, _TENSOR_INT32S, _TENSOR_INT64S, _TENSOR_EXTERNAL = 4, 5, 7, 13
 _DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
     1: np.dtype("<f4"),
     2: np.dtype("u1"),
     3: np.dtype("i1"),
     6: np.dtype("<i4"),
     7: np.dtype("<i8"),
+    9: np.dtype("?"),
+    10: np.dtype("<f2"),
+    11: np.dtype("<f8"),
 }
+_HALF: Final = 10
 _CODES: Final[Mapping[np.dtype[Any], int]] = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator of a graph, with its inputs and outputs."""
+    """One operator of a graph, with its inputs, outputs and attributes."""
 
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    attributes: Mapping[str, ReadAttribute] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,15 @@ class Graph:
     tensors: Mapping[str, NDArray[np.generic]]
 
 
-def read_graph(content: bytes) -> Graph:
-    """Read operators and tensors of a model; the tensors are views of ``content``."""
+def read_graph(content: bytes, folder: Path | None = None) -> Graph:
+    """Read operators and tensors of a model; the tensors are views of ``content``.
+
+    Args:
+        folder: Where the files of weights are that the model names; None if it names none.
+
+    Raises:
+        ModelCorrupt: The content is not a model, or a file of weights cannot be read.
+    """
     try:
         model = dict(_fields(memoryview(content)))
         nodes: list[Node] = []
@@ -68,9 +84,9 @@ def read_graph(content: bytes) -> Graph:
             if number == _GRAPH_NODE:
                 nodes.append(_node(_bytes(value)))
             elif number == _GRAPH_TENSOR:
-                name, tensor = _tensor(_bytes(value))
+                name, tensor = _tensor(_bytes(value), folder)
                 tensors[name] = tensor
-    except (KeyError, IndexError, TypeError, ValueError, struct.error) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OSError, struct.error) as error:
         raise ModelCorrupt(f"the graph cannot be read: {error!r}") from error
     return Graph(tuple(nodes), tensors)
 
@@ -162,6 +178,7 @@ def _bytes(value: int | memoryview) -> memoryview:
 def _node(data: memoryview) -> Node:
     inputs: list[str] = []
     outputs: list[str] = []
+    attributes: dict[str, ReadAttribute] = {}
     operator = ""
     for number, value in _fields(data):
         if number == _NODE_INPUT:
@@ -170,12 +187,41 @@ def _node(data: memoryview) -> Node:
             outputs.append(bytes(_bytes(value)).decode())
         elif number == _NODE_OPERATOR:
             operator = bytes(_bytes(value)).decode()
-    return Node(operator, tuple(inputs), tuple(outputs))
+        elif number == _NODE_ATTRIBUTE:
+            name, found = _read_attribute(_bytes(value))
+            if found is not None:
+                attributes[name] = found
+    return Node(operator, tuple(inputs), tuple(outputs), attributes)
 
 
-def _tensor(data: memoryview) -> tuple[str, NDArray[np.generic]]:
+def _read_attribute(data: memoryview) -> tuple[str, ReadAttribute | None]:
+    """Read name and value; the value is None for kinds that are not read, such as graphs."""
+    name = ""
+    found: ReadAttribute | None = None
+    numbers: list[int] = []
+    for number, value in _fields(data):
+        if number == _ATTRIBUTE_NAME:
+            name = bytes(_bytes(value)).decode()
+        elif number == _ATTRIBUTE_FLOAT:
+            (found,) = struct.unpack("<f", _bytes(value))
+        elif number == _ATTRIBUTE_INT and isinstance(value, int):
+            found = _signed(value)
+        elif number == _ATTRIBUTE_TEXT:
+            found = bytes(_bytes(value)).decode()
+        elif number == _ATTRIBUTE_TENSOR:
+            found = _tensor(_bytes(value), None)[1]
+        elif number == _ATTRIBUTE_INTS:
+            each = [value] if isinstance(value, int) else _packed(value)
+            numbers += [_signed(one) for one in each]
+    return name, numbers or found
+
+
+def _tensor(data: memoryview, folder: Path | None) -> tuple[str, NDArray[np.generic]]:
     shape: list[int] = []
     name, code, raw = "", 0, memoryview(b"")
+    floats = bytearray()
+    numbers: list[int] = []
+    external: dict[str, str] = {}
     for number, value in _fields(data):
         if number == _TENSOR_SHAPE:
             shape += [value] if isinstance(value, int) else _packed(value)
@@ -185,10 +231,36 @@ def _tensor(data: memoryview) -> tuple[str, NDArray[np.generic]]:
             name = bytes(_bytes(value)).decode()
         elif number == _TENSOR_RAW:
             raw = _bytes(value)
+        elif number == _TENSOR_FLOATS:
+            floats += _bytes(value)
+        elif number in (_TENSOR_INT32S, _TENSOR_INT64S):
+            numbers += [value] if isinstance(value, int) else _packed(value)
+        elif number == _TENSOR_EXTERNAL:
+            pair = dict(_fields(_bytes(value)))
+            external[bytes(_bytes(pair[1])).decode()] = bytes(_bytes(pair[2])).decode()
     dtype = _DTYPES.get(code)
-    if dtype is None:  # types that no graph here uses, such as booleans
+    if dtype is None:  # types that no graph here uses, such as strings
         return name, np.empty(0, dtype=np.uint8)
-    return name, np.frombuffer(raw, dtype=dtype).reshape(shape)
+    if external:
+        return name, _external(folder, external, dtype, shape)
+    if numbers:
+        signed = np.array([_signed(each) for each in numbers])
+        # Half floats are written as the integers that have the same bits.
+        values = signed.astype(np.uint16).view(dtype) if code == _HALF else signed.astype(dtype)
+        return name, values.reshape(shape)
+    return name, np.frombuffer(bytes(floats) if floats else raw, dtype=dtype).reshape(shape)
+
+
+def _external(
+    folder: Path | None, place: Mapping[str, str], dtype: np.dtype[Any], shape: list[int]
+) -> NDArray[np.generic]:
+    """Map a tensor of a file of weights beside the model."""
+    location = Path(place["location"])
+    # A model may come from anywhere: it must not read files outside of its own folder.
+    if folder is None or location.is_absolute() or ".." in location.parts:
+        raise ValueError(f"weights in {location} are not read")
+    offset = int(place.get("offset", "0"))
+    return np.memmap(folder / location, dtype, "r", offset, tuple(shape))
 
 
 def _packed(data: memoryview) -> list[int]:
@@ -198,6 +270,11 @@ def _packed(data: memoryview) -> list[int]:
         number, at = _varint(data, at)
         numbers.append(number)
     return numbers
+
+
+def _signed(value: int) -> int:
+    """Read a number of 64 bits in two's complement."""
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _number(number: int, value: int) -> bytes:

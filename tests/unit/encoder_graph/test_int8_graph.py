@@ -20,10 +20,11 @@ from synaptoroute.encoder_graph.int8_graph import (
     SCORE_MAX,
     BundledWeights,
     Int8Graph,
-    graph_model,
+    bundled_weights,
     int8_graph,
 )
 from synaptoroute.encoder_graph.onnx_file import GraphWriter, read_graph
+from synaptoroute.encoder_graph.weights import graph_model
 from synaptoroute.errors import ModelCorrupt
 
 pytestmark = pytest.mark.unit
@@ -83,7 +84,7 @@ def test_rounding_of_another_cpu_passes_the_probe(
 
 def test_every_row_uses_its_whole_grid_of_seven_bits(content: bytes) -> None:
     """Before every kind of product each row reaches both ends of its grid."""
-    author = Int8Graph(read_graph(content))
+    author = Int8Graph(bundled_weights(read_graph(content)))
     author.write()
     for name in ("embedded_q", "layer3_middle_q", "layer3_gelu_q", "layer5_attention_q"):
         author.writer.output(name, np.uint8, ["t", 1_536 if "gelu" in name else 384])
@@ -103,7 +104,7 @@ def test_every_row_uses_its_whole_grid_of_seven_bits(content: bytes) -> None:
 
 def test_no_attention_score_is_clipped(encoder: Encoder, content: bytes) -> None:
     """Texts of all kinds stay below the limit."""
-    author = Int8Graph(read_graph(content))
+    author = Int8Graph(bundled_weights(read_graph(content)))
     author.write()
     names = [f"layer{layer}_scores" for layer in range(LAYERS)]
     for name in names:

@@ -286,6 +286,9 @@ def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, CheckResu
         if tables_of(encoder.fingerprint) is None:
             advice = f"synaptoroute model prepare {config.model}: a confidence before the first fit"
             return known, CheckResult("encoder", "warn", f"{what}, not prepared", advice)
+        reason = getattr(encoder, "why_padded", "")
+        if reason:
+            what += f"; its graph pads texts: {reason}"
         return known, CheckResult("encoder", "ok", what)
     finally:
         encoder.close()

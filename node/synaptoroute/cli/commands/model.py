@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from synaptoroute.config import Precision
     from synaptoroute.encoder import TextEncoder
     from synaptoroute.encoder.measuring import OwnRoutes
+    from synaptoroute.encoder.packed_model import PackedModel
     from synaptoroute.encoder.prepared import Prepared
 
 CacheDir = Annotated[
@@ -57,11 +58,13 @@ def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     Folders can be used by path.
     """
     from synaptoroute.encoder import ModelSummary, list_models
+    from synaptoroute.encoder.packed_model import list_packed
     from synaptoroute.encoder.prepared import list_prepared
 
     models = list_models(cache_dir)
     presets = _presets()
     prepared = list(list_prepared(cache_dir))
+    packed = list_packed(cache_dir)
     if as_json:
         names = {preset["model"]: preset["preset"] for preset in presets}
         figures = {preset["model"]: preset["measured"] for preset in presets}
@@ -84,6 +87,15 @@ def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
                 }
                 for each in prepared
             ]
+            + [
+                {
+                    **dict.fromkeys((*ModelSummary.__slots__, "preset", "measured")),
+                    "name": each.model,
+                    "is_local": True,
+                    **_graph_summary(each),
+                }
+                for each in packed
+            ]
         )
         return
     _show_presets(presets)
@@ -100,6 +112,20 @@ def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     print_table(("model", "dim", "size", "licence", "on this machine"), rows, right=("dim", "size"))
     if prepared:
         _show_prepared(prepared)
+    if packed:
+        _show_packed(packed)
+
+
+def _show_packed(packed: Sequence[PackedModel]) -> None:
+    """Show which models run without padding, and why others do not."""
+    rows: list[tuple[Cell, ...]] = []
+    for each in packed:
+        figures = "-"
+        if each.check is not None:
+            check = each.check
+            figures = f"cosine {check.cosine_min:.4f}, {check.speedup:.2f}x in batches"
+        rows.append((each.model, each.precision, each.reason or "packed", figures))
+    print_table(("model", "precision", "graph", "compared with the model's file"), rows)
 
 
 def _show_prepared(prepared: Sequence[Prepared]) -> None:
@@ -197,6 +223,7 @@ def check(
             "dim": encoder.dim,
             "max_tokens": encoder.max_tokens,
             "fingerprint": encoder.fingerprint,
+            **_graph_state(encoder),
             "load_ms": round(load_ms, 1),
             "encode_ms": round(_encode_ms(encoder), 2),
             "batch_difference": _batch_difference(encoder),
@@ -210,6 +237,14 @@ def check(
             f"{report['batch_difference']:.2e}, at most {INVARIANCE_MAX:g} is allowed"
         )
     note("the model can be used")
+
+
+def _graph_state(encoder: Any) -> dict[str, str]:
+    """How the graph of an encoder runs; empty for an encoder without one."""
+    reason = getattr(encoder, "why_padded", None)
+    if reason is None:
+        return {}
+    return {"graph": "padded", "why_padded": reason} if reason else {"graph": "packed"}
 
 
 def _encode_ms(encoder: Any) -> float:
@@ -255,11 +290,12 @@ def prepare(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model and distil the cascade's table from it; needs no network.
+    """Measure a model, pack its graph and distil the cascade's table; needs no network.
 
-    Makes the numbers of the confidence that hold before the first fit, and finds the
-    languages that the model understands. Takes some seconds, and about a millisecond for each
-    token of the vocabulary.
+    A packed graph runs texts of unequal length without padding. It is used if its vectors are
+    those of the model; otherwise the reason is shown. Makes the numbers of the confidence that
+    hold before the first fit, and finds the languages that the model understands. Takes some
+    seconds, and about a millisecond for each token of the vocabulary.
     """
     from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
     from synaptoroute.encoder.measuring import OwnRoutes
@@ -273,11 +309,13 @@ def prepare(
         own = OwnRoutes(routes.name, {each.name: each.utterances for each in content.routes})
     if prefix is not None:
         _use_prefix(model, prefix, precision)
+    packed = _packed(model, precision, cache_dir, again)
     with waiting("Loading the model ..."):
         encoder = open_encoder(model, precision=precision, cache_dir=cache_dir)
     try:
         found = _measured(encoder, model, cache_dir, own, again)
         report: dict[str, Any] = {"model": encoder.name, "fingerprint": encoder.fingerprint}
+        report |= {} if packed is None else _graph_summary(packed)
         report |= {"numbers": "shipped"} if found is None else _summary(found)
         report |= _distilled(encoder, cache_dir, again)
     finally:
@@ -285,6 +323,58 @@ def prepare(
     _show_report("model prepare", report, as_json)
     if found is not None and not found.understood_languages:
         note("no language of the table is understood: texts in every script are compared")
+
+
+def _packed(
+    model: str, precision: Precision, cache_dir: Path | None, again: bool
+) -> PackedModel | None:
+    """Pack the graph of a model, unless that was done; None for a model without a file of one."""
+    from synaptoroute.encoder import fast_encoder, universal_encoder
+    from synaptoroute.encoder.catalogue import find_recipe
+    from synaptoroute.encoder.hash_encoder import NAME_PATTERN
+    from synaptoroute.encoder.packed_session import offers_int8
+    from synaptoroute.encoder.presets import resolve
+    from synaptoroute.encoder.recipe import verify_files
+    from synaptoroute.encoder_graph.packing import pack_model
+
+    without_graph = (fast_encoder.NAME, universal_encoder.NAME)
+    if resolve(model) in without_graph or NAME_PATTERN.fullmatch(model):
+        return None
+    with waiting("Loading the model ..."):
+        recipe = find_recipe(model, cache_dir)
+        digest = verify_files(recipe).model_sha256
+    if precision != "float32" and offers_int8(recipe, digest, ["CPUExecutionProvider"]):
+        return None  # the bundled model ships its graph
+    with waiting("Packing ..."):
+        return pack_model(
+            recipe,
+            "int8" if precision == "int8" else "float32",
+            cache_dir,
+            beside=Path(model) if Path(model).is_dir() else None,
+            again=again,
+        )
+
+
+def _graph_summary(packed: PackedModel) -> dict[str, Any]:
+    """The part of the report that says how the graph runs, and what it was compared with."""
+    summary: dict[str, Any] = {
+        "precision": packed.precision,
+        "graph": "packed" if packed.is_used else "padded",
+    }
+    if packed.reason:
+        summary["why_padded"] = packed.reason
+    if packed.check is not None:
+        check = packed.check
+        summary |= {
+            "cosine_min": check.cosine_min,
+            "same_neighbour": check.agreement,
+            "accuracy_of_graph": check.accuracy,
+            "accuracy_of_file": check.accuracy_of_file,
+            "batch_invariant": check.is_invariant,
+            "speed_alone": check.lone_speedup,
+            "speed_in_batches": check.speedup,
+        }
+    return summary
 
 
 def _use_prefix(model: str, prefix: str, precision: Precision) -> None:
