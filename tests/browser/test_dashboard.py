@@ -101,11 +101,13 @@ def test_query_of_the_playground_is_kept_nowhere(fleet: Fleet, page: Any) -> Non
     page.wait_for_selector("h1:has-text('Traffic')", timeout=15_000)
     kept = page.evaluate(KEPT_IN_THE_BROWSER)
     view = fleet.coordinator.http("GET", "/v1/events?once=true").text
+    forwarded = fleet.coordinator.http("GET", "/v1/tests")
     actions = fleet.coordinator.http("GET", "/v1/actions").text
     held = [str(path) for path in fleet.folder.rglob("*") if path.is_file() and holds(path)]
 
     assert [] == [text for text in (*asked, kept, view, actions) if "Featherstonehaugh" in text]
     assert [] == held
+    assert "no-store" == forwarded.headers["cache-control"]
 
 
 KEPT_IN_THE_BROWSER = """async () => JSON.stringify([

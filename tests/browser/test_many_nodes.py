@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dashboard_double import LargeFleet, serve
+from dashboard_double import EVENTS, LargeFleet, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -28,6 +28,27 @@ WATCH = """() => {
     new MutationObserver((all) => { window.moved += all.length; })
         .observe(document.querySelector(".nodes"), { childList: true });
 }"""
+
+WATCH_PULSE = """() => {
+    window.said = [];
+    const pulse = document.getElementById("pulse");
+    const look = () => { if (!pulse.matches(".live")) window.said.push(pulse.textContent); };
+    new MutationObserver(look)
+        .observe(pulse, { childList: true, attributes: true, characterData: true, subtree: true });
+}"""
+COUNT_EVENT_LINES = """window.lines = 0;
+new MutationObserver((all) => {
+    for (const each of all.filter((one) => one.target.matches?.("ol.events")))
+        window.lines += each.addedNodes.length;
+}).observe(document, { childList: true, subtree: true });"""
+MARK_CONTROLS = """() => {
+    const all = [...document.querySelectorAll("a[href], button, input, select, textarea, summary")]
+        .filter((each) => !each.disabled && each.checkVisibility());
+    for (const each of all) each.dataset.control = "1";
+    return all.length;
+}"""
+NOT_REACHED = """[...document.querySelectorAll("[data-control]:not([data-reached])")]
+    .map((each) => each.outerHTML.slice(0, 120))"""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +86,56 @@ def test_update_of_one_node_moves_no_card(
     page.wait_for_selector(wanted, timeout=60_000)
 
     assert 0 == page.evaluate("window.moved")
+
+
+def test_missed_answer_of_redis_makes_no_node_unknown(
+    large: tuple[LargeFleet, str], open_page: OpenPage
+) -> None:
+    """One view without it is not shown; a lasting one is, and it ends at once."""
+    fleet, url = large
+    page = open_page(url)
+    page.wait_for_selector("#pulse.live")
+    page.evaluate(WATCH_PULSE)
+    fleet.send_missed_answer()
+    wanted = f".node[data-node='node-7'] dd:has-text('{10 + fleet.step}')"
+    page.wait_for_selector(wanted, timeout=60_000)
+    assert [] == page.evaluate("window.said")
+    fleet.is_away = True
+    fleet.send()
+    page.wait_for_selector("#pulse:has-text('log away')", timeout=60_000)
+    fleet.is_away = False
+    fleet.send()
+    page.wait_for_selector("#pulse.live", timeout=60_000)
+
+
+def test_events_of_a_new_stream_are_drawn_together(
+    large: tuple[LargeFleet, str], open_page: OpenPage
+) -> None:
+    """Hundreds come at once; a list that is drawn for each of them blocks the page."""
+    page = open_page(large[1])
+    page.add_init_script(COUNT_EVENT_LINES)
+    page.goto(f"{large[1]}/?again#/activity")
+    page.wait_for_function(f"document.querySelectorAll('.events li').length === {EVENTS}")
+
+    assert 10 * EVENTS > page.evaluate("window.lines")
+
+
+def test_every_control_is_reached_by_the_keyboard(
+    large: tuple[LargeFleet, str], open_page: OpenPage
+) -> None:
+    """Tab goes through all that can be used, in the order of the page."""
+    page = open_page(large[1])
+    for place, wanted in (("activity", "#over-time canvas"), ("traffic", ".plot canvas")):
+        page.goto(f"{large[1]}/#/{place}")
+        page.wait_for_selector(wanted, timeout=60_000)
+        left = page.evaluate(MARK_CONTROLS)
+        page.focus(".skip")
+        for _ in range(left + 20):
+            page.evaluate("document.activeElement.dataset.reached = '1'")
+            page.keyboard.press("Tab")
+
+        assert left > 20
+        assert [] == page.evaluate(NOT_REACHED), place
 
 
 def test_long_list_of_routes_is_shown_in_parts(

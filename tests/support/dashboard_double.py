@@ -29,6 +29,8 @@ from synaptoroute_coordinator.fleet_history import FleetHistory
 from synaptoroute_coordinator.traffic import TrafficHistory
 
 PAGE_ROUTES = 500
+EVENTS = 400
+EVENT = {"kind": "joined", "tone": "good", "message": "a node joined", "node": ""}
 KEEPALIVE_SECONDS = 0.2
 SCOPES = ["read", "write", "admin"]
 ALARMS = (
@@ -49,7 +51,7 @@ class LargeFleet:
     def __init__(self, nodes: int, routes: int) -> None:
         self.names = [f"route-{number:04d}" for number in range(routes)]
         self.nodes = [f"{number:032x}" for number in range(nodes)]
-        self.step = 0
+        self.step, self.is_away = 0, False
         self._streams: list[queue.Queue[str | None]] = []
         now_seconds = time.time()
         self._history, self._traffic = FleetHistory(now_seconds), TrafficHistory(now_seconds - 9e5)
@@ -80,11 +82,25 @@ class LargeFleet:
             log=SimpleNamespace(trust_mode="open"),
             lease=SimpleNamespace(owner="x#1", is_active=True),
         )
-        return cluster_document(reconciler, policy())  # type: ignore[arg-type]
+        document = cluster_document(reconciler, policy())  # type: ignore[arg-type]
+        return {**document, "log_state": "away"} if self.is_away else document
 
     def next_view(self) -> None:
         """Send a view in which one node has another load."""
         self.step += 1
+        self.send()
+
+    def send_missed_answer(self) -> None:
+        """Send a view without an answer of Redis and, in the same packet, the next one."""
+        self.is_away = True
+        away = json.dumps(self.view())
+        self.is_away = False
+        self.step += 1
+        for each in self._streams:
+            each.put(f"{away}\n\nevent: view\ndata: {json.dumps(self.view())}")
+
+    def send(self) -> None:
+        """Send the view as it is."""
         for each in self._streams:
             each.put(json.dumps(self.view()))
 
@@ -187,6 +203,9 @@ def serve(found: LargeFleet) -> Iterator[str]:
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
             with contextlib.suppress(OSError):  # the page was closed
+                for number in range(EVENTS):
+                    event = {**EVENT, "number": number, "at_ms": number}
+                    self.wfile.write(f"event: event\ndata: {json.dumps(event)}\n\n".encode())
                 for view in found.stream():
                     self.wfile.write(
                         f"event: view\ndata: {view}\n\n".encode() if view else b":\n\n"

@@ -128,6 +128,8 @@ async def ask_node(
         actor=actor,
     )
     kept = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
+    # A browser would write what people said to its disk.
+    kept["cache-control"] = "no-store"
     return Response(answer.body, status_code=answer.status, headers=kept)
 
 

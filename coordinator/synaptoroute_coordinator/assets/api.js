@@ -109,9 +109,13 @@ function notify(what) {
 
 const HISTORY = 150;
 const EVENTS = 400;
+const EVENTS_MS = 50;
+const AWAY_MS = 3000;
 
 function remember(view) {
   const now = Date.now();
+  const known = new Set(view.nodes.map((node) => node.node));
+  for (const node of state.history.keys()) if (!known.has(node)) state.history.delete(node);
   for (const node of view.nodes) {
     const kept = state.history.get(node.node) ?? [];
     const last = kept[kept.length - 1];
@@ -123,22 +127,45 @@ function remember(view) {
   }
 }
 
+// A view without an answer of Redis counts once that has lasted: a busy server misses one now and then,
+// and every node would be shown as unknown for a moment.
+let awayView = null, awayTimer = 0;
+function take(view) {
+  const isNew = view.log_state === "away" && state.view !== null && state.view.log_state !== "away";
+  if (isNew) {
+    awayView = view;
+    awayTimer ||= setTimeout(() => show(awayView), AWAY_MS);
+  } else show(view);
+}
+
+function show(view) {
+  clearTimeout(awayTimer);
+  awayTimer = 0;
+  state.view = view;
+  remember(view);
+  notify("view");
+}
+
+// A stream begins with hundreds of events: views are drawn for all of them together.
+let eventsTimer = 0;
+function notifyEvents() {
+  eventsTimer ||= setTimeout(() => { eventsTimer = 0; notify("event"); }, EVENTS_MS);
+}
+
 let stream = null;
 export function follow() {
   stream?.close();
   stream = new EventSource(address("/v1/events"));
   stream.addEventListener("view", (message) => {
-    state.view = JSON.parse(message.data);
     state.connected = true;
-    remember(state.view);
-    notify("view");
+    take(JSON.parse(message.data));
   });
   stream.addEventListener("event", (message) => {
     const event = JSON.parse(message.data);
     if (state.events.some((known) => known.number === event.number && known.at_ms === event.at_ms)) return;
     state.events.push(event);
     if (state.events.length > EVENTS) state.events.shift();
-    notify("event");
+    notifyEvents();
   });
   stream.addEventListener("open", () => { state.connected = true; notify("connection"); });
   stream.addEventListener("error", () => {
