@@ -21,7 +21,10 @@ OURS_FLOAT32 = "synaptoroute-cluster, float32"
 OURS_CASCADE = "synaptoroute-cluster, cascade"
 SEMANTIC_ROUTER = "semantic-router"
 ORIGINAL = "synaptoroute"
+STRATAROUTER = "stratarouter"
 FASTEMBED = "fastembed"
+PEERS = (SEMANTIC_ROUTER, ORIGINAL, STRATAROUTER)
+"""Peers with an environment of their own."""
 STOP_SECONDS_MAX = 10.0
 LAST_LINES = 10
 LAST_BYTES = 4_000
@@ -32,6 +35,7 @@ _SCRIPTS = {
     OURS_CASCADE: "cluster_peer.py",
     SEMANTIC_ROUTER: "semantic_router_peer.py",
     ORIGINAL: "synaptoroute_peer.py",
+    STRATAROUTER: "stratarouter_peer.py",
     FASTEMBED: "fastembed_peer.py",
 }
 
@@ -50,7 +54,7 @@ class Process:
 
     def __init__(self, name: str, arguments: Sequence[str] = ()) -> None:
         self.name = name
-        own = name not in (SEMANTIC_ROUTER, ORIGINAL)
+        own = name not in PEERS
         python = sys.executable if own else str(environment(name) / "bin" / "python")
         recipe = bundled_recipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # until close
@@ -130,7 +134,7 @@ def contenders(
     with ExitStack() as stack:
         started = {}
         for name in names:
-            if name in (SEMANTIC_ROUTER, ORIGINAL) and not (options.peers and is_installed(name)):
+            if name in PEERS and not (options.peers and is_installed(name)):
                 continue
             started[name] = Process(name, (arguments or {}).get(name, ()))
             stack.callback(started[name].close)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".cache" / "peers"
-NAMES = ("semantic-router", "synaptoroute")
+NAMES = ("semantic-router", "stratarouter", "synaptoroute")
 
 
 def environment(name: str) -> Path:
