@@ -5,8 +5,8 @@ By the score of new databases (``adaptive``, confidence of at least .5) and by t
 A test text counts if its route is answered, an out-of-scope text if none is; Banking77 has none of
 its own and takes CLINC150's.  ``ece_inside`` and ``ece_mixed`` are expected calibration errors of
 test texts alone and together with the out-of-scope texts, as in ``bench_accuracy.py``.
-Throughput in process, nothing cached, against the same router without the cascade and
-against semantic-router, in turns.
+Throughput of a router with default settings in process, nothing switched on, nothing cached,
+against the same router without the cascade and against semantic-router, in turns.
 
     python benchmarks/bench_cascade.py --data FOLDER [--quick]
 """
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bench_accuracy import SEEDS, encode, tensor_of
 from bench_throughput import CLIENTS, WARM_SECONDS
-from contenders import OURS, OURS_CASCADE, SEMANTIC_ROUTER, Process, contenders, in_turns
+from contenders import OURS, OURS_DEFAULTS, SEMANTIC_ROUTER, Process, contenders, in_turns
 from harness import Bench, Options, ratio, read_options, rounded, spread
 from route_texts import SETS, Corpus, read_corpus, read_out_of_scope
 from synaptoroute.cascade import (
@@ -219,15 +219,13 @@ def accuracy(
     return {"routes": len(corpus.train), "test_texts": len(corpus.test), "by_score": found}
 
 
-def throughput(options: Options, table_file: Path) -> dict[str, Any]:
+def throughput(options: Options, utterances: int) -> dict[str, Any]:
     """Closed loop with 1 and 64 clients, in turns."""
     corpus = read_corpus(options.data)
-    utterances = options.pick(50, 50, 10)
     routes = corpus.draw(utterances, SEEDS[0])
     texts = corpus.queries(4_096, SEEDS[0])
     seconds, count = options.pick(4.0, 2.0, 0.2), options.pick(5, 2, 1)
-    names = (OURS, OURS_CASCADE, SEMANTIC_ROUTER)
-    with contenders(names, options, {OURS_CASCADE: ("--table", str(table_file))}) as running:
+    with contenders((OURS, OURS_DEFAULTS, SEMANTIC_ROUTER), options) as running:
         for process in running.values():
             process.do("load", routes=routes)
             process.do("closed", texts=texts, clients=8, seconds=min(WARM_SECONDS, seconds))
@@ -244,12 +242,14 @@ def _closed(
 ) -> dict[str, Any]:
     found = in_turns(running, texts, clients, seconds, count)
     rates = {name: [run["queries_per_second"] for run in runs] for name, runs in found.items()}
+    middles = {name: [run["p50_ms"] for run in runs] for name, runs in found.items()}
     return {
         name: {
             "queries_per_second": spread(rates[name]),
-            "p50_ms": spread([run["p50_ms"] for run in runs]),
+            "p50_ms": spread(middles[name]),
             "p99_ms": spread([run["p99_ms"] for run in runs]),
-            "cascade_times_faster": ratio(rates[OURS_CASCADE], rates[name]),
+            "defaults_times_faster": ratio(rates[OURS_DEFAULTS], rates[name]),
+            "defaults_p50_share": ratio(middles[OURS_DEFAULTS], middles[name]),
         }
         for name, runs in found.items()
     }
@@ -264,7 +264,12 @@ def measure(options: Options) -> dict[str, Any]:
         file = Path(folder) / "static.table"
         table, figures = prepared(encoder, options, file)
         sets = {name: accuracy(encoder, table, options, name, counts) for name in names}
-        return {"table": figures, "sets": sets, "throughput": throughput(options, file)}
+    few, many = options.pick((10, 50), (10, 50), (5, 10))
+    return {
+        "table": figures,
+        "sets": sets,
+        "throughput": {"many": throughput(options, many), "few": throughput(options, few)},
+    }
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def page_of_cascade(figures: dict[str, Any]) -> str:
             rows = [(count, *_cells(row)) for count, row in by_utterances.items()]
             title = f"{name}, {result['routes']} routes, {score}, {head[0]}"
             text += table((title, *head[1:]), rows) + "\n"
-    return text + _throughput(figures["throughput"])
+    return text + "".join(map(_throughput, figures["throughput"].values()))
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def _errors(row: dict[str, Any], name: str) -> str:
 def _throughput(figures: dict[str, Any]) -> str:
     text = (
         f"{figures['routes']} routes of {figures['utterances_a_route']} utterances, in process, "
-        "nothing cached.\n\n"
+        "default settings, nothing cached.\n\n"
     )
     for title, key in (("1 client", "one_client"), ("64 clients", "many_clients")):
         rows = [
@@ -65,10 +65,18 @@ def _throughput(figures: dict[str, Any]) -> str:
                 spread(row["queries_per_second"]),
                 spread(row["p50_ms"]),
                 spread(row["p99_ms"]),
-                spread(row["cascade_times_faster"]),
+                spread(row["defaults_times_faster"]),
+                spread(row["defaults_p50_share"]),
             )
             for name, row in figures[key].items()
         ]
-        head = (title, "queries/s", "p50 ms", "p99 ms", "cascade, times faster")
+        head = (
+            title,
+            "queries/s",
+            "p50 ms",
+            "p99 ms",
+            "defaults, times faster",
+            "their p50, of this",
+        )
         text += table(head, rows) + "\n"
     return text

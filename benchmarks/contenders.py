@@ -18,7 +18,7 @@ from synaptoroute.encoder.recipe import bundled_recipe
 
 OURS = "synaptoroute-cluster"
 OURS_FLOAT32 = "synaptoroute-cluster, float32"
-OURS_CASCADE = "synaptoroute-cluster, cascade"
+OURS_DEFAULTS = "synaptoroute-cluster, defaults"
 SEMANTIC_ROUTER = "semantic-router"
 ORIGINAL = "synaptoroute"
 STRATAROUTER = "stratarouter"
@@ -32,7 +32,7 @@ _PEERS = Path(__file__).parent / "peers"
 _SCRIPTS = {
     OURS: "cluster_peer.py",
     OURS_FLOAT32: "cluster_peer.py",
-    OURS_CASCADE: "cluster_peer.py",
+    OURS_DEFAULTS: "cluster_peer.py",
     SEMANTIC_ROUTER: "semantic_router_peer.py",
     ORIGINAL: "synaptoroute_peer.py",
     STRATAROUTER: "stratarouter_peer.py",
@@ -42,6 +42,7 @@ _SCRIPTS = {
 
 _ARGUMENTS = {
     OURS_FLOAT32: ("--precision", "float32"),
+    OURS_DEFAULTS: ("--defaults",),
 }
 
 

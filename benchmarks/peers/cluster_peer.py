@@ -2,9 +2,9 @@
 
 Arguments: the model and tokenizer are its own and ignored; ``--database PATH`` and
 ``--synchronous full|normal`` choose storage, which is in memory otherwise;
-``--precision auto|float32|int8`` chooses the encoder's arithmetic; ``--table FILE``
-switches the cascade on.
-The router has its default settings; queries bypass the cache.
+``--precision auto|float32|int8`` chooses the encoder's arithmetic.
+The router has its default settings, but no cascade; ``--defaults`` leaves that as it is, too.
+Queries bypass the cache.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 from contender import serve
 
-from synaptoroute.cascade import load_table
 from synaptoroute.config import Precision
 from synaptoroute.encoder import Encoder
 from synaptoroute.errors import RouteError
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.storage import SQLiteStorage
+
+SETTLE_SECONDS_MAX = 300.0
 
 
 class ClusterPeer:
@@ -36,18 +36,19 @@ class ClusterPeer:
         database: str,
         synchronous: str,
         precision: Precision,
-        table: Path | None,
+        *,
+        has_cascade: bool,
     ) -> None:
         self._database = database
         self._synchronous = synchronous
         self._encoder = Encoder(precision=precision)
-        self._table = None if table is None else load_table(table, self._encoder.fingerprint)
+        self._has_cascade = has_cascade
         self._router: AdaptiveRouter | None = None
 
     async def _started(self) -> AdaptiveRouter:
         if self._router is None:
             storage = SQLiteStorage(self._database, synchronous=self._synchronous)
-            tables = [self._table] if self._table else []
+            tables = None if self._has_cascade else ()
             self._router = AdaptiveRouter(self._encoder, storage, cascade=tables)
             await self._router.start()
         return self._router
@@ -57,13 +58,9 @@ class ClusterPeer:
         await router.aimport(_each(routes, None), replace=True)
         with suppress(RouteError):  # a tiny set is too small to be fitted
             await router.fits.fit_now()
-        if self._table is not None:
-            await self._calibrated(router)
-
-    async def _calibrated(self, router: AdaptiveRouter) -> None:
-        settings = await router.aget_settings()
-        await router.aput_settings(settings.model_copy(update={"cascade": True}))
-        await router.acalibrate()
+        async with asyncio.timeout(SETTLE_SECONDS_MAX):
+            while router.cascade().state == "uncalibrated":
+                await asyncio.sleep(0.1)
 
     async def ask(self, text: str) -> str | None:
         assert self._router is not None
@@ -103,9 +100,16 @@ def main() -> None:
     parser.add_argument("--database", default=":memory:")
     parser.add_argument("--synchronous", default="full")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--defaults", action="store_true")
     options = parser.parse_args()
-    serve(ClusterPeer(options.database, options.synchronous, options.precision, options.table))
+    serve(
+        ClusterPeer(
+            options.database,
+            options.synchronous,
+            options.precision,
+            has_cascade=options.defaults,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from routers import stream, until
 from servers import Server
 from synaptoroute.cascade import StaticTable
 from synaptoroute.cascade import calibrator as calibrator_module
+from synaptoroute.cascade import cascade as cascade_module
 from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.config import EngineConfig
 from synaptoroute.models import Match, Route
@@ -370,6 +371,29 @@ async def test_table_that_no_node_has_is_dropped(tmp_path: Path, valkey_server: 
         await state(new, "on")
         assert measured != new.cascade().table
         await found.judge()
+
+
+async def test_large_set_is_embedded_after_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A boot does not wait for it; afterwards the stage decides as before."""
+    path = tmp_path / "node.sqlite"
+    async with router_with(path=path) as router:
+        await judge_by_blend(router)
+        await router.aimport(stream(things()))
+        await state(router, "on")
+        before = await answers(router)
+    monkeypatch.setattr(cascade_module, "BOOT_ROWS_MAX", 10)
+    encoder, table = distilled()
+    late = AdaptiveRouter(
+        encoder, SQLiteStorage(path), config=EngineConfig(node_name="n"), cascade=[table]
+    )
+    assert late._engine() is not None
+    assert ("suspended", "starting") == (late.cascade().state, late.cascade().reason)
+    late.close()
+    async with router_with(path=path) as router:
+        await state(router, "on")
+        assert before == await answers(router)
 
 
 async def test_table_that_was_measured_comes_from_a_peer(

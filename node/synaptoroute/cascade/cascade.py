@@ -65,6 +65,9 @@ SUSPENDED_SHARE: Final = 0.25
 OUTGROWN_SHARE: Final = 1.5
 """The same for one that is by route: most routes are others, and the projection not of them."""
 
+BOOT_ROWS_MAX: Final = 1_024
+"""Rows of a set that is embedded while a node boots, about 35 us a row."""
+
 NO_TABLE: Final = "not_prepared"
 OTHER_TABLE: Final = "other_table"
 NOT_FINALIZED: Final = "not_finalized"
@@ -106,6 +109,9 @@ class StageCounts:
         self.decisions = DecisionCounts()
         self.on: set[int] = set()  # Numbers of the sets, ``default`` included, where it is on
         self.updates = 0  # States that were computed, of all sets
+        # While a node boots, large sets are not embedded: that is done once it serves.
+        self.is_booting = True
+        self.are_rows_late = False
         self._lock = threading.Lock()
 
     def count(self, found: Collection[Match], deferred: int, *, is_decided: bool) -> None:
@@ -347,6 +353,9 @@ class Cascade:
 
     def build_from(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
         """Embed the route set of a tensor, which must not change meanwhile; see ``build``."""
+        if self.total.is_booting and tensor.slots_used > BOOT_ROWS_MAX:
+            self.total.are_rows_late = True
+            return None
         return self.build(encoder, tensor.settings, tensor.routes.values(), tensor.revision)
 
     def needs_rebuild(self, change: Change) -> bool:
@@ -380,7 +389,7 @@ class Cascade:
         records: Iterable[RouteRecord],
         revision: Revision,
     ) -> StaticRoutes | None:
-        """Embed a whole route set, about 10 us an utterance; None if it would not be used."""
+        """Embed a whole route set, about 35 us an utterance; None if it would not be used."""
         calibration = _calibration_of(settings)
         if not settings.cascade or calibration is None or calibration.guard is None:
             return None
@@ -543,7 +552,8 @@ class Cascade:
         if calibration.table != found[1]:
             return "refused", OTHER_TABLE
         if self._routes is None:
-            return refused, "too_many_utterances"
+            is_late = self._counts.utterances <= UTTERANCES_MAX
+            return ("suspended", "starting") if is_late else (refused, "too_many_utterances")
         if self._routes.projection is None:
             return "refused", "unreadable"
         limit = OUTGROWN_SHARE if calibration.is_by_route else SUSPENDED_SHARE

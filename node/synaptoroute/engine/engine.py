@@ -196,6 +196,11 @@ class Engine:
         self.applier.start()
         self._workers.start()
         self.is_started = True
+        if self._cascade is not None:
+            total = self._cascade.total
+            total.is_booting = False
+            if total.are_rows_late:
+                self.applier.run(lambda _: self.scorer.renew_first_stages())
 
     def stop(self) -> None:
         self._is_stopped = True
