@@ -17,13 +17,19 @@ from synaptoroute.errors import ProtocolError
 from synaptoroute.sequencer.saved_state import SavedState
 from synaptoroute_coordinator.alarms import AlarmKeeper
 from synaptoroute_coordinator.drift import DriftWatch
-from synaptoroute_coordinator.traffic import TrafficHistory
+from synaptoroute_coordinator.traffic import (
+    SavedTraffic,
+    TrafficHistory,
+    TrafficSnapshot,
+    parse_saved,
+)
 
 FORMAT: Final = 1
 DOCUMENT_BYTES_MAX: Final = 67_108_864
 COUNTS_MAX: Final = 20_000
 """With more counts of nodes, these are not saved."""
 SHRINK: Final = 0.8
+_MALFORMED: Final = (KeyError, TypeError, ValueError, OverflowError)
 
 _log = logging.getLogger(__name__)
 
@@ -57,18 +63,18 @@ class Memory:
         try:
             content = await self._saved.load()
             if content is not None:
-                self._restore(await asyncio.to_thread(unpack, content))
+                self._restore(*await asyncio.to_thread(_read, content))
         except ProtocolError as error:
             _log.warning("the history of traffic and alarms begins anew: %s", error)
         self._is_loaded = True
 
-    def _restore(self, document: Any) -> None:
+    def _restore(self, document: Any, traffic: SavedTraffic) -> None:
         try:
-            self._traffic.restore(document["traffic"], time.time())
             self._alarms.restore(document["alarms"], time.monotonic())
             self._drifts.restore(map(str, document["drifting"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except _MALFORMED as error:
             raise ProtocolError(f"the saved state is malformed: {error}") from error
+        self._traffic.restore(traffic, time.time())
 
     async def save(self) -> int:
         """Save everything that fits, unless what was saved before is not loaded yet.
@@ -81,27 +87,43 @@ class Memory:
         """
         if not self._is_loaded or not self._bytes_max:
             return 0
-        has_counts = self._traffic.counts_size <= COUNTS_MAX
-        series_max = self._traffic.size
-        while True:
-            document = {
-                "format": FORMAT,
-                "traffic": self._traffic.document(series_max, has_counts=has_counts),
-                "alarms": self._alarms.document(),
-                "drifting": sorted(e.route_set for e in self._drifts.drifts if e.is_drifting),
-            }
-            content = await asyncio.to_thread(pack, document)
-            if len(content) <= self._bytes_max:
-                break
-            if series_max == 0:
-                return 0  # not even the alarms fit
-            if has_counts:
-                has_counts = False
-            else:
-                share = SHRINK * self._bytes_max / len(content)
-                series_max = min(int(share * series_max), series_max - 1)
+        others = {
+            "format": FORMAT,
+            "alarms": self._alarms.document(),
+            "drifting": sorted(e.route_set for e in self._drifts.drifts if e.is_drifting),
+        }
+        traffic = self._traffic.snapshot()
+        # A large history takes seconds, in which the lease must be renewed.
+        content = await asyncio.to_thread(_pack_most, others, traffic, self._bytes_max)
+        if content is None:
+            return 0
         await self._saved.store(content)
         return len(content)
+
+
+def _pack_most(others: dict[str, Any], traffic: TrafficSnapshot, bytes_max: int) -> bytes | None:
+    """Compress as many series as fit; None if not even the others do."""
+    has_counts, series_max = traffic.counts_size <= COUNTS_MAX, len(traffic.series)
+    while True:
+        document = {**others, "traffic": traffic.document(series_max, has_counts=has_counts)}
+        content = pack(document)
+        if len(content) <= bytes_max:
+            return content
+        if series_max == 0 and not has_counts:
+            return None
+        if has_counts:
+            has_counts = False
+        else:
+            share = SHRINK * bytes_max / len(content)
+            series_max = min(int(share * series_max), series_max - 1)
+
+
+def _read(content: bytes) -> tuple[Any, SavedTraffic]:
+    document = unpack(content)
+    try:
+        return document, parse_saved(document["traffic"])
+    except _MALFORMED as error:
+        raise ProtocolError(f"the saved state is malformed: {error}") from error
 
 
 def pack(document: Any) -> bytes:

@@ -2,7 +2,7 @@
 
 Each node counts its answers from its start on.  The coordinator reads these counts from time to
 time, and keeps the differences in buckets of time: fine ones for the last hours, coarse ones for
-the last days.  Counts only, no text; ``document`` and ``restore`` carry them over a restart.
+the last days.  Counts only, no text; ``snapshot`` and ``restore`` carry them over a restart.
 """
 
 from __future__ import annotations
@@ -53,6 +53,13 @@ class _Series:
     def __init__(self) -> None:
         self.answers = [array("d", bytes(8 * each.buckets)) for each in RANGES.values()]
         self.confidence_sums = [array("d", bytes(8 * each.buckets)) for each in RANGES.values()]
+
+    @classmethod
+    def copy_of(cls, other: _Series) -> _Series:
+        made = cls.__new__(cls)
+        made.answers = [each[:] for each in other.answers]
+        made.confidence_sums = [each[:] for each in other.confidence_sums]
+        return made
 
 
 class Counts(NamedTuple):
@@ -269,75 +276,27 @@ class TrafficHistory:
 
     # --- what a restart must not forget ---
 
-    def document(self, series_max: int, *, has_counts: bool = True) -> dict[str, Any]:
-        """Everything but the empty buckets.
-
-        Args:
-            series_max: Most series, of those with the most answers; those of whole sets first.
-            has_counts: Whether to add the last counts of the nodes, without which answers until
-                they are read again are lost.
-        """
-        chosen = sorted(
-            self._series.items(), key=lambda item: (bool(item[0][1]), -sum(item[1].answers[-1]))
-        )[:series_max]
-        return {
-            "began_at_seconds": self.began_at_seconds,
-            "read_at_seconds": self._read_at_seconds,
-            "series": [[*pair, self._points(series)] for pair, series in chosen],
-            "counts": [
-                [node, each.began_at_ms, [[*pair, *own] for pair, own in each.pairs.items()]]
-                for node, each in self._counts.items()
-                if has_counts
-            ],
-        }
-
-    @property
-    def size(self) -> int:
-        """Number of series."""
-        return len(self._series)
-
-    @property
-    def counts_size(self) -> int:
-        """Number of counts of all nodes."""
-        return sum(len(each.pairs) for each in self._counts.values())
-
-    def _points(self, series: _Series) -> list[list[list[float]]]:
-        """Number, answers and sum of confidences of each bucket, by range."""
-        found = []
-        for index, (each, newest) in enumerate(zip(RANGES.values(), self._newest, strict=True)):
-            found.append(
-                [
-                    [
-                        number,
-                        round(series.answers[index][number % each.buckets], 3),
-                        round(series.confidence_sums[index][number % each.buckets], 3),
-                    ]
-                    for number in range(newest - each.buckets + 1, newest + 1)
-                    if series.answers[index][number % each.buckets]
-                ]
+    def snapshot(self) -> TrafficSnapshot:
+        """Copy everything; the rest of saving may be done in another thread."""
+        series = [
+            (pair, _Series.copy_of(each))
+            for pair, each in sorted(
+                self._series.items(), key=lambda item: (bool(item[0][1]), -sum(item[1].answers[-1]))
             )
-        return found
-
-    def restore(self, document: Any, now_seconds: float) -> None:
-        """Add what an earlier process saved; buckets that are too old or in the future are not.
-
-        Raises:
-            KeyError, TypeError, ValueError: The document is malformed.
-        """
-        self._advance(now_seconds)
-        began, read_at = float(document["began_at_seconds"]), float(document["read_at_seconds"])
-        if not math.isfinite(began + read_at):
-            raise ValueError("not the time of a history")
-        counts = {}
-        for node, began_at_ms, pairs in document["counts"][:NODES_MAX]:
-            own = {(str(name), _route(route)): (int(n), float(s)) for name, route, n, s in pairs}
-            counts[str(node)] = Counts(int(began_at_ms), own)
-        points = [
-            (str(name)[:NAME_CHARACTERS_MAX], _route(route), _checked(ranges))
-            for name, route, ranges in document["series"][: 2 * SERIES_MAX]
         ]
-        for name, route, ranges in points:
-            series = self._find_series((name, route))
+        return TrafficSnapshot(
+            self.began_at_seconds,
+            self._read_at_seconds,
+            tuple(self._newest),
+            series,
+            dict(self._counts),
+        )
+
+    def restore(self, saved: SavedTraffic, now_seconds: float) -> None:
+        """Add what an earlier process saved; buckets that are too old or in the future are not."""
+        self._advance(now_seconds)
+        for pair, ranges in saved.points:
+            series = self._find_series(pair)
             if series is None:
                 continue
             for index, each in enumerate(RANGES.values()):
@@ -345,9 +304,98 @@ class TrafficHistory:
                     if self._newest[index] - each.buckets < number <= self._newest[index]:
                         series.answers[index][number % each.buckets] += answers
                         series.confidence_sums[index][number % each.buckets] += confidence_sum
-        self.began_at_seconds = min(self.began_at_seconds, began)
-        if not self._counts and read_at <= now_seconds:
-            self._counts, self._read_at_seconds, self._has_gap = counts, read_at, True
+        self.began_at_seconds = min(self.began_at_seconds, saved.began_at_seconds)
+        if not self._counts and saved.read_at_seconds <= now_seconds:
+            self._counts = dict(saved.counts)
+            self._read_at_seconds, self._has_gap = saved.read_at_seconds, True
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficSnapshot:
+    """A copy of a history; any thread.
+
+    Attributes:
+        newest: Number of the newest bucket of each range.
+        series: Those of whole sets first, then the routes with the most answers.
+        counts: Counts of each node when it was read.
+    """
+
+    began_at_seconds: float
+    read_at_seconds: float
+    newest: tuple[int, ...]
+    series: list[tuple[Pair, _Series]]
+    counts: dict[str, Counts]
+
+    @property
+    def counts_size(self) -> int:
+        """Number of counts of all nodes."""
+        return sum(len(each.pairs) for each in self.counts.values())
+
+    def document(self, series_max: int, *, has_counts: bool = True) -> dict[str, Any]:
+        """Everything but the empty buckets.
+
+        Args:
+            series_max: Most series, the first ones.
+            has_counts: Whether to add the last counts of the nodes, without which answers until
+                they are read again are lost.
+        """
+        return {
+            "began_at_seconds": self.began_at_seconds,
+            "read_at_seconds": self.read_at_seconds,
+            "series": [[*pair, self._points(each)] for pair, each in self.series[:series_max]],
+            "counts": [
+                [node, each.began_at_ms, [[*pair, *own] for pair, own in each.pairs.items()]]
+                for node, each in self.counts.items()
+                if has_counts
+            ],
+        }
+
+    def _points(self, series: _Series) -> list[list[list[float]]]:
+        """Number, answers and sum of confidences of each bucket, by range."""
+        found = []
+        for index, (each, newest) in enumerate(zip(RANGES.values(), self.newest, strict=True)):
+            answers, sums = series.answers[index], series.confidence_sums[index]
+            found.append(
+                [
+                    [number, round(answers[place], 3), round(sums[place], 3)]
+                    for number in range(newest - each.buckets + 1, newest + 1)
+                    if answers[place := number % each.buckets]
+                ]
+            )
+        return found
+
+
+class SavedTraffic(NamedTuple):
+    """A history as an earlier process saved it.
+
+    Attributes:
+        points: Number, answers and sum of confidences of each bucket, by range, of each pair.
+    """
+
+    began_at_seconds: float
+    read_at_seconds: float
+    points: list[tuple[Pair, list[list[tuple[int, float, float]]]]]
+    counts: dict[str, Counts]
+
+
+def parse_saved(document: Any) -> SavedTraffic:
+    """Read a document of ``TrafficSnapshot``; any thread.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: It is malformed.
+    """
+    began, read_at = float(document["began_at_seconds"]), float(document["read_at_seconds"])
+    if not math.isfinite(began + read_at):
+        raise ValueError("not the time of a history")
+    counts = {}
+    for node, began_at_ms, pairs in document["counts"][:NODES_MAX]:
+        own = {(str(name), _route(route)): (int(n), float(s)) for name, route, n, s in pairs}
+        counts[str(node)] = Counts(int(began_at_ms), own)
+    points = [
+        ((str(name)[:NAME_CHARACTERS_MAX], _route(route)), _checked(ranges))
+        for name, route, ranges in document["series"][: 2 * SERIES_MAX]
+    ]
+    return SavedTraffic(began, read_at, points, counts)
 
 
 def _route(route: Any) -> str | None:
