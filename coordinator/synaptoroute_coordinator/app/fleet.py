@@ -52,6 +52,14 @@ KEEPALIVE_SECONDS: Final = 10.0
 KEY_CHECK_SECONDS: Final = 0.5
 """Seconds between two checks that the API key of a stream is still valid."""
 LOG_ENTRIES_MAX: Final = 200
+DIAGNOSTICS: Final = {
+    "state": "/-/state",
+    "settings": "/-/settings",
+    "cascade": "/v1/settings/cascade",
+    "calibration": "/v1/settings/calibration",
+    "traffic": "/-/traffic",
+}
+"""Documents of each node by their names in a support bundle."""
 UNMATCHED_MAX: Final = 1_000
 TRAFFIC_ROUTES_MAX: Final = 500
 
@@ -230,6 +238,21 @@ async def show_fleet_history(
     """
     history = runtime_of(request).reconciler.history
     return json_response(history.document(range_, time.time()))
+
+
+@endpoints.get(
+    "/v1/diagnostics",
+    tags=["fleet"],
+    summary="Show state and settings of every node",
+    responses=RESPONSES,
+)
+async def show_diagnostics(request: Request) -> Response:
+    """For a support bundle. Needs the scope `admin`; secrets are masked, names are not."""
+    nodes: dict[str, dict[str, Any]] = {}
+    for name, path in DIAGNOSTICS.items():
+        for node, document in await runtime_of(request).ask_live(path):
+            nodes.setdefault(node.node, {"node": node.node})[name] = document
+    return json_response({"nodes": list(nodes.values())})
 
 
 @endpoints.get(

@@ -213,6 +213,7 @@ PUBLIC_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics", "/v1/session",
 ASSETS: Final = "/assets/"
 ADMIN_PATHS: Final = frozenset(
     {
+        "/v1/diagnostics",
         "/v1/unmatched",
         "/v1/unmatched/clusters",
         "/v1/unmatched/dismiss",

@@ -27,6 +27,7 @@ from synaptoroute.cli.commands import (
     serve,
     set_archives,
     sets,
+    support_bundle,
     tls,
     up,
 )
@@ -202,6 +203,7 @@ _tests.command("list", cls=SetCommand)(promote.list_tests)
 _tests.command("put", cls=SetCommand)(promote.put_tests)
 _tests.command("run", cls=SetCommand)(promote.run_tests)
 app.command("doctor")(doctor.doctor)
+app.command("support-bundle")(support_bundle.support_bundle)
 app.command("restore")(cluster.restore)
 
 _cluster = _group("cluster", "Recover a cluster after a loss.")

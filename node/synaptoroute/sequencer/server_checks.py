@@ -93,6 +93,23 @@ async def check_server(link: Link, role: str) -> ServerFacts:
     return ServerFacts(kind, version, role, tuple(findings))
 
 
+def read_info(connector: Connector) -> dict[str, str]:
+    """What a server says of itself in INFO; empty if that is not allowed.
+
+    Raises:
+        SequencerUnavailable: It cannot be reached.
+    """
+
+    async def ask() -> dict[str, str]:
+        link = connector.link()
+        try:
+            return await _info(link)
+        finally:
+            await link.close()
+
+    return asyncio.run(ask())
+
+
 async def _info(link: Link) -> dict[str, str]:
     try:
         text = await link.call("INFO")

@@ -195,7 +195,7 @@ def test_every_command_is_documented_with_an_example() -> None:
     """docs/cli.md has a section and an example for every command, and for no other."""
     text = DOCUMENT.read_text(encoding="utf-8")
     sections = dict(
-        re.findall(r"^### `([a-z ]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+        re.findall(r"^### `([a-z -]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     )
 
     assert sorted(sections) == sorted(name for name, _ in commands())
@@ -207,7 +207,7 @@ def test_every_option_is_documented() -> None:
     """The section of a command names all its options and no others."""
     text = DOCUMENT.read_text(encoding="utf-8")
     sections = dict(
-        re.findall(r"^### `([a-z ]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+        re.findall(r"^### `([a-z -]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     )
     shared = {"--url", "--api-key", "--json", "--help", "--model", "--precision", "--backend"}
     shared |= {"--ca", "--client-cert", "--client-key", "--set"}

@@ -35,6 +35,7 @@ from synaptoroute.web.tls import (
 
 if TYPE_CHECKING:
     from synaptoroute.config import NodeConfig
+    from synaptoroute.sequencer.client import Connector
 
 State = Literal["ok", "warn", "fail"]
 
@@ -231,21 +232,14 @@ def _is_named(host: str, names: Sequence[str]) -> bool:
 
 def check_redis(config: NodeConfig) -> list[CheckResult]:
     """Check the Redis of these settings with everything that nodes do there."""
-    from synaptoroute.sequencer.client import Connector, SentinelAccess, Tls, split_urls
+    from synaptoroute.sequencer.client import split_urls
     from synaptoroute.sequencer.server_checks import Limits, examine, examine_replica
 
-    url = config.redis_url.get_secret_value() if config.redis_url is not None else ""
-    tls = Tls(config.redis_ca_file, config.redis_cert_file, config.redis_key_file)
     try:
         for path in (config.redis_password_file, config.redis_sentinel_password_file):
             if path is not None:
                 path.read_bytes()
-        sentinel = SentinelAccess(
-            config.redis_sentinel_user,
-            config.redis_sentinel_password_file,
-            config.redis_sentinel_tls,
-        )
-        connector = Connector(url, config.redis_password_file, tls, sentinel=sentinel)
+        connector = connector_of(config)
         limits = Limits(config.log_bytes_max, config.clock_skew_seconds_max)
         findings = asyncio.run(examine(connector, config.namespace, limits))
         urls = config.redis_bus_urls.get_secret_value() if config.redis_bus_urls else ""
@@ -266,6 +260,24 @@ def check_redis(config: NodeConfig) -> list[CheckResult]:
         )
         for each in findings
     ]
+
+
+def connector_of(config: NodeConfig) -> Connector:
+    """How the Redis of these settings is reached.
+
+    Raises:
+        ConfigError: The URL is malformed.
+    """
+    from synaptoroute.sequencer.client import Connector, SentinelAccess, Tls
+
+    url = config.redis_url.get_secret_value() if config.redis_url is not None else ""
+    tls = Tls(config.redis_ca_file, config.redis_cert_file, config.redis_key_file)
+    sentinel = SentinelAccess(
+        config.redis_sentinel_user,
+        config.redis_sentinel_password_file,
+        config.redis_sentinel_tls,
+    )
+    return Connector(url, config.redis_password_file, tls, sentinel=sentinel)
 
 
 def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, CheckResult]:
