@@ -26,6 +26,7 @@ from disturbances import DISTURBANCES, NODES, disturb
 
 PARTS = ("sizes", "starts", "compose", "disturbances")
 STARTS = 5
+BACK = ("node", "redis")
 FAILURES_SHOWN_MAX = 10
 _BUILT = re.compile(r"^synaptoroute-(\w+):\S+ +(\d+) MB +(\d+) s$", re.MULTILINE)
 
@@ -58,10 +59,22 @@ def sizes() -> dict[str, float]:
 
 
 def compose() -> dict[str, Any]:
-    """From ``docker-compose up`` to the first query that HAProxy routes."""
+    """From ``docker-compose up``, ``down`` and ``up`` and kills until the cluster is there again.
+
+    Up is a query that HAProxy routes; back is a write that a majority holds.
+    """
     with ComposeProject() as project:
-        seconds = project.up()
-        return {"nodes": NODES, "up_to_routed_query_seconds": rounded(seconds)}
+        up = project.up()
+        names = project.written()
+        back = {f"kill -9 of every {name} container": project.kill(name) for name in BACK}
+        project.run("down")
+        back["down and up"] = project.up() + project.wait_written()
+        return {
+            "nodes": NODES,
+            "up_to_routed_query_seconds": rounded(up),
+            "back_seconds": {name: rounded(seconds) for name, seconds in back.items()},
+            "lost_writes": len(project.lost(names)),
+        }
 
 
 def starts(stack: Stack, count: int) -> dict[str, Any]:

@@ -188,6 +188,13 @@ def _deploy(judges: _Judge) -> list[Goal]:
         most("size of the coordinator's image", 350, " MB", "deploy", "image_mb", "coordinator"),
         most("compose up to a routed query", 60, " s", "deploy", "compose",
              "up_to_routed_query_seconds"),
+        *(
+            most(f"compose, {name}, to a write", 20, " s", "deploy", "compose", "back_seconds",
+                 name)
+            for name in found.get("deploy", {}).get("compose", {}).get("back_seconds", {})
+        ),
+        most("acknowledged writes lost by compose down, up and kills", 0, "", "deploy", "compose",
+             "lost_writes"),
         most("container start to ready, empty database", 5, " s", "deploy", "start_seconds",
              "alone", "median"),
         *(

@@ -368,6 +368,12 @@ def _deploy(figures: dict[str, Any]) -> str:
         )
     )
     rows += [
+        (f"compose, {name}, to a write that a majority holds", f"{number(seconds)} s")
+        for name, seconds in compose.get("back_seconds", {}).items()
+    ]
+    if "lost_writes" in compose:
+        rows.append(("acknowledged writes lost by these", str(compose["lost_writes"])))
+    rows += [
         (f"container start to ready, empty database, {name}", f"{spread(seconds)} s")
         for name, seconds in figures["start_seconds"].items()
     ]

@@ -89,78 +89,34 @@ def test_scale_adds_nodes(project: ComposeProject) -> None:
     wait_until("all five answer", lambda: MORE_NODES == len(answering()))
 
 
-def written(project: ComposeProject) -> dict[str, str]:
-    """Write routes that a majority of the voters holds; gives their versions by name."""
-    body = {"utterances": ["a text that nobody else says"]}
-    versions = {}
-    with httpx.Client(base_url=project.url, timeout=30.0) as client:
-        for number in range(5):
-            answer = client.put(f"/v1/routes/kept-{number}?ack=quorum", json=body)
-            assert answer.is_success, answer.text
-            versions[f"kept-{number}"] = answer.headers["SR-Version"]
-    return versions
-
-
 def identities(project: ComposeProject) -> set[str]:
     """The identities of the live nodes."""
     nodes = httpx.get(f"{project.url}/v1/cluster", timeout=10.0).json()["nodes"]
     return {each["node"] for each in nodes if each["is_live"]}
 
 
-def assert_kept(project: ComposeProject, versions: dict[str, str]) -> None:
-    """Nothing that was acknowledged is lost, and another write is taken."""
-    with httpx.Client(base_url=project.url, timeout=30.0) as client:
-        found = {name: client.get(f"/v1/routes/{name}").status_code for name in versions}
-        assert set(found.values()) == {200}, found
-        wait_until(
-            "a majority takes a write",
-            lambda: (
-                client.put("/v1/routes/later?ack=quorum", json={"utterances": ["later"]}).is_success
-            ),
-            BACK_SECONDS_MAX,
-        )
-
-
-def seconds_until_written(project: ComposeProject) -> float:
-    body = {"utterances": ["is this written"]}
-
-    def is_written() -> bool:
-        try:
-            url = f"{project.url}/v1/routes/probe?ack=quorum"
-            return httpx.put(url, json=body, timeout=10.0).is_success
-        except httpx.HTTPError:
-            return False
-
-    return wait_until("writes are taken", is_written)
-
-
 @pytest.mark.parametrize("killed", ["node", "redis"])
 def test_killed_containers_come_back_with_their_data(project: ComposeProject, killed: str) -> None:
-    """All nodes at once, or Redis, by SIGKILL; compose's restart policy does not apply to that."""
-    versions = written(project)
-    found = [each for each in project.containers() if f"_{killed}_" in each.name]
-    for container in found:
-        container.kill("SIGKILL")
-    for container in found:
-        container.start()
-    seconds = seconds_until_written(project)
-    _log.warning("%s killed: writes are taken again %.1f s after its start", killed, seconds)
+    """All nodes at once, or Redis, by SIGKILL."""
+    names = project.written()
+    seconds = project.kill(killed)
+    _log.warning("%s killed: a majority takes writes again after %.1f s", killed, seconds)
 
-    assert_kept(project, versions)
+    assert [] == project.lost(names)
     assert seconds <= BACK_SECONDS_MAX
 
 
 def test_cluster_outlives_down_and_up_at_another_scale(project: ComposeProject) -> None:
     """`down` removes every container; `up` takes up their databases, also with fewer of them."""
-    versions, before = written(project), identities(project)
+    names, before = project.written(), identities(project)
     wait_until("five nodes are live", lambda: MORE_NODES == project.live_count())
     project.run("down")
-    seconds = project.up()
-    _log.warning("down: a query is routed %.1f s after `up`", seconds)
+    seconds = project.up() + project.wait_written()
+    _log.warning("down: a majority takes writes %.1f s after `up`", seconds)
     wait_until("three nodes are live", lambda: NODES == project.live_count())
     after = identities(project)
 
-    assert_kept(project, versions)
+    assert [] == project.lost(names)
     assert seconds <= BACK_SECONDS_MAX
     assert (NODES, MORE_NODES) == (len(after), len(before))
     assert after < before

@@ -434,6 +434,50 @@ class ComposeProject:
         found: str | None = answer.json()["route"] if answer.is_success else None
         return found
 
+    def written(self) -> list[str]:
+        """Write routes that a majority of the voters holds; gives their names."""
+        names = [f"kept-{number}" for number in range(5)]
+        body = {"utterances": ["a text that nobody else says"]}
+        with httpx.Client(base_url=self.url, timeout=30.0) as client:
+            for name in names:
+                answer = client.put(f"/v1/routes/{name}?ack=quorum", json=body)
+                assert answer.is_success, answer.text
+        return names
+
+    def lost(self, names: list[str]) -> list[str]:
+        """Those of the routes that are not there."""
+        with httpx.Client(base_url=self.url, timeout=30.0) as client:
+            return [name for name in names if not client.get(f"/v1/routes/{name}").is_success]
+
+    def kill(self, service: str) -> float:
+        """Kill every container of a service and start it again.
+
+        The restart policy does not apply to containers that the engine was asked to kill.
+
+        Returns:
+            Seconds from the first kill until a majority takes a write.
+        """
+        began = time.monotonic()
+        found = [each for each in self.containers() if f"_{service}_" in each.name]
+        for container in found:
+            container.kill("SIGKILL")
+        for container in found:
+            container.start()
+        self.wait_written()
+        return time.monotonic() - began
+
+    def wait_written(self) -> float:
+        """Wait until a majority of the voters takes a write; gives the seconds."""
+
+        def is_written() -> bool:
+            try:
+                url, body = f"{self.url}/v1/routes/probe", {"utterances": ["is this written"]}
+                return httpx.put(f"{url}?ack=quorum", json=body, timeout=10.0).is_success
+            except httpx.HTTPError:
+                return False
+
+        return wait_until("writes are taken", is_written)
+
     def live_count(self) -> int:
         """How many nodes the cluster counts as live."""
         try:

@@ -204,8 +204,13 @@ def test_page_and_goals_show_container_figures(monkeypatch: pytest.MonkeyPatch) 
     row = {"rounds": 3, "seconds": 120.0, "requests_per_second": 50.0, "requests": 6000}
     row |= {"writes": 600, "failures": 1, "p50_ms": 9.0, "p99_ms": 90.0, "max_ms": 900.0}
     figures = {
-        "image_mb": {"node": 420.5, "coordinator": 185.8},
-        "compose": {"nodes": 3, "up_to_routed_query_seconds": 12.3},
+        "image_mb": {"node": 310.5, "coordinator": 185.8},
+        "compose": {
+            "nodes": 3,
+            "up_to_routed_query_seconds": 12.3,
+            "back_seconds": {"kill -9 of every node container": 9.5, "down and up": 21.0},
+            "lost_writes": 0,
+        },
         "start_seconds": {"alone": spread, "member": spread},
         "disturbances": {"kill -9 of a node": row},
     }
@@ -213,12 +218,17 @@ def test_page_and_goals_show_container_figures(monkeypatch: pytest.MonkeyPatch) 
     goals = load(monkeypatch, "goals").judge({"deploy": {"figures": figures}})
     judged = {goal.name: goal.is_met for goal in goals if goal.is_met is not None}
 
-    assert "| image node | 420.5 MB |" in text
+    assert "| image node | 310.5 MB |" in text
+    assert "| compose, down and up, to a write that a majority holds | 21 s |" in text
+    assert "| acknowledged writes lost by these | 0 |" in text
     assert "| kill -9 of a node | 3 | 120.0 | 50.0 | 6000 | 600 | 1 | 9 | 90 | 900 |" in text
     assert judged == {
         "size of the node's image": True,
         "size of the coordinator's image": True,
         "compose up to a routed query": True,
+        "compose, kill -9 of every node container, to a write": True,
+        "compose, down and up, to a write": False,
+        "acknowledged writes lost by compose down, up and kills": True,
         "container start to ready, empty database": True,
         "failures through HAProxy, kill -9 of a node": False,
     }
