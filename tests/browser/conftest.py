@@ -13,6 +13,9 @@ import pytest
 from dashboard_fleet import FLAGS
 from needs import lacking, require_chromium
 
+LEFT_OUT = """(document.querySelector("main").innerText.split("\\n"))
+    .filter((line) => ["null", "false", "undefined", "NaN"].includes(line.trim()))"""
+"""Lines of a page that are the text of a value which should not be there."""
 GRAVE = frozenset({"serious", "critical"})
 OpenPage = Callable[..., Any]
 SHOTS = os.environ.get("SYNAPTOROUTE_SCREENSHOTS")
@@ -62,14 +65,15 @@ def shoot() -> Callable[[Any, str], None]:
 
 @pytest.fixture
 def audit() -> Callable[[Any], list[str]]:
-    """Judge a page by axe-core: its serious violations."""
+    """Judge a page by axe-core: its serious violations, and values that are no text."""
     if importlib.util.find_spec("axe_playwright_python") is None:
         lacking("the package axe-playwright-python")
     from axe_playwright_python.sync_playwright import Axe
 
     def judge(page: Any) -> list[str]:
         place = page.url.partition("#")[2]
-        return [
+        left_out = [f"{place} shows {each}" for each in page.evaluate(LEFT_OUT)]
+        return left_out + [
             f"{place}: {each['id']}: {node['html'][:160]}"
             for each in Axe().run(page).response["violations"]
             if each["impact"] in GRAVE

@@ -2,7 +2,7 @@
 
 import { aliasPath, call, get, loadSets, state, write } from "./api.js";
 import { askText, confirmTyped } from "./dialogs.js";
-import { h, scroll, toast, whole } from "./dom.js";
+import { h, refill, scroll, toast, whole } from "./dom.js";
 import { correct } from "./learn.js";
 import { go, link } from "./place.js";
 import { settle } from "./routes.js";
@@ -129,7 +129,7 @@ async function drawShadow(view) {
   card.hidden = false;
   const found = await get(`${view.path}/shadow`);
   const compared = found.agreed + found.disagreed;
-  card.replaceChildren(h("header", {}, h("h2", {}, `Shadow ${alias.shadow}`), h("button", { type: "button", class: "quiet", disabled: !isAdmin(), onclick: async () => {
+  refill(card, h("header", {}, h("h2", {}, `Shadow ${alias.shadow}`), h("button", { type: "button", class: "quiet", disabled: !isAdmin(), onclick: async () => {
     try { await call("DELETE", `${view.path}/shadow`); await drawShadow(view); } catch (problem) { toast(problem.message); }
   } }, "Count anew")),
   compared ? h("p", {}, h("b", {}, percent(found.agreed / compared)), ` of ${whole(compared)} queries get the same route from both`, found.skipped ? h("span", { class: "muted" }, `, ${whole(found.skipped)} were not compared`) : null)

@@ -9,12 +9,15 @@ function fill(element, properties, children) {
     else if (name === "value") element.value = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  for (const child of children.flat(Infinity)) {
-    if (child === undefined || child === null || child === false) continue;
-    element.append(child instanceof Node ? child : document.createTextNode(String(child)));
-  }
+  element.append(...present(children));
   return element;
 }
+
+// Children without those that a condition left out: the DOM would write them as the text `null` or `false`.
+const present = (children) => children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false)
+  .map((child) => (child instanceof Node ? child : document.createTextNode(String(child))));
+
+export const refill = (element, ...children) => element.replaceChildren(...present(children));
 
 export const h = (tag, properties, ...children) =>
   fill(document.createElement(tag), properties, children);

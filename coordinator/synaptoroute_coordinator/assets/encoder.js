@@ -145,7 +145,7 @@ function drawBackground(pane, { cascades, presets, encoders }) {
     cascades.length > 0 && h("section", { class: "card", id: "cascade" }, h("header", {}, h("h2", {}, "Cascade")),
       h("p", { class: "muted" }, "A table of word vectors, distilled from the encoder, can answer the queries that it is sure about without the encoder, many times as fast. It is a setting of each route set; this is the state for the set default."),
       h("ul", { class: "plain" }, [...states].map(([name, each]) => h("li", {}, h("span", { class: `tag ${name === "on" ? "ok" : ""}` }, name.replaceAll("_", " ")), " ",
-        `${each.nodes === cascades.length ? "all nodes" : `${each.nodes} of ${cascades.length} nodes`}: ${CASCADES[name] ?? name}${each.reason ? ` (${each.reason})` : ""}`,
+        `${each.nodes === cascades.length ? "all nodes" : `${each.nodes} of ${cascades.length} nodes`}: ${CASCADES[name] ?? name}${each.reason ? ` (${each.reason.replaceAll("_", " ")})` : ""}`,
         each.static + each.deferred ? `; ${whole(each.static)} of ${whole(each.static + each.deferred)} queries without the encoder` : "")))),
     presets.length > 0 && h("section", { class: "card", id: "presets" }, h("header", {}, h("h2", {}, "Encoders to choose from"), h("span", { class: "muted small" }, "SYNAPTOROUTE_MODEL takes a preset, or any other model")),
       scroll("Presets", h("table", {}, h("thead", {}, h("tr", {}, ["Preset", "For", "Accuracy", "Texts a second, one thread", "Needs"].map((text) => h("th", { scope: "col" }, text)))),

@@ -3,7 +3,7 @@
 import { get, post, state, watch } from "./api.js";
 import { dot, DOTS_MAX, glyph, meter, ring, spark, timeline } from "./charts.js";
 import { confirmTyped } from "./dialogs.js";
-import { bytes, clock, h, millis, rate, scroll, setText, toast, whole } from "./dom.js";
+import { bytes, clock, h, millis, rate, refill, scroll, setText, toast, whole } from "./dom.js";
 
 const WORDS = { agrees: "agrees", alone: "alone at its position", differs: "differs",
   unsound: "damaged", unknown: "unknown" };
@@ -99,7 +99,7 @@ async function drawRecovery(card) {
     try { await post("/v1/actions/recover", { force: true }); toast("The recovery was forced."); }
     catch (problem) { toast(problem.message); }
   };
-  card.replaceChildren(h("header", {}, h("h2", {}, "Recovery"), h("span", { class: "tag warn" }, outlook.log_state)),
+  refill(card, h("header", {}, h("h2", {}, "Recovery"), h("span", { class: "tag warn" }, outlook.log_state)),
     h("p", {}, outlook.detail || "The nodes are checking that nothing was lost."),
     outlook.base && h("p", { class: "muted" }, `Everything up to ${outlook.base} is kept.`),
     outlook.missing.length > 0 && h("p", { class: "muted" }, `No answer yet from ${outlook.missing.join(", ")}.`),
