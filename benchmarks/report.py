@@ -44,8 +44,8 @@ BENCHES = (
     "million",
     "cluster",
 )
-# Needs a container engine and half an hour: runs only where it is asked for by its name.
-ON_REQUEST = ("deploy", "slow_clients")
+# Need a container engine, half an hour or other peers: run only where asked for by name.
+ON_REQUEST = ("deploy", "slow_clients", "fast")
 FAULTS = ("outage", "chaos")
 """Runs of ``make outage`` and ``make chaos``, shown as they were recorded last."""
 HERE = Path(__file__).parent

@@ -130,7 +130,8 @@ class FastEncoder:
         # A row has 15 bits, a weight 12, and a text 8: float64 adds them without error.
         totals = np.empty((len(tokens), DIM), np.float64)
         for total, text in zip(totals, tokens, strict=True):
-            np.dot(self._weights[text.ids], table.rows[text.ids].astype(np.float64), out=total)
+            rows = table.rows.take(text.ids, axis=0).astype(np.float64)
+            np.dot(self._weights.take(text.ids), rows, out=total)
         # Without the bits of the weights, the squares of the sums fit in 63 bits.
         sums = totals.astype(np.int64) >> _WEIGHT_BITS
         squares = np.einsum("ij,ij->i", sums, sums)

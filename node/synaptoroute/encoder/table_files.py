@@ -59,6 +59,8 @@ def shipped_table(fingerprint: str) -> StaticTable | None:
         raise _not_shipped(str(error)) from error
     if table.checksum != SHIPPED_CHECKSUM:
         raise _not_shipped("is damaged: its checksum is wrong")
+    # The check has read every page.  From now on only rows of words that are asked take memory.
+    content.madvise(mmap.MADV_DONTNEED)
     return table
 
 
