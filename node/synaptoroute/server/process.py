@@ -50,9 +50,12 @@ from synaptoroute.web.tracing import RequestTracer, start_tracing
 
 DRAIN_SECONDS: Final = 0.5
 SWITCH_SECONDS: Final = 0.000_5
-COLLECT_OBJECTS: Final = 20_000
-"""New objects after which the youngest generation is collected."""
-COLLECT_RUNS: Final = (20, 100)
+COLLECT_OBJECTS: Final = 4_000
+"""New objects after which the youngest generation is collected, in less than a millisecond.
+
+A large import makes hundreds of thousands, and each collection stops all threads.
+"""
+COLLECT_RUNS: Final = (100, 100)
 """Collections of a generation after which the next older one is collected."""
 SERVICE_NAME: Final = "synaptoroute"
 FIRST_KEY_NOTICE: Final = """
