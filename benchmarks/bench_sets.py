@@ -49,14 +49,22 @@ def resident_mib():
     return int(line.split()[1]) / 1024
 
 began = time.perf_counter()
+cpu = time.process_time()
 engine = Engine(encoder, SQLiteStorage(path), EngineConfig(lanes=1))
+engine.scorer.tensor.view()
+booted, booted_cpu = time.perf_counter() - began, time.process_time() - cpu
 for served in engine.scorer.sets.by_name.values():
     served.tensor.view()
-booted = time.perf_counter() - began
+prepared = time.perf_counter() - began
 engine.start()
 while engine.scorer.tensor.is_behind or engine.scorer.sets.behind:
     time.sleep(0.05)
-found = {"boot_seconds": booted, "resident_mib": resident_mib()}
+found = {
+    "boot_seconds": booted,
+    "boot_cpu_seconds": booted_cpu,
+    "prepared_seconds": prepared,
+    "resident_mib": resident_mib(),
+}
 
 async def ask(texts, name):
     loop = asyncio.get_running_loop()
@@ -234,6 +242,9 @@ def measure(options: Options) -> dict[str, Any]:
         ),
         "boot_seconds": {name: spread(of(name, "boot_seconds")) for name in ("many", "one")},
         "boot_ratio": ratio(of("many", "boot_seconds"), of("one", "boot_seconds")),
+        "boot_cpu_ratio": ratio(of("many", "boot_cpu_seconds"), of("one", "boot_cpu_seconds")),
+        # Small sets are built when they are first used, or while the node is idle.
+        "all_sets_built_seconds": spread(of("many", "prepared_seconds")),
         "small_query_ms": {name: spread(p50(name)) for name in ("many", "alone")},
         "small_query_ratio": ratio(p50("many"), p50("alone")),
         "fork_seconds": [each["fork_seconds"] for each in forks],

@@ -56,6 +56,7 @@ from synaptoroute.serving.preparation import PreparedText, TextPreparation
 from synaptoroute.serving.query import Query, RecentDecisions, UnmatchedQueries
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.serving.scorer import Scorer
+from synaptoroute.serving.served_set import TensorSource
 from synaptoroute.serving.served_sets import set_not_found
 from synaptoroute.storage import SQLiteStorage, Stored, gc_paused
 from synaptoroute.tensor import Tensor
@@ -153,7 +154,7 @@ class Engine:
             # The applier is built below; the scorer asks only when its thread runs.
             is_applying=lambda: self.applier.is_applying,
         )
-        others = [scorer.sets.make(*each, encoder) for each in other_tensors_of(stored, dim)]
+        others = [scorer.sets.make(*each, encoder) for each in other_tensors_of(stored)]
         scorer.sets.replace(others, stored.snapshot.aliases, stored.snapshot.record)
         storage.derive_with(partial(derived_of, scorer))
         founding = OpenEpoch(storage.node_id, 0, (storage.node_id,), fingerprint, dim, LEVEL)
@@ -614,7 +615,7 @@ class Engine:
         # A promise is this node's own and outlives the state: without it, an installed snapshot
         # could make the node vote twice in one ballot.
         replica.promise(old.promised)
-        tensor, others = tensor_of(stored, dim), list(other_tensors_of(stored, dim))
+        tensor, others = tensor_of(stored, dim), list(other_tensors_of(stored))
         self.applier.replica = replica
         self.applier.content_roots.reset()
         self._serve(tensor, others, replica.position, replica.digest, fingerprint).result()
@@ -638,7 +639,7 @@ class Engine:
     def _serve(
         self,
         tensor: Tensor,
-        others: Sequence[tuple[SetRecord, Tensor]],
+        others: Sequence[tuple[SetRecord, TensorSource]],
         position: Position,
         digest: str,
         fingerprint: str,

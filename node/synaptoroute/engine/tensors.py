@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from synaptoroute.core.change import Change, Commit, SetRecord
+from synaptoroute.core.change import Change, Commit, SetRecord, SetState
+from synaptoroute.core.mutation import Revision
 from synaptoroute.core.sets import RouteSets
 from synaptoroute.core.table import RouteTable
 from synaptoroute.serving.scorer import as_rows
+from synaptoroute.serving.served_set import TensorSource
 from synaptoroute.storage import Stored
 from synaptoroute.tensor import Tensor
+
+LOADED_LATER_ROWS_MAX: Final = 512
+"""The tensor of a route set of up to so many rows is built when it is first used, or by the scorer
+once that has nothing else to do; a boot with a thousand of them does not wait."""
 
 
 def tensor_of(stored: Stored, dim: int) -> Tensor:
@@ -33,23 +42,28 @@ def tensor_of(stored: Stored, dim: int) -> Tensor:
     return tensor
 
 
-def other_tensors_of(stored: Stored, dim: int) -> Iterator[tuple[SetRecord, Tensor]]:
-    """Build the serving views of the other sets: record and tensor of each."""
+def other_tensors_of(stored: Stored) -> Iterator[tuple[SetRecord, TensorSource]]:
+    """Build the serving views of the other sets: record and tensor of each.
+
+    Of a small set, unless its first stage answers, it gives what builds the tensor.
+    """
     at = stored.snapshot.position.revision
     for state in stored.snapshot.sets:
-        number, settings = state.record.number, state.settings
-        slots, vectors = stored.rows_of(number)
-        tensor = Tensor(dim, settings, is_small=True)
-        tensor.load(
-            slots,
-            vectors,
-            state.routes,
-            settings,
-            at,
-            decision=state.decision.payload,
-            is_owner=False,
-        )
-        yield state.record, tensor
+        slots, vectors = stored.rows_of(state.record.number)
+        if len(slots) > LOADED_LATER_ROWS_MAX or state.settings.calibration:
+            yield state.record, _build(slots, vectors, state, at)
+        else:
+            # A copy, since the rows of all sets would be kept for the last small one.
+            yield state.record, partial(_build, slots, vectors.copy(), state, at)
+
+
+def _build(
+    slots: NDArray[np.int64], vectors: NDArray[np.float32], state: SetState, at: Revision
+) -> Tensor:
+    settings, decision = state.settings, state.decision.payload
+    tensor = Tensor(vectors.shape[1], settings, is_small=True)
+    tensor.load(slots, vectors, state.routes, settings, at, decision=decision, is_owner=False)
+    return tensor
 
 
 def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:

@@ -6,11 +6,12 @@ rows alone, so an answer is the same whatever other sets there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import repeat
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,11 @@ from synaptoroute.tensor import Tensor, TensorView
 from synaptoroute.tensor.score_terms import ScoreTerms
 
 Answer: TypeAlias = "tuple[Query, Match | OptionScores | Exception]"
+TensorSource: TypeAlias = "Tensor | Callable[[], Tensor]"
+"""A tensor, or what builds the one of a small set when it is first used."""
+NewStage: TypeAlias = "Callable[[ServedSet, Tensor, TextPreparation], FirstStage | None]"
+
+_OF_TENSOR: Final = frozenset({"tensor", "preparation", "_rule", "_rule_view", "_has_negatives"})
 
 
 class Asked(NamedTuple):
@@ -53,6 +59,9 @@ class Asked(NamedTuple):
 class ServedSet:
     """The serving view of one route set; the scorer's thread changes it under its lock.
 
+    The tensor of a small set may be built when it, or its preparation, is first used; any
+    thread may be the first.
+
     Attributes:
         number: Its number; 0 is ``default``.
         decision_counts: Decisions of this set since it is served.
@@ -62,9 +71,12 @@ class ServedSet:
         preparation: Prepares texts for encoder and tensor; replaced with them.
     """
 
+    tensor: Tensor
+    preparation: TextPreparation
+
     def __init__(
         self,
-        tensor: Tensor,
+        tensor: TensorSource,
         encoder: TextEncoder,
         preparation: TextPreparation | None = None,
         *,
@@ -75,6 +87,7 @@ class ServedSet:
         decisions: RecentDecisions | None = None,
         first_stage: FirstStage | None = None,
         total: DecisionCounts | None = None,
+        new_stage: NewStage | None = None,  # Makes the first stage of a set that is built later
     ) -> None:
         self.number = number
         self.name = name
@@ -84,7 +97,28 @@ class ServedSet:
         self.decision_counts = DecisionCounts()
         self._total = total
         self.decisions = decisions or RecentDecisions()
-        self.use(tensor, encoder, preparation or TextPreparation(tensor, encoder))
+        if isinstance(tensor, Tensor):
+            self.use(tensor, encoder, preparation or TextPreparation(tensor, encoder))
+            return
+        self.encoder = encoder
+        self._build: Callable[[], Tensor] | None = tensor
+        self._build_lock = threading.Lock()
+        self._new_stage = new_stage
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for attributes that are missing only: queries pay nothing once they are there.
+        if name not in _OF_TENSOR or "_build" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with self._build_lock:
+            if self._build is not None:
+                tensor = self._build()
+                preparation = TextPreparation(tensor, self.encoder)
+                if self._new_stage is not None and self.first_stage is None:
+                    self.first_stage = self._new_stage(self, tensor, preparation)
+                # Last: who sees the tensor needs the first stage as well.
+                self.use(tensor, self.encoder, preparation)
+                self._build = None
+        return self.__dict__[name]
 
     def use(self, tensor: Tensor, encoder: TextEncoder, preparation: TextPreparation) -> None:
         """Serve another tensor from now on, perhaps of another encoder."""

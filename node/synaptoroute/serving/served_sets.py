@@ -24,7 +24,7 @@ from synaptoroute.scoring import Scratch
 from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.preparation import ChangedWords, TextPreparation
 from synaptoroute.serving.query import DecisionCounts, FirstStage, Query, UnmatchedQueries
-from synaptoroute.serving.served_set import Answer, ServedSet
+from synaptoroute.serving.served_set import Answer, ServedSet, TensorSource
 from synaptoroute.serving.shadow import Comparison, Flight, ShadowLog
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.score_terms import ScoreTerms
@@ -242,9 +242,9 @@ class ServedSets:
                 if served is None:
                     served = copied or self._create(part)
                     self._add(served)
-                settings = part.settings
+                settings, tensor = part.settings, served.tensor
                 if settings is not None and settings.cascade and served.first_stage is None:
-                    self._add_stage(served)
+                    served.first_stage = self._new_stage(served, tensor, served.preparation)
                 is_first = part.set_number == change.set_number
                 served.apply(
                     part,
@@ -312,8 +312,12 @@ class ServedSets:
                 return
             del self.behind[served]
 
-    def make(self, record: SetRecord, tensor: Tensor, encoder: TextEncoder) -> ServedSet:
-        """Make a set that is not served yet; any thread."""
+    def make(self, record: SetRecord, tensor: TensorSource, encoder: TextEncoder) -> ServedSet:
+        """Make a set that is not served yet; any thread.
+
+        Args:
+            tensor: The tensor, or what builds it, for a set whose first stage is off.
+        """
         served = ServedSet(
             tensor,
             encoder,
@@ -322,20 +326,27 @@ class ServedSets:
             revision=record.revision,
             unmatched=self._new_unmatched(),
             total=self.others_counts,
+            new_stage=self._stage_of,
         )
-        if tensor.settings.cascade:
-            self._add_stage(served)
+        if isinstance(tensor, Tensor):
+            served.first_stage = self._stage_of(served, tensor, served.preparation)
         return served
 
-    def _add_stage(self, served: ServedSet) -> None:
-        """Give a set a first stage of its own, if this node has any."""
+    def _stage_of(
+        self, served: ServedSet, tensor: Tensor, preparation: TextPreparation
+    ) -> FirstStage | None:
+        return self._new_stage(served, tensor, preparation) if tensor.settings.cascade else None
+
+    def _new_stage(
+        self, served: ServedSet, tensor: Tensor, preparation: TextPreparation
+    ) -> FirstStage | None:
+        """Make a first stage for a set, if this node has any."""
         if self.default.first_stage is None:
-            return
-        cascade = self.default.first_stage.sibling(served.number, self)
-        tensor, encoder = served.tensor, served.encoder
+            return None
+        cascade, encoder = self.default.first_stage.sibling(served.number, self), served.encoder
         cascade.keep_counts_of(None, served.decisions)
-        cascade.install(cascade.build_from(tensor, encoder), encoder, tensor, served.preparation)
-        served.first_stage = cascade
+        cascade.install(cascade.build_from(tensor, encoder), encoder, tensor, preparation)
+        return cascade
 
     def _create(self, change: Change) -> ServedSet:
         record = change.set_record

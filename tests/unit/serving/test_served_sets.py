@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +186,50 @@ def test_boot_serves_every_set_and_alias_as_before(tmp_path: Path) -> None:
 
     assert before == after
     assert answers == same
+
+
+def test_boot_builds_a_small_set_when_it_is_first_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a query, or by many threads at once; a change that comes first finds the set as it was."""
+    node = SetNode(tmp_path / "node.sqlite")
+    node.engine.start()
+    names = [f"s{number}" for number in range(6)]
+    for name in names:
+        node.put_set(name)
+        node.put(f"of_{name}", "help me", f"only in {name}", route_set=name)
+    before = node.checksums()
+    node.engine.stop()
+    loaded: list[Tensor] = []
+    load = Tensor.load
+
+    def watched(tensor: Tensor, *parts: Any, **named: Any) -> None:
+        loaded.append(tensor)
+        load(tensor, *parts, **named)
+
+    monkeypatch.setattr(Tensor, "load", watched)
+    again = SetNode(tmp_path / "node.sqlite")
+    sets = again.engine.scorer.sets
+    at_boot = len(loaded)
+    with ThreadPoolExecutor(8) as pool:
+        tensors = list(pool.map(lambda _: sets.by_name["s0"].tensor, range(64)))
+    at_once = len(loaded)
+    again.put("more", "another", route_set="s1")
+    again.engine.start()
+    answers = [again.ask("help me", route_set=name)[0].route for name in names]
+    deadline = time.monotonic() + WAIT_SECONDS
+    while sets.behind and time.monotonic() < deadline:
+        time.sleep(0.01)
+    built = len(loaded)
+    again.put("more", "help me too", route_set="s1")
+    again.apply(DeleteRoute("more"), "s1")
+    after = again.checksums()
+    again.engine.stop()
+
+    assert (1, 2, 7) == (at_boot, at_once, built)
+    assert 1 == len(set(map(id, tensors)))
+    assert [f"of_{name}" for name in names] == answers
+    assert before == after
 
 
 def test_reads_of_a_set_are_of_the_newest_place_of_the_log(node: SetNode) -> None:
