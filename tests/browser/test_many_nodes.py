@@ -115,8 +115,7 @@ def test_events_of_a_new_stream_are_drawn_together(
     page = open_page(large[1])
     page.add_init_script(COUNT_EVENT_LINES)
     page.goto(f"{large[1]}/?again#/activity")
-    shown = f"document.querySelectorAll('.events li').length === {EVENTS}"
-    page.wait_for_function(shown, timeout=60_000)
+    page.wait_for_selector(f"ol.events li:nth-child({EVENTS})", timeout=60_000)
 
     assert 10 * EVENTS > page.evaluate("window.lines")
 
