@@ -10,6 +10,9 @@ it embeds, and numpy scores as ``blend`` does.
 * ``start``: import and opening, in seconds of the clock and of the processor, and MiB then.
 * ``mib``: resident memory after all texts.
 
+``decisions`` has accuracy and confidence of ``fast`` with every aggregation, as
+``bench_accuracy.py`` measures them.
+
     python benchmarks/peers/install.py microresolve wordllama
     python benchmarks/bench_fast.py --data FOLDER [--quick] [--no-peers]
 """
@@ -25,11 +28,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from bench_accuracy import Peers, Vectors, table
 from harness import Bench, Options, quantiles, ratio, read_options, rounded, rounds
 from peers.install import environment, is_installed
-from route_texts import Corpus, read_corpus
+from route_texts import Corpus, read_corpus, read_out_of_scope
+from synaptoroute.encoder import open_encoder
 
 COUNT = 10
+COUNTS = (5, 10, 20, 50)
 _SIDES = Path(__file__).parent / "peers" / "fast_sides.py"
 _OURS = {"ours": "fast", "default": "default"}
 _PEERS = ("microresolve", "wordllama")
@@ -82,6 +88,16 @@ def measure(options: Options, corpus: Corpus) -> dict[str, Any]:
     return report
 
 
+def decisions(options: Options, name: str) -> dict[str, Any]:
+    """Measure accuracy and confidence of the preset on one set."""
+    encoder = open_encoder("fast")
+    corpus, outside = read_corpus(options.data, name), read_out_of_scope(options.data)
+    counts = options.pick(COUNTS, (COUNT,), (COUNT,))
+    with tempfile.TemporaryDirectory() as folder:
+        nobody = Peers({}, Path(folder))
+        return table(encoder, Vectors(encoder), corpus, outside, counts, nobody)
+
+
 def _of(name: str, given: dict[str, Any]) -> Any:
     return lambda: run(name, given)
 
@@ -103,7 +119,14 @@ def main() -> None:
     options = read_options(__doc__)
     bench = Bench("fast", options)
     sets = ("clinc150", "banking77") if options.data else ("generated",)
-    bench.finish({name: measure(options, read_corpus(options.data, name)) for name in sets})
+    figures = {
+        name: {
+            **measure(options, read_corpus(options.data, name)),
+            "decisions": decisions(options, name),
+        }
+        for name in sets
+    }
+    bench.finish(figures)
 
 
 if __name__ == "__main__":
