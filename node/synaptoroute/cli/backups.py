@@ -88,7 +88,10 @@ def verify_origin(
         )
     secret = ClusterSecret.load(namespace, keys_file)
     if secret and not is_manifest_mac(secret, manifest):
-        raise BackupUnverified("the manifest was not written by a holder of the cluster secret")
+        raise BackupUnverified(
+            "the manifest was not written by a holder of the cluster secret in the namespace "
+            f"{namespace!r}; --namespace names another"
+        )
     if document is None:
         raise BackupUnverified("no majority of the voters has certified the backup")
     content = read_content(file)

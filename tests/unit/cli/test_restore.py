@@ -97,6 +97,14 @@ def test_certified_backup_is_restored(backup: Backup, with_genesis: bool) -> Non
     assert json.loads(result.stdout)["is_verified"] is True
 
 
+def test_backup_of_another_namespace_names_the_option(backup: Backup) -> None:
+    """The code of the manifest depends on the namespace, which a restore cannot guess."""
+    result = backup.restore("--namespace", "other")
+
+    assert "--namespace" in result.output
+    assert "'other'" in result.output
+
+
 def test_forged_backup_is_refused(backup: Backup) -> None:
     """A file with matching checksums and a manifest that fits it, but without the secret."""
     forge_payload(backup.file)
