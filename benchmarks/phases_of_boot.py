@@ -36,7 +36,7 @@ from synaptoroute.core.mutation import (
 from synaptoroute.core.replica import Replica, make_entry
 from synaptoroute.engine.engine import tensor_of
 from synaptoroute.scoring import QuerySpec, Scratch, rank
-from synaptoroute.serving.scorer import as_rows
+from synaptoroute.serving.slices import as_rows
 from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.storage.checkpoint import drop_checkpoint
 from synaptoroute.tensor import Tensor

@@ -13,8 +13,8 @@ from synaptoroute.core.change import Change, Commit, SetRecord, SetState
 from synaptoroute.core.mutation import Revision
 from synaptoroute.core.sets import RouteSets
 from synaptoroute.core.table import RouteTable
-from synaptoroute.serving.scorer import as_rows
 from synaptoroute.serving.served_set import TensorSource
+from synaptoroute.serving.slices import as_rows
 from synaptoroute.storage import Stored
 from synaptoroute.tensor import Tensor
 

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -40,16 +40,12 @@ from synaptoroute.serving.query import FirstStage, Query, RecentDecisions, Unmat
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.serving.served_set import Answer, Asked, ServedSet
 from synaptoroute.serving.served_sets import ServedSets, set_not_found
+from synaptoroute.serving.slices import LARGE_ROWS_MIN, Slice, slices_of
 from synaptoroute.serving.version_waiters import VersionWaiters
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.score_terms import ScoreTerms
-from synaptoroute.tensor.text_index import text_keys
 from synaptoroute.threads import Inbox, refuse, run_into
 
-LARGE_ROWS_MIN: Final = 512
-"""A change of more rows is prepared on the applier's thread and filled in slices."""
-FILL_ROWS_MAX: Final = 128
-"""Rows of a slice, written between two batches in less than a millisecond."""
 FILL_SECONDS_MAX: Final = 30.0
 IDLE_SECONDS: Final = 0.002
 """After so long without work the scorer does deferred work of the tensor."""
@@ -65,19 +61,6 @@ SHADOWS_AT_ONCE: Final = 16
 DELAYS_KEPT: Final = 2_048
 _ROUTES_AT_ONCE: Final = 1_024
 """Routes whose sums are copied between two batches, in about a millisecond."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Fill:
-    """A slice of a change's rows, to be written before anyone can see them."""
-
-    slots: NDArray[np.int64]
-    owners: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    at: Revision
-    done: threading.Event
-    keys: Sequence[int]
-    set_number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +89,7 @@ class _Wake:
     """Lets the thread see that shadows wait."""
 
 
-_Item: TypeAlias = "Batch | _Fill | _Publish | _Call | _Wake"
+_Item: TypeAlias = "Batch | Slice | _Publish | _Call | _Wake"
 
 
 class Scorer:
@@ -235,7 +218,7 @@ class Scorer:
 
     def _fill(self, commit: Commit) -> None:
         """Queue the rows of a large commit slice by slice."""
-        for part in _slices(commit, self.tensor.dim):
+        for part in slices_of(commit, self.tensor.dim):
             self._inbox.put(part)
             if self.is_alive:
                 part.done.wait(FILL_SECONDS_MAX)
@@ -374,7 +357,7 @@ class Scorer:
             for left in self._inbox.close_and_drop():
                 if isinstance(left, _Call):
                     refuse(left.future)
-                elif isinstance(left, _Fill):
+                elif isinstance(left, Slice):
                     left.done.set()  # the applier waits for it
 
     def _next(self) -> _Item | None:
@@ -413,7 +396,7 @@ class Scorer:
         match item:
             case Batch():
                 self._answer(item)
-            case _Fill(slots, owners, vectors, at, done, keys, number):
+            case Slice(slots, owners, vectors, at, done, keys, number):
                 served = self.sets.by_number.get(number)
                 if served is not None:
                     served.tensor.fill(slots, vectors, at, owners, keys)
@@ -709,22 +692,3 @@ def _encoder_failed(error: Exception) -> Exception:
     failed = EncoderError(f"the encoder failed on this batch: {error}")
     failed.__cause__ = error
     return failed
-
-
-def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
-    """Cut the rows of a change into slices.  Runs on the applier's thread."""
-    at = commit.entry.position.revision
-    for change in commit.change.parts():
-        for start in range(0, len(change.writes), FILL_ROWS_MAX):
-            part = change.writes[start : start + FILL_ROWS_MAX]
-            slots = np.fromiter((write.slot for write in part), np.int64, len(part))
-            owners = np.fromiter((write.owner for write in part), np.int64, len(part))
-            vectors = as_rows([write.vector for write in part], dim)
-            keys = text_keys([write.utterance for write in part])
-            done = threading.Event()
-            yield _Fill(slots, owners, vectors, at, done, keys, change.set_number)
-
-
-def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:
-    """Join the bytes of vectors to float32[n, dim]."""
-    return np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), dim)

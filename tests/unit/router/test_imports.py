@@ -23,7 +23,7 @@ from synaptoroute.errors import (
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter, WriteOptions
 from synaptoroute.router.imports import Importer
-from synaptoroute.serving.scorer import LARGE_ROWS_MIN
+from synaptoroute.serving.slices import LARGE_ROWS_MIN
 from synaptoroute.tensor import Tensor
 
 pytestmark = pytest.mark.unit

@@ -13,7 +13,7 @@ from synaptoroute.inputs.repair import Lexicon
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.serving.preparation import TextPreparation
-from synaptoroute.serving.scorer import LARGE_ROWS_MIN
+from synaptoroute.serving.slices import LARGE_ROWS_MIN
 
 pytestmark = pytest.mark.unit
 
