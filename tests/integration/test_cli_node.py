@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from encoders import second_model
 from ports import free_port
 from repository import QUERIES, ROOT, ROUTES
+from small_encoders import small_encoder
 from synaptoroute.cascade import distil
 from synaptoroute.cli.app import app
 from synaptoroute.cli.exit_codes import ExitCode
@@ -281,6 +282,8 @@ def test_model_prepare_of_an_own_model(tmp_path: Path) -> None:
     runner = CliRunner()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("synaptoroute.cascade.distil", lambda encoder: distil(encoder, tokens_max=10))
+        # Packing has a test of its own, with a smaller model.
+        patch.setattr("synaptoroute.cli.commands.model._packed", lambda *_: None)
         words = ["model", "prepare", str(folder), "--routes", str(ROUTES), "--json", *cache]
         report = output(runner.invoke(app, words))
         again = output(runner.invoke(app, ["model", "prepare", str(folder), "--json", *cache]))
@@ -307,6 +310,30 @@ def test_model_prepare_of_an_own_model(tmp_path: Path) -> None:
         encoder.close()
     assert found.confidence is not None
     assert unread.reason == "not_understood"
+
+
+def test_model_prepare_packs_the_graph(tmp_path: Path) -> None:
+    """Reported, listed and used from then on; a graph that is none of the known kinds says why."""
+    folder = small_encoder("bert", tmp_path / "small")
+    cache = ["--cache-dir", str(tmp_path / "cache")]
+    runner = CliRunner()
+    before = output(runner.invoke(app, ["model", "check", str(folder), "--json", *cache]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("synaptoroute.encoder.measuring.SPREAD_MIN", 0.0)  # its weights are random
+        words = ["model", "prepare", str(folder), "--json", *cache]
+        report = output(runner.invoke(app, words))
+    after = output(runner.invoke(app, ["model", "check", str(folder), "--json", *cache]))
+    listed = output(runner.invoke(app, ["model", "list", "--json", *cache]))
+
+    assert ("padded", "not prepared") == (before["graph"], before["why_padded"])
+    assert "packed" == report["graph"] == after["graph"]
+    assert "why_padded" not in after
+    assert report["cosine_min"] > 0.9999
+    assert report["batch_invariant"]
+    assert before["fingerprint"] == report["fingerprint"] == after["fingerprint"]
+    assert ["packed"] == [each["graph"] for each in listed if each["name"] == "small"]
+    shown = runner.invoke(app, ["model", "list", *cache]).stdout
+    assert "compared with the model's file" in shown
 
 
 def test_prefix_of_a_named_model_is_refused() -> None:

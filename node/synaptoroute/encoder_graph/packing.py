@@ -50,6 +50,8 @@ _RUN_TOKENS_MAX: Final = 512
 _BATCH_TEXTS: Final = 64
 _LONE_TEXTS: Final = 32
 _ODD_BATCH: Final = 7
+_EVERY: Final = 4
+"""Of so many texts one is encoded again alone and in other batches."""
 _LONG_TOKENS: Final = 512
 _GRAPH_BYTES_MAX: Final = (1 << 31) - 1
 """More than this an ONNX file cannot hold."""
@@ -181,9 +183,11 @@ class _Comparison:
         wanted = self._encode(self._original, tokens, _BATCH_TEXTS)
         found = self._encode(self._packed, tokens, _BATCH_TEXTS)
         accuracy_of_file, accuracy = (self._accuracy(each) for each in (wanted, found))
+        # From the last on: the text of full length is among them.
+        some, their = tokens[::-_EVERY], found[::-_EVERY]
         is_invariant = all(
-            np.array_equal(found, self._encode(self._packed, tokens, size, order))
-            for size, order in ((1, 1), (_ODD_BATCH, -1), (len(tokens), -1))
+            np.array_equal(their, self._encode(self._packed, some, size, order))
+            for size, order in ((1, 1), (_ODD_BATCH, -1), (len(some), 1))
         )
         lone, batched = self._speedups()
         return PackedCheck(

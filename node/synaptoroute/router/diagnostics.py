@@ -114,11 +114,14 @@ class EncoderDetails:
         dim: Length of a vector.
         max_tokens: Tokens that it reads of a text.
         precision: ``float32`` or ``int8``; empty if the encoder does not tell.
+        why_padded: Why texts of unequal length do not share a run; empty if they do, None for
+            an encoder without a graph.
     """
 
     dim: int
     max_tokens: int
     precision: str
+    why_padded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,7 +505,12 @@ class _StagedSet:
 
 
 def _details_of(encoder: TextEncoder) -> EncoderDetails:
-    return EncoderDetails(encoder.dim, encoder.max_tokens, getattr(encoder, "precision", ""))
+    return EncoderDetails(
+        encoder.dim,
+        encoder.max_tokens,
+        getattr(encoder, "precision", ""),
+        getattr(encoder, "why_padded", None),
+    )
 
 
 async def compare_encoders(
