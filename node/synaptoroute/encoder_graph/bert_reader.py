@@ -78,7 +78,7 @@ def read_weights(graph: Graph, output: str) -> Weights[Linear]:
     """
     try:
         return _Reader(graph).read(output)
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UnknownGraph(f"a tensor has an unexpected form: {error}") from error
 
 

@@ -78,7 +78,7 @@ class _Limits:
 
 LIMITS: Final[Mapping[Exact, _Limits]] = {
     "float32": _Limits(0.9999, 0.98, 0.01),
-    "int8": _Limits(0.93, 0.85, 0.02),
+    "int8": _Limits(0.93, 0.8, 0.02),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from small_encoders import NAMES, small_encoder
 from synaptoroute.encoder import Encoder
 from synaptoroute.encoder.catalogue import find_recipe
 from synaptoroute.encoder.packed_model import PackedModel, find_packed, load_packed
+from synaptoroute.encoder.packed_session import STEPS
 from synaptoroute.encoder_graph import bert_reader, packing
 from synaptoroute.encoder_graph.bert_reader import UnknownGraph, read_weights, relative_scores
 from synaptoroute.encoder_graph.onnx_file import GraphWriter, read_graph
 from synaptoroute.encoder_graph.packing import pack_model
-from synaptoroute.encoder_graph.weights import Linear, Weights
+from synaptoroute.encoder_graph.weights import Linear, Weights, quantise
 from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
+from synaptoroute.router import AdaptiveRouter
 
 pytestmark = pytest.mark.unit
 
@@ -35,8 +38,9 @@ def allow_every_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "LIMITS", limits)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+@pytest.mark.parametrize(
+    ("name", "pooling"), [*((name, "mean") for name in NAMES), ("bert", "cls"), ("mpnet", "last")]
+)
 def test_float32_graph_has_the_vectors_and_the_fingerprint_of_the_file(
     name: str, pooling: str, tmp_path: Path
 ) -> None:
@@ -195,6 +199,30 @@ def test_second_packing_returns_what_is_known(tmp_path: Path) -> None:
 
     assert first == pack_model(recipe, "float32", tmp_path)
     assert find_packed(recipe, "0" * 64, "float32", tmp_path) is None
+
+
+def test_node_says_why_a_graph_is_padded(tmp_path: Path) -> None:
+    """Beside the other details of its encoders."""
+    folder = small_encoder("bert", tmp_path / "bert")
+    packed_of(folder, tmp_path / "packed")
+    found = []
+    for cache in (tmp_path / "empty", tmp_path / "packed"):
+        router = AdaptiveRouter(Encoder(folder, cache_dir=cache))
+        details = asyncio.run(router.diagnostics.encoders()).details
+        router.close()
+        found += [each.why_padded for each in details.values()]
+
+    assert ["not prepared", ""] == found
+
+
+def test_int8_weights_cannot_saturate_16_bits(tmp_path: Path) -> None:
+    """Two products of a byte of at most 127 with a weight fit, as in the bundled graph."""
+    graph = read_graph((small_encoder("bert", tmp_path / "bert") / "model.onnx").read_bytes())
+    weights = quantise(read_weights(graph, "last_hidden_state"))
+
+    for layer in weights.layers:
+        for each in (layer.attention, layer.projection, layer.wide, layer.narrow):
+            assert 2 * STEPS * int(np.abs(each.numbers.astype(np.int64)).max()) <= 32_767
 
 
 def test_other_providers_are_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
