@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from synaptoroute.errors import ProtocolError
+from synaptoroute.errors import ProtocolError, SequencerUnavailable
 from synaptoroute.sequencer.client import Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.trust.cluster_secret import MAC_BYTES, ClusterSecret
@@ -28,10 +28,15 @@ class SavedState:
         """Read what was saved; None if nothing was.
 
         Raises:
-            ProtocolError: It is not authentic.
+            ProtocolError: It is not authentic, or the key holds something else.
             SequencerUnavailable: Redis does not answer.
         """
-        found = await self._link.call("GET", self._key)
+        try:
+            found = await self._link.call("GET", self._key)
+        except SequencerUnavailable as error:
+            if str(error.fields.get("redis_error", "")).startswith("WRONGTYPE"):
+                raise ProtocolError("the saved state of the coordinator is no string") from error
+            raise
         if found is None or not self._secret:
             return None if found is None else bytes(found).partition(b"|")[2]
         key_id, _, rest = bytes(found).partition(b"|")

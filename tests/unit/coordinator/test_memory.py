@@ -11,6 +11,7 @@ import pytest
 
 from fleet_views import policy
 from synaptoroute.errors import ProtocolError
+from synaptoroute.sequencer.append_errors import Reason, unavailable
 from synaptoroute.sequencer.client import Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.saved_state import SavedState
@@ -32,11 +33,15 @@ class Redis:
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
+        self.is_hash = False
 
     async def call(self, *words: Any) -> Any:
         if words[0] == "SET":
-            self.values[words[1]] = words[2]
+            self.values[words[1]], self.is_hash = words[2], False
             return b"OK"
+        if self.is_hash:
+            reply = "WRONGTYPE Operation against a key holding the wrong kind of value"
+            raise unavailable(Reason.REFUSED, reply, redis_error=reply)
         return self.values.get(words[1])
 
 
@@ -199,6 +204,16 @@ async def test_state_that_somebody_wrote_to_redis_does_not_count(clock: list[flo
         clock[0] = NOON + 6
         await again.memory.load()
         assert {"x": 3} == again.answers(NOON + 6)
+
+
+async def test_key_of_another_type_is_overwritten(clock: list[float]) -> None:
+    redis = Redis()
+    redis.is_hash = True
+    coordinator = Coordinator(redis, NOON)
+    await coordinator.memory.load()
+
+    assert await coordinator.memory.save() > 0
+    assert not redis.is_hash
 
 
 @pytest.mark.parametrize(
