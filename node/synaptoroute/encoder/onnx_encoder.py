@@ -33,13 +33,11 @@ from synaptoroute.encoder.recipe import (
     verify_files,
 )
 from synaptoroute.encoder.self_check import COSINE_MIN_BY_PRECISION, check_exactness, check_probe
-from synaptoroute.encoder.session import GraphSession, check_providers
+from synaptoroute.encoder.session import CPU, GraphSession, check_providers, costs_of
 from synaptoroute.encoder.text_tokenizer import TextTokenizer
 from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt, ModelNotFound
 
-MICRO_BATCH_TOKENS_MAX_DEFAULT = 512
 _OPTIONS_OF_EVERY_MODEL: Final = {"precision", "providers", "micro_batch_tokens_max", "probe"}
-_CPU: Final = "CPUExecutionProvider"
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +76,7 @@ class Encoder:
         query_prefix: str | None = None,
         utterance_prefix: str | None = None,
         cache_dir: Path | None = None,
-        micro_batch_tokens_max: int = MICRO_BATCH_TOKENS_MAX_DEFAULT,
+        micro_batch_tokens_max: int | None = None,
         probe: bool = True,
     ) -> None:
         """Load a model.
@@ -95,7 +93,8 @@ class Encoder:
             query_prefix: Text before every query; None for the model's own.
             utterance_prefix: Text before every utterance; None for the model's own.
             cache_dir: Folder of downloads, and of what was prepared; None for the defaults.
-            micro_batch_tokens_max: Tokens of one run of the graph.
+            micro_batch_tokens_max: Tokens of one run of the graph; None for 512 on a CPU, and
+                16,384 on a GPU.
             probe: Compare the bundled model's vectors with its reference.
 
         Raises:
@@ -104,7 +103,7 @@ class Encoder:
             ModelCorrupt: A file is not the expected one.
             EncoderError: The download failed, or the model does not work here.
         """
-        if micro_batch_tokens_max < 1:
+        if micro_batch_tokens_max is not None and micro_batch_tokens_max < 1:
             raise ConfigError(
                 f"micro_batch_tokens_max must be at least 1, got {micro_batch_tokens_max}"
             )
@@ -115,7 +114,7 @@ class Encoder:
         files = verify_files(recipe)
         self._recipe = recipe
         self._stats = StatsCounter()
-        self._micro_batch_tokens_max = micro_batch_tokens_max
+        self._micro_batch_tokens_max = micro_batch_tokens_max or costs_of(providers).tokens_max
         self._micro_batch_texts_max = None if files.is_batch_invariant else 1
         self._tokenizer = TextTokenizer(
             recipe.tokenizer_file, recipe.max_tokens, scripts=recipe.scripts
@@ -282,7 +281,7 @@ def _open_packed_float32(
     It has the fingerprint of the model's file, so whatever is wrong with it, the file itself
     can take its place.
     """
-    if list(providers) != [_CPU]:
+    if list(providers) != [CPU]:
         return None, f"it runs on {', '.join(providers)}"
     packed = find_packed(recipe, files.model_sha256, "float32", cache_dir)
     if packed is None:
@@ -300,8 +299,8 @@ def _open_int8(
     recipe: Recipe, files: VerifiedFiles, providers: Sequence[str], cache_dir: Path | None
 ) -> PackedSession:
     """Open the int8 graph that ``model prepare`` authored."""
-    if list(providers) != [_CPU]:
-        raise ConfigError(f"precision int8 runs on {_CPU} alone, got {', '.join(providers)}")
+    if list(providers) != [CPU]:
+        raise ConfigError(f"precision int8 runs on {CPU} alone, got {', '.join(providers)}")
     packed = find_packed(recipe, files.model_sha256, "int8", cache_dir)
     if packed is None:
         raise ConfigError(

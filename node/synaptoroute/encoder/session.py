@@ -4,16 +4,17 @@ All encoder workers share one session.  A run uses one thread, because the worke
 parallelism, and does not spin, so an idle worker costs nothing.  Every row is pooled and
 normalised by itself, so its bits do not depend on the other rows.
 
-Micro-batches: a run has a fixed cost, about that of ``RUN_COST_TOKENS`` tokens, and then a
-cost per token, padding included.  Texts sorted by length are split into the contiguous
-runs of least total cost, by dynamic programming over the split points.  Texts of equal
-length then share a run without padding, and texts of similar length only where padding is
-cheaper than another run.  No run is padded by more than ``PADDING_SHARE_MAX``.
+Micro-batches: a run has a fixed cost and then a cost per token, padding included
+(``RunCosts``).  Texts sorted by length are split into the contiguous runs of least total
+cost, by dynamic programming over the split points.  Texts of equal length then share a run
+without padding, and texts of similar length only where padding is cheaper than another run.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +28,42 @@ _TEXT_INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids"
 _USUAL_OUTPUTS: Final = ("sentence_embedding", "last_hidden_state", "token_embeddings")
 _FLOAT_TYPES: Final = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
 _LOG_ERRORS_ONLY: Final = 3
-RUN_COST_TOKENS: Final = 8
-PADDING_SHARE_MAX: Final = 0.09
+CPU: Final = "CPUExecutionProvider"
+_GPU_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    # TF32 keeps ten bits of a product's operands.
+    "CUDAExecutionProvider": {"use_tf32": "0"},
+    "TensorrtExecutionProvider": {},
+    "MIGraphXExecutionProvider": {},
+    "ROCMExecutionProvider": {},
+    "DmlExecutionProvider": {},
+}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCosts:
+    """What a run of a padded graph costs on a kind of processor.
+
+    Attributes:
+        run_tokens: Fixed cost of a run, in tokens.
+        padding_share_max: Most padding of a run, as a share of its tokens.
+        tokens_max: Tokens of a run, padding included.
+    """
+
+    run_tokens: int
+    padding_share_max: float
+    tokens_max: int
+
+
+CPU_COSTS: Final = RunCosts(8, 0.09, 512)
+# Thousands of tokens cost a GPU little more than one: few runs, well filled.  Estimated, not
+# measured: see docs/accuracy.md.
+GPU_COSTS: Final = RunCosts(4_096, 0.5, 16_384)
+
+
+def costs_of(providers: Sequence[str]) -> RunCosts:
+    """Costs of a run on the first of some execution providers."""
+    return GPU_COSTS if providers[0] in _GPU_OPTIONS else CPU_COSTS
 
 
 class GraphSession:
@@ -48,6 +83,7 @@ class GraphSession:
         constant_inputs: Mapping[str, int],
     ) -> None:
         self._session = open_session(str(model_file), model_file.name, providers)
+        self._costs = costs_of(providers)
         declared = [node.name for node in self._session.get_inputs()]
         unknown = set(declared) - _TEXT_INPUTS - set(constant_inputs)
         if unknown or "input_ids" not in declared:
@@ -71,7 +107,7 @@ class GraphSession:
     def plan(
         self, counts: Sequence[int], tokens_max: int, texts_max: int | None = None
     ) -> list[list[int]]:
-        return plan(counts, tokens_max, texts_max)
+        return plan(counts, tokens_max, texts_max, self._costs)
 
     def run(
         self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
@@ -139,10 +175,30 @@ def open_session(
     # A thread that spins takes the CPU from the other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    asked = [(each, dict(_GPU_OPTIONS.get(each, {}))) for each in providers]
     try:
-        return onnxruntime.InferenceSession(model, sess_options=options, providers=list(providers))
+        session = onnxruntime.InferenceSession(model, sess_options=options, providers=asked)
     except Exception as error:  # the runtime's errors share no narrower type
         raise ModelCorrupt(f"{name} cannot be loaded: {error}", file=name) from error
+    check_started(providers, session.get_providers())
+    return session
+
+
+def check_started(asked: Sequence[str], started: Sequence[str]) -> None:
+    """Refuse a session that runs on a processor that nobody asked for.
+
+    The runtime takes the CPU instead of a GPU that it cannot start, and says nothing.
+
+    Raises:
+        ConfigError: None of the providers that were asked for was started.
+    """
+    missing = [name for name in asked if name not in started]
+    if not missing:
+        return
+    detail = f"ONNX Runtime cannot start {', '.join(missing)}; are the driver and libraries there?"
+    if len(missing) == len(asked):
+        raise ConfigError(detail, started=list(started))
+    _log.warning("%s It runs on %s.", detail, started[0])
 
 
 def _choose_output(declared: Mapping[str, str], requested: str | None) -> str:
@@ -192,7 +248,12 @@ def normalise(rows: NDArray[np.float64]) -> NDArray[np.float32]:
 # --- micro-batches ---
 
 
-def plan(counts: Sequence[int], tokens_max: int, texts_max: int | None = None) -> list[list[int]]:
+def plan(
+    counts: Sequence[int],
+    tokens_max: int,
+    texts_max: int | None = None,
+    costs: RunCosts = CPU_COSTS,
+) -> list[list[int]]:
     """Split a batch into micro-batches.
 
     Args:
@@ -200,13 +261,14 @@ def plan(counts: Sequence[int], tokens_max: int, texts_max: int | None = None) -
         tokens_max: Tokens of one micro-batch, padding included; a longer text
             runs alone.
         texts_max: Texts of one micro-batch; None for no limit but the tokens.
+        costs: Of the processor that runs them.
 
     Returns:
         Indexes into ``counts``, each exactly once, lengths ascending.
     """
     order = sorted(range(len(counts)), key=lambda index: (counts[index], index))
     lengths = [counts[index] for index in order]
-    starts = _cheapest_starts(lengths, tokens_max, texts_max or len(lengths))
+    starts = _cheapest_starts(lengths, tokens_max, texts_max or len(lengths), costs)
     runs: list[list[int]] = []
     end = len(order)
     while end:
@@ -215,21 +277,23 @@ def plan(counts: Sequence[int], tokens_max: int, texts_max: int | None = None) -
     return runs[::-1]
 
 
-def _cheapest_starts(lengths: Sequence[int], tokens_max: int, texts_max: int) -> list[int]:
+def _cheapest_starts(
+    lengths: Sequence[int], tokens_max: int, texts_max: int, run: RunCosts
+) -> list[int]:
     """For each end: where the last run of the cheapest split of the texts before it starts."""
     costs = [0] * (len(lengths) + 1)
     starts = [0] * (len(lengths) + 1)
     for end in range(1, len(lengths) + 1):
         longest = lengths[end - 1]
-        costs[end] = costs[end - 1] + RUN_COST_TOKENS + longest
+        costs[end] = costs[end - 1] + run.run_tokens + longest
         starts[end] = end - 1
         padding = 0
         for start in range(end - 2, max(-1, end - 1 - texts_max), -1):
             padding += longest - lengths[start]
             size = (end - start) * longest
-            if size > tokens_max or padding > PADDING_SHARE_MAX * size:
+            if size > tokens_max or padding > run.padding_share_max * size:
                 break
-            cost = costs[start] + RUN_COST_TOKENS + size
+            cost = costs[start] + run.run_tokens + size
             if cost < costs[end]:
                 costs[end], starts[end] = cost, start
     return starts

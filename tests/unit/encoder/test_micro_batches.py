@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaptoroute.encoder.session import PADDING_SHARE_MAX, RUN_COST_TOKENS, plan
+from synaptoroute.encoder.session import CPU_COSTS, GPU_COSTS, check_started, costs_of, plan
+from synaptoroute.errors import ConfigError
 
 pytestmark = pytest.mark.unit
 
@@ -16,7 +17,7 @@ LENGTHS = st.lists(st.integers(1, 600), max_size=80)
 
 
 def price(counts: list[int], runs: list[list[int]]) -> int:
-    return sum(RUN_COST_TOKENS + len(run) * max(counts[i] for i in run) for run in runs)
+    return sum(CPU_COSTS.run_tokens + len(run) * max(counts[i] for i in run) for run in runs)
 
 
 def padding_share(counts: list[int], run: list[int]) -> float:
@@ -71,7 +72,7 @@ def test_each_text_runs_once_within_the_limit(counts: list[int], tokens_max: int
     assert list(range(len(counts))) == sorted(itertools.chain.from_iterable(runs))
     for run in runs:
         assert len(run) == 1 or len(run) * max(counts[i] for i in run) <= tokens_max
-        assert padding_share(counts, run) <= PADDING_SHARE_MAX + 1e-9
+        assert padding_share(counts, run) <= CPU_COSTS.padding_share_max + 1e-9
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(30, 120))
@@ -91,7 +92,7 @@ def test_plan_is_the_cheapest_contiguous_split(counts: list[int], tokens_max: in
             len(run) == 1
             or (
                 len(run) * max(counts[i] for i in run) <= tokens_max
-                and padding_share(counts, run) <= PADDING_SHARE_MAX
+                and padding_share(counts, run) <= CPU_COSTS.padding_share_max
             )
             for run in runs
         )
@@ -99,3 +100,27 @@ def test_plan_is_the_cheapest_contiguous_split(counts: list[int], tokens_max: in
             best = min(best or price(counts, runs), price(counts, runs))
 
     assert best == price(counts, plan(counts, tokens_max))
+
+
+def test_gpu_gets_few_large_runs() -> None:
+    """A run costs a GPU as much as thousands of tokens, so lengths may differ in one."""
+    counts = [5 + number % 12 for number in range(512)]
+
+    assert GPU_COSTS == costs_of(["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert CPU_COSTS == costs_of(["CPUExecutionProvider"])
+    runs = plan(counts, GPU_COSTS.tokens_max, costs=GPU_COSTS)
+    assert 1 == len(runs)
+    assert 10 < len(plan(counts, CPU_COSTS.tokens_max))
+
+
+def test_gpu_that_cannot_be_started_is_not_replaced_silently(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    with pytest.raises(ConfigError, match="cannot start CUDAExecutionProvider"):
+        check_started([cuda], [cpu])
+    check_started([cuda, cpu], [cpu])
+    assert "cannot start CUDAExecutionProvider" in caplog.text
+    caplog.clear()
+    check_started([cuda], [cuda, cpu])
+    assert "" == caplog.text
