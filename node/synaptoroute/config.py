@@ -189,7 +189,8 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
 
     Attributes:
         port: TCP port of the HTTP server.
-        model: Bundled name, fastembed name, or path of a local ONNX folder.
+        model: A preset such as ``default`` or ``fast``, a name of fastembed's catalogue, or a
+            local folder with an ONNX graph.
         encoder_precision: ``int8`` multiplies in integers, for the bundled model and for
             models that `model prepare --precision int8` packed; ``auto`` is ``int8`` for the
             bundled model, else ``float32``.  Must be the same on all nodes of a cluster.
