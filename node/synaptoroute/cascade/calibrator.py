@@ -29,7 +29,8 @@ from synaptoroute.cascade import (
     calibrate,
     scored_by,
 )
-from synaptoroute.cascade.cascade import NAME_DIGITS, Cascade
+from synaptoroute.cascade.cascade import Cascade
+from synaptoroute.cascade.table_store import NAME_DIGITS
 from synaptoroute.core.mutation import Aggregation, Calibrate
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ClusterError, ConfigError, ProtocolError, SynaptoRouteError
@@ -38,7 +39,7 @@ from synaptoroute.ports import EnginePort
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.tensor import Tensor
 
-POLL_SECONDS: Final = 0.2
+POLL_SECONDS: Final = 1.0
 SETTLE_SECONDS: Final = 1.0
 """Delay between a calibration becoming due and its start: changes come in groups."""
 SPREAD_SECONDS: Final = 4.0

@@ -24,8 +24,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import Change, Commit, RouteRecord
-from synaptoroute.core.mutation import Position, Revision, Settings
+from synaptoroute.core.change import Change, Commit
+from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.fast_encoder import FastEncoder
 from synaptoroute.encoder.integer_product import integer_product
@@ -35,6 +35,7 @@ from synaptoroute.ports import Published
 from synaptoroute.scoring import Scratch
 from synaptoroute.serving.encoder_workers import Batch
 from synaptoroute.serving.fair_queue import InFlightQuery
+from synaptoroute.serving.first_stages import forget_first_stage, renew_first_stages
 from synaptoroute.serving.preparation import ChangedWords, TextPreparation
 from synaptoroute.serving.query import FirstStage, Query, RecentDecisions, UnmatchedQueries
 from synaptoroute.serving.queue import QueryQueue
@@ -300,18 +301,9 @@ class Scorer:
         return stage.rebuild(self.encoder, settings, records, commit.entry.position.revision)
 
     def renew_first_stages(self) -> None:
-        """Build the first stages of all sets again.
-
-        Runs on the applier's thread: it alone changes sets and routes, so they stay meanwhile.
-        """
-        for number, served in sorted(self.sets.by_number.items()):
-            stage = served.first_stage
-            if stage is None or not self.is_alive:
-                continue
-            records, settings, at = self._call(_contents, number).result()
-            built = stage.rebuild(self.encoder, settings, records, at)
-            install = partial(_install_stage, stage, built, self.encoder, served.preparation)
-            self._call(install, number).result()
+        """Build the first stages of all sets again; runs on the applier's thread."""
+        if self.is_alive:
+            renew_first_stages(self.sets, self._call, self.encoder)
 
     def call(self, task: Callable[[Tensor], Any], route_set: str = "") -> Future[Any]:
         """Run a function on the tensor of a set or an alias, between two batches.
@@ -602,7 +594,7 @@ class Scorer:
                 ]
                 continue
             if own.first_stage is None:
-                _forget_first_stage(groups)  # of another set that an alias named before
+                forget_first_stage(groups)  # of another set that an alias named before
             flights = [batch.queries[place] for place in chosen]
             found = self._score_on(own, flights, batch.embeddings[chosen], groups)
             if is_kept:
@@ -645,27 +637,6 @@ def _keep(served: ServedSet, answers: Sequence[Answer]) -> None:
         served.unmatched.add(answers)
     if served.tensor.settings.feedback:
         served.decisions.add(answers)
-
-
-def _contents(tensor: Tensor) -> tuple[tuple[RouteRecord, ...], Settings, Revision]:
-    return tuple(tensor.routes.values()), tensor.settings, tensor.revision
-
-
-def _install_stage(
-    stage: FirstStage,
-    built: Any,
-    encoder: TextEncoder,
-    preparation: TextPreparation,
-    tensor: Tensor,
-) -> None:
-    stage.install(built, encoder, tensor, preparation)
-
-
-def _forget_first_stage(callers: Sequence[Sequence[object]]) -> None:
-    for group in callers:
-        for query in group:
-            if isinstance(query, Query):
-                query.first_stage, query.first_stage_at = None, None
 
 
 def _prepare_step(tensor: Tensor) -> bool:
