@@ -293,7 +293,8 @@ class Engine:
         def task(_: AppliedState) -> None:
             if self._cascade is not None:
                 self._cascade.tables.add(table)
-                self.scorer.renew_first_stages()
+                if self.scorer.is_alive:
+                    self.scorer.renew_first_stages()
 
         return self.run_on_applier(task)
 

@@ -302,8 +302,7 @@ class Scorer:
 
     def renew_first_stages(self) -> None:
         """Build the first stages of all sets again; runs on the applier's thread."""
-        if self.is_alive:
-            renew_first_stages(self.sets, self._call, self.encoder)
+        renew_first_stages(self.sets, self._call, self.encoder)
 
     def call(self, task: Callable[[Tensor], Any], route_set: str = "") -> Future[Any]:
         """Run a function on the tensor of a set or an alias, between two batches.
