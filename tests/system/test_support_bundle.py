@@ -225,6 +225,21 @@ def test_bundle_holds_no_text_and_no_secret(planted: Planted) -> None:
     assert json.loads(members["coordinators/1/nodes.json"])["nodes"][0]["state"]["state"]
 
 
+def test_bundle_is_made_with_settings_that_are_not_valid_and_a_wrong_key(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that does not start because of its settings is a reason to ask for help."""
+    monkeypatch.setenv("SYNAPTOROUTE_LANES", "many")
+    monkeypatch.setattr(planted, "key", "sr_" + "w" * 43)
+    members = planted.bundle("invalid", "--url", planted.node.url)
+    left_out = json.loads(members["manifest.json"])["left_out"]
+
+    assert {"what": "settings", "why": "invalid_config"} in left_out
+    assert {"what": "nodes/0/state.json", "why": "status_401"} in left_out
+    assert "nodes/0/readiness.json" in members
+    assert [] == found_in(members, planted.texts)
+
+
 def test_names_are_kept_where_the_operator_asks(planted: Planted) -> None:
     members = planted.bundle("names", "--url", planted.urls, "--names")
 

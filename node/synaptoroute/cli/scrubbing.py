@@ -44,6 +44,8 @@ KEPT_LOG_FIELDS: Final = frozenset(
     "timestamp level logger code reason state method release version digest".split()
 )
 _MAPS_BY_NAME: Final = frozenset({"set_cascades", "sets", "aliases", "routes", "limits"})
+_IDENTITY: Final = re.compile(r"[0-9a-f]{32}")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FIELD: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _CODE: Final = re.compile(r"[A-Za-z0-9_.:,+/{}-]*")
 _SAMPLE: Final = re.compile(
@@ -97,6 +99,8 @@ class Scrubber:
             return text
         if self._shows_names and field in NAME_FIELDS:
             return text[:TEXT_CHARACTERS_MAX]
+        if field == "node" and not _IDENTITY.fullmatch(text):
+            return text if self._shows_names else self.hide(text)
         # The kinds of entries have two words.
         code = text.replace(" ", "_") if field == "kind" else text
         if field in KEPT_FIELDS and len(code) <= TEXT_CHARACTERS_MAX and _CODE.fullmatch(code):
@@ -147,6 +151,8 @@ class Scrubber:
                 shown[key] = value if is_event and _FIELD.fullmatch(value) else self.hide(value)
             elif isinstance(value, str):
                 is_code = key in KEPT_LOG_FIELDS and _CODE.fullmatch(value)
+                # A client may send any method.
+                is_code = is_code and (key != "method" or value in _METHODS)
                 is_shown = is_code or (self._shows_names and key in NAME_FIELDS)
                 shown[key] = value if is_shown else self.hide(value)
             elif value is None or isinstance(value, int | float):

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import tarfile
 import threading
@@ -42,6 +43,9 @@ LOG_BYTES_MAX: Final = 2_097_152
 """Bytes of a log file that are read, from its end."""
 REQUEST_SECONDS_MAX: Final = 10.0
 SECRET_CHARACTERS_MIN: Final = 6
+_SECRET_VARIABLE: Final = re.compile(
+    r"^(SYNAPTOROUTE|OTEL)_.*(PASSWORD|SECRET|KEY|HEADERS|REDIS_URL)$"
+)
 OF_A_NODE: Final = {
     "readiness": "/readyz",
     "state": "/-/state",
@@ -111,7 +115,7 @@ class Bundle:
         if thread.is_alive():
             self.leave_out(what, "out_of_time")
         elif failed:
-            self.leave_out(what, type(failed[0]).__name__)
+            self.leave_out(what, reason_of(failed[0]))
 
     def leave_out(self, what: str, why: str) -> None:
         self.left_out.append({"what": what, "why": why})
@@ -169,6 +173,7 @@ def forms_of(secret: str) -> list[bytes]:
 def known_secrets(config: NodeConfig, api_key: str | None) -> list[str]:
     """The secrets in the settings of this environment and in the files that they name."""
     found = [api_key or ""]
+    found += [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
     for name, value in vars(config).items():
         if hasattr(value, "get_secret_value"):
             text = value.get_secret_value()
@@ -181,6 +186,11 @@ def known_secrets(config: NodeConfig, api_key: str | None) -> list[str]:
                 words = file.read(65_536).decode(errors="replace").split()
             found += [word for word in words if len(word) >= 16]
     return [secret for secret in found if secret]
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something is left out; the message of an error may hold what nobody shall read."""
+    return f"status_{error.status}" if isinstance(error, RefusedByServer) else type(error).__name__
 
 
 # --- over HTTP ---------------------------------------------------------------------------
@@ -206,7 +216,7 @@ def _collect_url(bundle: Bundle, client: httpx.Client, url: str, number: int) ->
     except Exception as error:
         view = b"{}"
         if not _is_there(bundle, client, url):
-            bundle.leave_out(folder, type(error).__name__)
+            bundle.leave_out(folder, reason_of(error))
             return
     paths = OF_A_NODE
     if b'"coordinator":' in view:
@@ -253,6 +263,10 @@ def _read(bundle: Bundle, client: httpx.Client, url: str) -> bytes:
 
 class RefusedByServer(ValueError):
     """A server answered with a status that is no success."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class TooLargeForBundle(ValueError):

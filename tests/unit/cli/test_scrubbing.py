@@ -44,6 +44,14 @@ def test_keys_of_maps_by_name_are_hidden(key: str) -> None:
     assert "plain" not in json.dumps(shown)
 
 
+def test_name_that_an_operator_gave_a_node_is_hidden() -> None:
+    """Its identity is drawn by lot."""
+    shown = Scrubber().document([{"node": "ab" * 16}, {"node": "router-in-the-cellar"}])
+
+    assert "ab" * 16 == shown[0]["node"]
+    assert shown[1]["node"].startswith(HIDDEN)
+
+
 def test_deep_documents_end() -> None:
     """A server may answer with anything."""
     deep: object = "words"

@@ -14,6 +14,7 @@ from synaptoroute.cli.commands import doctor
 from synaptoroute.cli.commands.serve import read_settings
 from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
 from synaptoroute.cli.terminal import note, print_json, print_line, waiting
+from synaptoroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from synaptoroute.cli import support
@@ -73,9 +74,11 @@ def support_bundle(
     made_at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = output or Path(f"support-bundle-{made_at}.tar.gz")
     support.check_output(target)
-    config = read_settings({})
+    config, is_valid = settings_here()
     secrets = support.known_secrets(config, api_key)
     bundle = support.Bundle(Scrubber(shows_names=names), secrets, seconds_max)
+    if not is_valid:
+        bundle.leave_out("settings", "invalid_config")
     urls = [each.strip() for each in url.split(",") if each.strip()]
     with waiting("Collecting ..."):
         collect_here(bundle, config, database, log or [])
@@ -88,6 +91,16 @@ def support_bundle(
         print_json({"file": str(target), "left_out": bundle.left_out})
     else:
         print_line(str(target))
+
+
+def settings_here() -> tuple[NodeConfig, bool]:
+    """The settings of this environment, or the defaults if those are not valid."""
+    from synaptoroute.config import NodeConfig
+
+    try:
+        return read_settings({}), True
+    except ConfigError:
+        return NodeConfig.model_construct(), False
 
 
 def collect_here(
