@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -216,8 +217,13 @@ def over_http(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, node(Path(folder)) as port:
         put_routes(port, corpus.draw(10, SEED))
 
+        cores = len(os.sched_getaffinity(0))
+        asking: list[float] = []
+
         def bearable_rate() -> float:
+            cpu = time.process_time()
             run = asyncio.run(closed_loop(port, texts, CLIENTS, seconds / 2))
+            asking.append((time.process_time() - cpu) / (seconds / 2))
             return run["queries_per_second"]
 
         bearable_rate()
@@ -227,11 +233,17 @@ def over_http(options: Options) -> dict[str, Any]:
             offered = _from_outside({**orders, "deadline_ms": DEADLINE_MS})
             after = bearable_rate()
             bearable = (before + after) / 2
+            goodput = offered["goodput_per_second"] / bearable
+            # What the clients of both loads leave of the cores is the node's.
+            sending = offered["client_us_a_query"] * offered["offered_per_second"] / 1e6
+            left = (cores - sending) / (cores - (asking[-2] + asking[-1]) / 2)
             found.append(
                 {
                     "load": load,
                     "capacity_per_second": rounded(bearable),
-                    "goodput_of_capacity": rounded(offered["goodput_per_second"] / bearable),
+                    "goodput_of_capacity": rounded(goodput),
+                    "client_cores": rounded(sending),
+                    "goodput_without_client": rounded(goodput / left),
                     **offered,
                 }
             )
