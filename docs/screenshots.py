@@ -143,6 +143,8 @@ def take(page: Page, dashboard: str, suffix: str) -> None:
     """Take the pictures of one view of the dashboard."""
     page.goto(f"{dashboard}/#/fleet")
     page.wait_for_selector('.node[data-node="node-2"]', timeout=30_000)
+    # A new cluster has no log at first; that alarm stays until it has been over for a while.
+    page.wait_for_selector(".alarm", state="detached", timeout=90_000)
     page.wait_for_timeout(SETTLE_MS)
     keep(page, f"dashboard-fleet-{suffix}", is_whole=suffix != PHONE)
     if suffix != LIGHT:
