@@ -15,7 +15,8 @@ from tables import number, spread, table
 
 HEAD = """# Benchmarks
 
-Written by `make bench`; every figure is of the run named here, none is typed by hand.
+Written by `make bench`; no figure is typed by hand. Every figure is of the run named here, unless
+another run is named below the command of its part.
 Contenders run in turn, round by round, with the same texts and the same model file; a ratio is
 that of medians, in brackets its least and greatest value in one round. A high load average
 means that others used the machine meanwhile: then trust the ratios, not the absolute figures.
@@ -54,8 +55,18 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
             parts.append(make(result["figures"]))
             parts += [f"![{title}](docs/plots/{plot}.svg)\n" for plot, (bench, title, _) in
                       PLOTS.items() if bench == name]  # fmt: skip
-            parts.append(f"`{result['command']}`\n")
+            parts.append(f"`{result['command']}`\n{_one_run(result)}\n")
     return "\n".join(parts)
+
+
+def _one_run(result: dict[str, Any]) -> str:
+    """When, where and how one benchmark ran: parts of the page may be of different runs."""
+    load = result["load_average"]
+    note = f"; {result['note']}" if "note" in result else ""
+    return (
+        f"({result['date'][:10]}, commit {result['commit']}, {result['machine']['cpu']}, size "
+        f"{result['size']}, load average {load['start']:g} to {load['end']:g}{note})"
+    )
 
 
 def _run(results: Results) -> str:

@@ -189,6 +189,24 @@ def test_outage_figures_are_shown_on_the_page(monkeypatch: pytest.MonkeyPatch) -
     assert "| entries | 12,000 |" in chaos
 
 
+def test_page_names_the_run_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts may have been measured at other times, on another machine or under load."""
+    result = {
+        "date": "2026-11-30T21:16:59+00:00",
+        "commit": "c275b707a3f4",
+        "machine": {"cpu": "a processor"},
+        "size": "quick",
+        "load_average": {"start": 15.1, "end": 10.0},
+        "note": "beside other programs",
+    }
+    named = load(monkeypatch, "pages")._one_run(result)
+
+    assert named == (
+        "(2026-11-30, commit c275b707a3f4, a processor, size quick, "
+        "load average 15.1 to 10; beside other programs)"
+    )
+
+
 def test_equal_seeds_draw_equal_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal seeds draw equal utterances, other seeds others."""
     corpus = load(monkeypatch, "route_texts").generated()
