@@ -29,7 +29,8 @@ ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
     PIP_NO_INPUT=1
 RUN python3 -m venv /opt/tools
 COPY requirements/build.txt /src/requirements/
-# `strip`; an image without it is larger and works.
+# `strip`; an image without it is larger and works.  Nothing of this stage is in an image.
+# hadolint ignore=DL3008,DL3009
 RUN if command -v apt-get >/dev/null && ! command -v strip >/dev/null; then \
       { apt-get -qq update && apt-get -qq install --yes --no-install-recommends binutils; } \
         >/dev/null 2>&1 || echo "no binutils: debug symbols stay in the image"; \
@@ -72,9 +73,10 @@ RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --quiet --no-deps -
       /wheels/*.whl
 COPY deploy/probe.py deploy/data_folder.py /application/opt/synaptoroute/
 # The static table changes less often than the code, and the coordinator does not need it.
-RUN table="$(cd /application && find . -name static.table)" \
- && mkdir -p "/table/${table%/*}" /empty \
- && mv "/application/$table" "/table/$table"
+RUN table="$(find /application -name static.table)" \
+ && folder="${table%/*}" \
+ && mkdir -p "/table/${folder#/application/}" /empty \
+ && mv "$table" "/table/${folder#/application/}/"
 
 # --- the coordinator: no numpy, no onnxruntime, no model --------------------------------------
 FROM base AS coordinator
