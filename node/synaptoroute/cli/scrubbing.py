@@ -150,9 +150,9 @@ class Scrubber:
                 is_event = str(event.get("logger", "")).startswith("synaptoroute")
                 shown[key] = value if is_event and _FIELD.fullmatch(value) else self.hide(value)
             elif isinstance(value, str):
-                is_code = key in KEPT_LOG_FIELDS and _CODE.fullmatch(value)
-                # A client may send any method.
-                is_code = is_code and (key != "method" or value in _METHODS)
+                is_code = key in KEPT_LOG_FIELDS and _CODE.fullmatch(value) is not None
+                if key == "method":  # a client may send any
+                    is_code = value in _METHODS
                 is_shown = is_code or (self._shows_names and key in NAME_FIELDS)
                 shown[key] = value if is_shown else self.hide(value)
             elif value is None or isinstance(value, int | float):
