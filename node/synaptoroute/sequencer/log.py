@@ -93,8 +93,9 @@ class RedisLog:
         self.connector = Connector(
             url, password_file, tls or Tls(), socket_timeout_seconds, sentinel=sentinel
         )
-        self._replicas = [replace(self.connector, url=u, is_replica=True) for u in replica_urls]
-        random.shuffle(self._replicas)  # Nodes begin with different ones
+        # Nodes begin with different ones.
+        shuffled = random.sample(replica_urls, len(replica_urls))
+        self._replicas = [replace(self.connector, url=u, is_replica=True) for u in shuffled]
         self.keys = Keys(namespace)
         limits = limits or WriteLimits()
         self.entry_bytes_max = limits.entry_bytes_max
@@ -117,18 +118,17 @@ class RedisLog:
         self.presence = Presence(self.scripts, self._commands, rows)
         self.voter_positions = VoterPositions(self._commands, self.keys, self.verifier)
         self.ballots = Ballots(self._commands, self.keys)
-        reader = DocumentReader(self.verifier, self.signing_keys.secret, lambda: self.is_strict)
         self.content_board = ContentBoard(self._commands, self.keys)
+        reader = DocumentReader(self.verifier, self.signing_keys.secret, lambda: self.is_strict)
         self.audits = Audits(self.scripts, self._commands, reader)
         self.node_commands = NodeCommands(self.scripts, self._commands, reader)
         self.saved_state = SavedState(self._reads, self.keys, self.signing_keys.secret)
         self.epochs = Epochs(self.scripts, self.signing_keys)
         self._reader = self._reader_at(self._reads)
-        self._replica_links = [
-            each.link(timeout_seconds=REPLICA_SECONDS_MAX) for each in self._replicas
-        ]
-        readers = list(map(self._reader_at, self._replica_links))
-        self.replica_reads = ReplicaReads(readers, self._reader, self.head)
+        links = [each.link(timeout_seconds=REPLICA_SECONDS_MAX) for each in self._replicas]
+        self._replica_links = links
+        replicas = [self._reader_at(each) for each in links]
+        self.replica_reads = ReplicaReads(replicas, self._reader, self.head)
         self._position: Callable[[], Position] = Position
         self._fingerprint: Callable[[], str] = str
         self._voters: Callable[[], tuple[str, ...]] = tuple
