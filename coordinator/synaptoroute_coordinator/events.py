@@ -178,7 +178,10 @@ def is_log_full(log: LogView, policy: Policy) -> bool:
 
 def _log_alarms(view: FleetView, policy: Policy) -> list[Alarm]:
     found = []
-    if view.log.state != "open":
+    if view.log.state == "lost" and not any(node.epoch for node in view.nodes):
+        message = "no node has opened a log yet: writes are refused"
+        found.append(Alarm("log_closed", "warning", message))
+    elif view.log.state != "open":
         message = f"the log is {view.log.state}: writes are refused, queries continue"
         found.append(Alarm("log_closed", "critical", message))
     percent = 100 * view.log.kept_bytes / policy.log_bytes_max

@@ -452,11 +452,12 @@ def test_alarms_are_metrics_and_errors_are_problem_documents(
 ) -> None:
     coordinator = start_coordinator()
     coordinator.until(lambda: coordinator.is_active)
+    closed = 'synaptoroute_fleet_alarm{alarm="log_closed"} 1.0'
+    coordinator.until(lambda: closed in coordinator.http("GET", "/metrics").text)
     text = coordinator.http("GET", "/metrics").text
     unknown = coordinator.http("GET", "/v1/nothing")
     malformed = coordinator.http("POST", "/v1/actions/trim", json={"retain_entries": -1})
 
-    assert 'synaptoroute_fleet_alarm{alarm="log_closed"} 1.0' in text
     assert "synaptoroute_fleet_active 1.0" in text
     assert "application/problem+json" == unknown.headers["content-type"]
     assert (422, "invalid_parameter") == (malformed.status_code, malformed.json()["code"])

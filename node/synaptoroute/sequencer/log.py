@@ -134,17 +134,20 @@ class RedisLog:
         self._voters: Callable[[], tuple[str, ...]] = tuple
         self._epoch_id: Callable[[], str] = str
         retention = retention or RetentionLimits(log_bytes_max=limits.log_bytes_max)
-        self.retention = Retention(
+        self.retention = self._new_retention(retention)
+        self._appender = self._new_appender(replace(limits, log_bytes_max=retention.log_bytes_max))
+        self._buses: list[Bus] = []
+        guard(self)
+
+    def _new_retention(self, limits: RetentionLimits) -> Retention:
+        return Retention(
             self.epochs,
             self.presence,
             read_head=self.head,
             position=lambda: self._position(),
-            limits=retention,
+            limits=limits,
             voters=lambda: self._voters(),
         )
-        self._appender = self._new_appender(replace(limits, log_bytes_max=retention.log_bytes_max))
-        self._buses: list[Bus] = []
-        guard(self)
 
     def _reader_at(self, link: Link) -> Reader:
         return Reader(Scripts(link, self.keys), self.signing_keys)

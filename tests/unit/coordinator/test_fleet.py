@@ -89,6 +89,19 @@ def test_nodes_are_shown_while_the_log_does_not_answer() -> None:
     assert "recovering" == build_view(head(is_same_server=False), []).log.state
 
 
+def test_log_that_no_node_has_opened_yet_is_no_lost_log() -> None:
+    """Redis was emptied only if a node holds entries."""
+    new = build_view(NoLog(1, "master"), [seen("a", 0, epoch=0)])
+    lost = build_view(NoLog(1, "master"), [seen("a", 0, epoch=0), seen("b")])
+
+    first = find_alarms(new, policy())[0]
+    assert ("log_closed", "warning") == (first.code, first.severity)
+    assert "no node has opened" in first.message
+    assert "critical" == next(
+        each.severity for each in find_alarms(lost, policy()) if each.code == "log_closed"
+    )
+
+
 def test_view_without_redis_is_unknown_and_not_healthy() -> None:
     """Neither health nor lag nor digests are known; what answers the coordinator is live."""
     view = build_view(None, [seen("a"), seen("b", digest=OTHER)], answering=frozenset({"b"}))
