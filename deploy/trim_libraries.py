@@ -63,7 +63,6 @@ IMPORTED: Final = (
     "numpy",
     "onnxruntime",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "opentelemetry.instrumentation.fastapi",
     "opentelemetry.sdk.trace.export",
     "prometheus_client",
     "pydantic",

@@ -88,7 +88,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
     """A node and a coordinator on a Valkey with a password, full of planted texts."""
     folder = tmp_path_factory.mktemp("bundle")
     redis = restricted_server("valkey-8.1", folder / "redis").start()
-    key, secret = make_key(), "s" * 20 + "ecret" * 9
+    key, secret = make_key(), "s" * 20 + "hidden" * 8
     for name, text in (
         ("keys", key_line(key, ["admin"], "quokka-key") + "\n"),
         ("secret", f"k1 {secret}\n"),

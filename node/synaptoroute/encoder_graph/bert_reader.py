@@ -93,16 +93,13 @@ class _Reader:
         layers: list[Layer[Linear]] = []
         found: list[_Attention] = []
         activations: set[Activation] = set()
-        name = self._resolve(output)
-        while len(layers) <= _LAYERS_MAX:
-            norm, total = self._norm(name)
-            if self._is_embedding(total):
-                break
+        norm, total = self._norm(self._resolve(output))
+        while len(layers) <= _LAYERS_MAX and not self._is_embedding(total):
             layer, attention, activation = self._layer(norm, total)
             layers.append(layer)
             found.append(attention)
             activations.add(activation)
-            name = attention.source
+            norm, total = self._norm(attention.source)
         if not layers:
             raise UnknownGraph("the output is not a layer's")
         heads = {each.heads for each in found}
@@ -160,21 +157,23 @@ class _Reader:
             node = self._node(others[0])
             if node is None:
                 return None
-        weights = self._constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        if node.operator not in ("MatMul", "Gemm") or weights is None or weights.ndim != 2:
+        if node.operator not in ("MatMul", "Gemm") or len(node.inputs) < 2:
+            return None
+        weights = self._constant(node.inputs[1])
+        if weights is None or weights.ndim != 2:
             return None
         if node.operator == "Gemm":
             if node.attributes.get("alpha", 1.0) != 1.0 or node.attributes.get("transA", 0):
                 return None
-            weights = weights.T if node.attributes.get("transB", 0) else weights
+            weights = np.transpose(weights) if node.attributes.get("transB", 0) else weights
             if len(node.inputs) > 2:
                 own = self._constant(node.inputs[2])
                 if own is None or node.attributes.get("beta", 1.0) != 1.0:
                     return None
                 bias = _floats(own) if bias is None else bias + _floats(own)
-        if bias is None:
-            bias = np.zeros(weights.shape[1], np.float32)
-        return Linear(_floats(weights), bias), self._resolve(node.inputs[0])
+        product = _floats(weights)
+        added = np.zeros(product.shape[-1:], np.float32) if bias is None else bias
+        return Linear(product, added), self._resolve(node.inputs[0])
 
     def _norm(self, name: str) -> tuple[Norm, _Sum]:
         """Read the normalisation that returns a row, and the sum that it takes."""
