@@ -27,7 +27,7 @@ CLEAR_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How a route set is used now, and how in the week before.
+    """Use of a route set now and in the week before.
 
     Attributes:
         recent: Figures of the last hour, or of what the settings say.
@@ -57,7 +57,7 @@ class Drift:
 
     @property
     def message(self) -> str:
-        """What is different, for an operator."""
+        """Sentence for an operator about the difference."""
         said = []
         for what, after, before in (
             ("without a route", self.recent.unmatched, self.week.unmatched),

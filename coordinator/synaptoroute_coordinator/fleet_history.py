@@ -34,7 +34,7 @@ SERIES: Final = (
 
 @dataclass(slots=True)
 class _Bucket:
-    """What was seen in a bucket: the newest position, the largest lag, the mean load."""
+    """Figures of one bucket: the newest position, the largest lag, the mean load."""
 
     number: int
     head: str = ""

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Memory:
-    """What a coordinator keeps over its restart.  Used on one event loop."""
+    """State that a coordinator keeps over its restart.  Used on one event loop."""
 
     def __init__(
         self,

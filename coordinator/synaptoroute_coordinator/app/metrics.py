@@ -155,7 +155,7 @@ class FleetCollector(Collector):
 
 
 class DriftCollector(Collector):
-    """How each route set is used now, and how in the week before; those with most answers."""
+    """Use of each route set now and in the week before; the sets with most answers."""
 
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler

@@ -1,4 +1,4 @@
-"""What a support bundle may hold: numbers, states and codes, never a text or a secret.
+"""Scrubbing of a support bundle: numbers, states and codes stay, texts and secrets do not.
 
 Rule 1: a number, a truth value and an empty text are kept.
 Rule 2: a text is kept if its field is in ``KEPT_FIELDS`` and it has the form of a code.

@@ -41,7 +41,7 @@ Exact = Literal["float32", "int8"]
 
 @dataclass(frozen=True, slots=True)
 class PackedCheck:
-    """What a packed graph was compared with, and how it came out.
+    """Result of the comparison of a packed graph with the file of its model.
 
     Attributes:
         cosine_min: Least cosine of a text's vector to that of the model's file.
@@ -74,7 +74,7 @@ class PackedProbe:
 
 @dataclass(frozen=True, slots=True)
 class PackedModel:
-    """What ``model prepare`` found of one model in one precision.
+    """Result of ``model prepare`` for one model in one precision.
 
     Attributes:
         model: Its name.

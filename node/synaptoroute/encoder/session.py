@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunCosts:
-    """What a run of a padded graph costs on a kind of processor.
+    """Costs of a run of a padded graph on a kind of processor.
 
     Attributes:
         run_tokens: Fixed cost of a run, in tokens.

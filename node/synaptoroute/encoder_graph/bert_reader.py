@@ -59,7 +59,7 @@ class _Sum:
 
 @dataclass(frozen=True, slots=True)
 class _Attention:
-    """What one attention reads: its hidden state and the products of it."""
+    """Inputs of one attention: its hidden state and the products of it."""
 
     source: str
     linear: Linear

@@ -69,7 +69,7 @@ Session = GraphSession | PackedSession
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """What a graph must reach; ``accuracy`` is what it may lose of the file's."""
+    """Limits that a graph must reach; ``accuracy`` is how much it may lose of the file's."""
 
     cosine_min: float
     agreement_min: float

@@ -108,7 +108,7 @@ class StagedVectors:
 
 @dataclass(frozen=True, slots=True)
 class EncoderDetails:
-    """What an encoder is.
+    """Identity and properties of an encoder.
 
     Attributes:
         dim: Length of a vector.

@@ -1,4 +1,4 @@
-"""What a coordinator saves for the next one, in one key.
+"""State that a coordinator saves for the next one, in one key.
 
 Counts of traffic and past alarms: nothing that a decision about the log depends on.  In a cluster
 with a secret it is authenticated, so that whoever can write to Redis cannot make up a history.

@@ -94,7 +94,7 @@ async def check_server(link: Link, role: str) -> ServerFacts:
 
 
 def read_info(connector: Connector) -> dict[str, str]:
-    """What a server says of itself in INFO; empty if that is not allowed.
+    """Read INFO of a server; empty if that is not allowed.
 
     Raises:
         SequencerUnavailable: It cannot be reached.

@@ -1,4 +1,4 @@
-"""What a support bundle says of a database: figures of the file, never a row."""
+"""Figures of a database file for a support bundle, never a row."""
 
 from __future__ import annotations
 

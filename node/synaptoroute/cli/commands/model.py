@@ -240,7 +240,7 @@ def check(
 
 
 def _graph_state(encoder: Any) -> dict[str, str]:
-    """How the graph of an encoder runs; empty for an encoder without one."""
+    """Say how the graph of an encoder runs; empty for an encoder without one."""
     reason = getattr(encoder, "why_padded", None)
     if reason is None:
         return {}
