@@ -263,7 +263,7 @@ def check_redis(config: NodeConfig) -> list[CheckResult]:
 
 
 def connector_of(config: NodeConfig) -> Connector:
-    """How the Redis of these settings is reached.
+    """Make the connector to the Redis of these settings.
 
     Raises:
         ConfigError: The URL is malformed.
