@@ -33,7 +33,7 @@ from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.scripts import Head
 from tls_files import TestTls
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.02
 REQUEST_SECONDS = 20.0
 ResultT = TypeVar("ResultT")

@@ -178,7 +178,8 @@ def test_standalone_database_opens_and_goes_back_until_it_is_finalized(
             node.stop()
         node.start()
         httpx.post(f"{node.url}/v1/cluster/finalize", json={"apply": True}).raise_for_status()
-        assert later["settings"] == state_of(node.url)["settings"]
+        # Earlier releases cannot tell a set that was never asked from one without a cascade.
+        assert {**later["settings"], "cascade": "auto"} == state_of(node.url)["settings"]
         httpx.put(f"{node.url}/v1/routes/apple", json=body("apple", **NEW)).raise_for_status()
         node.kill()
         node.start()

@@ -31,13 +31,13 @@ show_route show_set show_settings show_shadow show_state show_traffic systemone 
 """
 COORDINATOR = """
 abort_import change_encoder change_voter close_session delete_alias delete_route delete_set
-diff_sets dismiss_unmatched erase_texts follow fork_set list_actions list_aliases list_backups
-list_conflicts list_feedback list_orphans list_routes list_sets list_tests open_session
+diff_sets dismiss_unmatched erase_texts follow fork_set list_actions list_alarms list_aliases
+list_backups list_conflicts list_feedback list_orphans list_routes list_sets list_tests open_session
 patch_route patch_set patch_tests preview preview_revision preview_texts put_alias put_feedback
 put_route put_set put_settings put_tests query query_batch recover replay_orphan reset_shadow
 resolve_items resync_node revert_change revise roll_back run_tests scrub_node show_alias
-show_cluster show_clusters show_encoders show_evaluation show_fleet_history show_history
-show_live show_log
+show_cluster show_clusters show_diagnostics show_encoders show_evaluation show_fleet_history
+show_history show_live show_log
 show_metrics show_propagation show_ready show_route show_session show_set show_settings
 show_shadow show_traffic show_unmatched start_audit take_backup trim try_encoder
 """
