@@ -97,6 +97,8 @@ class CoordinatorConfig(Policy, HttpConfig):
             Redis' clock.
         peer_secret_file: Secret shared with the nodes, to fetch backups; without a file it is
             derived as the nodes do.
+        otlp_headers_file: File of the credentials of the receiver of spans, in the form of
+            ``OTEL_EXPORTER_OTLP_HEADERS``: ``name=value``, separated by commas.
         peer_ca_file: Certificate authorities of the nodes' certificates; ``tls_client_ca`` by
             default, else those of the system.
         peer_cert_file: Client certificate that is shown to nodes; ``tls_cert`` by default.
@@ -145,6 +147,7 @@ class CoordinatorConfig(Policy, HttpConfig):
     identity_key_file: Path | None = None
     clock_skew_seconds_max: float = Field(default=60.0, ge=5, le=86_400)
     peer_secret_file: Path | None = None
+    otlp_headers_file: Path | None = None
     peer_ca_file: Path | None = None
     peer_cert_file: Path | None = None
     peer_key_file: Path | None = None

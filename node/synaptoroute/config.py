@@ -243,6 +243,8 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
         metrics_routes_max: Routes that the metrics name, of all sets together, those that had an
             answer first; the others of a set are added up under the label ``other``. 0 shows
             no routes.
+        otlp_headers_file: File of the credentials of the receiver of spans, in the form of
+            ``OTEL_EXPORTER_OTLP_HEADERS``: ``name=value``, separated by commas.
         front_port: Second port, shared with other node processes on this host; 0 for none.
     """
 
@@ -287,6 +289,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     model_names: str = Field(default="", max_length=4_096)
     metrics_sets_max: int = Field(default=50, ge=0, le=10_000)
     metrics_routes_max: int = Field(default=100, ge=0, le=2_048)
+    otlp_headers_file: Path | None = None
     front_port: int = Field(default=0, ge=0, le=65_535)
 
 

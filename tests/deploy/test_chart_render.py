@@ -193,7 +193,10 @@ def test_nodes_and_coordinator_send_spans_to_the_endpoint() -> None:
             told["OTEL_TRACES_SAMPLER"],
             told["OTEL_TRACES_SAMPLER_ARG"],
         )
-        assert "OTEL_EXPORTER_OTLP_HEADERS" in told
+        files = {value for name, value in told.items() if name.endswith("OTLP_HEADERS_FILE")}
+        assert {"/run/secrets/synaptoroute/otlp/headers"} == files
+        volumes = {each["name"]: each for each in pods[name]["volumes"]}
+        assert "collector-credentials" == volumes["otlp-headers"]["secret"]["secretName"]
 
 
 def test_chart_without_an_endpoint_sets_no_variable_of_opentelemetry() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -12,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from synaptoroute.config import is_tracing_requested
 from synaptoroute.errors import ConfigError
 from synaptoroute.tracing import SPANS_MAX
-from synaptoroute.web.tracing import RequestTracer, end_request, start_tracing
+from synaptoroute.web.tracing import RequestTracer, end_request, read_headers, start_tracing
 
 pytestmark = pytest.mark.unit
 
@@ -70,6 +71,21 @@ def test_exporters_that_a_server_lacks_are_refused(
 
     with pytest.raises(ConfigError, match=value):
         start_tracing("test")
+
+
+def test_headers_of_the_receiver_come_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A Secret is a file, and never a variable."""
+    monkeypatch.setenv(*ENDPOINT)
+    path = tmp_path / "headers"
+    with pytest.raises(ConfigError, match="cannot read"):
+        start_tracing("test", headers_file=path)
+    path.write_text("no pair")
+    with pytest.raises(ConfigError, match="name=value"):
+        start_tracing("test", headers_file=path)
+    path.write_text("Authorization=Bearer%20x=, tenant=a\n")
+    assert {"authorization": "Bearer x=", "tenant": "a"} == read_headers(path)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def serve(config: CoordinatorConfig) -> None:
         "(SYNAPTOROUTE_COORDINATOR_INSECURE=true)",
     )
     configure_logs(config.log_level, config.log_format)
-    tracing = start_tracing(SERVICE_NAME, config.url)
+    tracing = start_tracing(SERVICE_NAME, config.url, config.otlp_headers_file)
     try:
         is_started = asyncio.run(_serve(config, tracing.tracer if tracing else None))
     finally:

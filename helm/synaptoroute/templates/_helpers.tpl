@@ -405,6 +405,9 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- if .Values.tls.enabled }}
 - {name: tls, mountPath: /run/secrets/synaptoroute/tls, readOnly: true}
 {{- end }}
+{{- if and .Values.tracing.endpoint .Values.tracing.headersSecret }}
+- {name: otlp-headers, mountPath: /run/secrets/synaptoroute/otlp, readOnly: true}
+{{- end }}
 {{- if not .Values.auth.insecure }}
 - {name: api-keys, mountPath: /run/secrets/synaptoroute/api-keys, readOnly: true}
 {{- end }}
@@ -438,6 +441,13 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- define "synaptoroute.secretVolumes" -}}
 {{- if .Values.tls.enabled }}
 {{ include "synaptoroute.tlsVolume" . }}
+{{- end }}
+{{- if and .Values.tracing.endpoint .Values.tracing.headersSecret }}
+- name: otlp-headers
+  secret:
+    secretName: {{ .Values.tracing.headersSecret }}
+    defaultMode: 0440
+    items: [{key: headers, path: headers}]
 {{- end }}
 {{- if not .Values.auth.insecure }}
 - name: api-keys
@@ -558,10 +568,11 @@ a genesis that is there already (nobody else can found the log), or the node cou
 {{- end -}}
 
 {{/*
-Variables of OpenTelemetry; nothing without an endpoint.
+Variables of OpenTelemetry, for a prefix of settings; nothing without an endpoint.
 */}}
 {{- define "synaptoroute.tracing" -}}
-{{- with .Values.tracing }}
+{{- $prefix := index . 1 }}
+{{- with (index . 0).Values.tracing }}
 {{- if .endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ .endpoint | quote }}
@@ -569,9 +580,9 @@ Variables of OpenTelemetry; nothing without an endpoint.
   value: parentbased_traceidratio
 - name: OTEL_TRACES_SAMPLER_ARG
   value: {{ .sampleRatio | quote }}
-{{- with .headersSecret }}
-- name: OTEL_EXPORTER_OTLP_HEADERS
-  valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: OTEL_EXPORTER_OTLP_HEADERS}}
+{{- if .headersSecret }}
+- name: {{ $prefix }}OTLP_HEADERS_FILE
+  value: /run/secrets/synaptoroute/otlp/headers
 {{- end }}
 {{- end }}
 {{- end }}

@@ -100,7 +100,7 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
     tls = server_tls(config)
     # The router reads these files too, but a mistake in them must be told before it starts.
     client_tls(peer_files(config))
-    tracing = start_tracing(SERVICE_NAME, config.node_name)
+    tracing = start_tracing(SERVICE_NAME, config.node_name, config.otlp_headers_file)
     arm(requested_failpoint())
     tune_interpreter()
     try:

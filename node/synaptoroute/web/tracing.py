@@ -10,7 +10,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from synaptoroute.config import is_tracing_requested
 from synaptoroute.errors import ConfigError
@@ -24,6 +26,7 @@ _PROOF_KEY: Final = PROOF_HEADER.lower().encode()
 UNTRACED_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_CONTEXT_BYTES_MAX: Final = 4_096
+_HEADERS_CHARACTERS_MAX: Final = 65_536
 
 
 class RequestTracer:
@@ -100,18 +103,41 @@ class Tracing:
         self._provider.shutdown()
 
 
-def start_tracing(service: str, instance: str = "") -> Tracing | None:
+def read_headers(path: Path) -> dict[str, str]:
+    """Read the headers of the requests that send spans.
+
+    The file has the form of ``OTEL_EXPORTER_OTLP_HEADERS``, ``name=value`` separated by commas,
+    so that credentials need not be in a variable.
+
+    Raises:
+        ConfigError: The file cannot be read, or is malformed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")[:_HEADERS_CHARACTERS_MAX]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the headers of the receiver of spans: {error}") from error
+    pairs = [each.partition("=") for each in text.strip().split(",") if each.strip()]
+    if not pairs or not all(name.strip() and equals for name, equals, _ in pairs):
+        raise ConfigError(f"{path} must hold name=value, separated by commas")
+    return {name.strip().lower(): unquote(value.strip()) for name, _, value in pairs}
+
+
+def start_tracing(
+    service: str, instance: str = "", headers_file: Path | None = None
+) -> Tracing | None:
     """Start to export spans, if OpenTelemetry's variables ask for it.
 
     Args:
         service: The default of ``OTEL_SERVICE_NAME``.
         instance: What tells the processes of a service apart; empty for the name of the host.
+        headers_file: File of the receiver's credentials, see ``read_headers``.
 
     Raises:
         ConfigError: The extra ``otel`` is not installed, or a variable is malformed.
     """
     if not is_tracing_requested():
         return None
+    headers = None if headers_file is None else read_headers(headers_file)
     try:
         trace = import_module("opentelemetry.sdk.trace")
         export = import_module("opentelemetry.sdk.trace.export")
@@ -137,7 +163,9 @@ def start_tracing(service: str, instance: str = "") -> Tracing | None:
     )
     try:
         provider = trace.TracerProvider(resource=resource)
-        provider.add_span_processor(export.BatchSpanProcessor(otlp.OTLPSpanExporter()))
+        provider.add_span_processor(
+            export.BatchSpanProcessor(otlp.OTLPSpanExporter(headers=headers))
+        )
     except ValueError as error:
         raise ConfigError(f"a variable of OpenTelemetry is malformed: {error}") from error
     return Tracing(provider)
