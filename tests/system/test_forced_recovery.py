@@ -32,11 +32,17 @@ def command(*words: str) -> Result:
 def outlook(member: Member) -> dict[str, Any]:
     """What a node says of a forced recovery, once all voters count as gone."""
 
-    def found() -> dict[str, Any] | None:
-        said: dict[str, Any] = member.http.post("/v1/cluster/recover", json={}).json()
-        return said if len(said["missing"]) == VOTERS else None
+    said: list[dict[str, Any]] = [{}]
 
-    return until(found)
+    def found() -> bool:
+        said[0] = member.http.post("/v1/cluster/recover", json={}).json()
+        return len(said[0]["missing"]) == VOTERS
+
+    try:
+        until(found)
+    except AssertionError as error:
+        raise AssertionError(said[0]) from error
+    return said[0]
 
 
 def force(member: Member, *options: str) -> None:
@@ -52,6 +58,14 @@ def replace_all(cluster: Cluster, count: int = VOTERS, **settings: str) -> list[
     for member in fresh:
         until(lambda member=member: member.follower["log_state"] in ("open", "recovering"))
     return fresh
+
+
+def end_all_and_restart_redis(cluster: Cluster) -> None:
+    """No voter sees the new server: it would answer the ballot, and not be missing."""
+    cluster.server.stop()
+    for member in list(cluster.members):
+        cluster.dismiss(member)
+    cluster.server.start()
 
 
 def write_routes(cluster: Cluster) -> Version:
@@ -86,8 +100,7 @@ def test_nodes_with_empty_disks_take_over_the_log(
     cluster = start_cluster("valkey", **settings)
     at = write_routes(cluster)
     if restart:
-        cluster.server.stop()
-        cluster.server.start()
+        end_all_and_restart_redis(cluster)
     fresh = replace_all(cluster)
     seen = outlook(fresh[0])
     assert f"{at.epoch}.{at.seq}" == seen["base"]
@@ -117,10 +130,7 @@ def test_pinned_nodes_with_empty_disks_take_over_the_log(
     for member in start():
         member.wait_ready()
     write_routes(cluster)
-    cluster.server.stop()
-    cluster.server.start()
-    for member in list(cluster.members):
-        cluster.dismiss(member)
+    end_all_and_restart_redis(cluster)
     fresh = start()
     outlook(fresh[0])
     force(fresh[0])
@@ -177,8 +187,7 @@ def test_operator_signs_what_nodes_without_entries_open(
     signed = {"signing_keys_file": str(secret_file), "operator_public_key": public_key}
     cluster = start_cluster("valkey", **signed)
     write_routes(cluster)
-    cluster.server.stop()
-    cluster.server.start()
+    end_all_and_restart_redis(cluster)
     fresh = replace_all(cluster)
     outlook(fresh[0])
     cluster.server.call("HSET", "sr:{default}:meta", "rec_cause", "forced")

@@ -95,6 +95,7 @@ async def main():
     await asyncio.gather(*(writer(router, seed) for seed in range(clients)))
     stop.set()
     await asyncio.gather(*reading)
+    await router.fits.fit_now()  # else the router does it at any moment, which is an entry
     checked = await router.achecksum()
     say(errors=errors, overloaded=overloaded, queries=queries, **checked)
     await asyncio.sleep(3600)
