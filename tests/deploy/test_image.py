@@ -104,7 +104,7 @@ IMAGE_MB_MAX = 340
 
 
 def test_libraries_of_the_image_are_small_and_whole(node: Any) -> None:
-    """What was removed from the libraries is needed by none of them."""
+    """No library needs what was removed."""
     code, said = node.exec_run(["python3", "-c", LOAD_ALL])
     assert 0 == code, said
     code, said = node.exec_run(["synaptoroute", "model", "list", "--json"])

@@ -248,7 +248,7 @@ def test_names_are_kept_where_the_operator_asks(planted: Planted) -> None:
 
 
 def test_bundle_of_a_node_and_a_redis_that_are_down(planted: Planted) -> None:
-    """What this machine has is there, and the manifest says what is not."""
+    """The bundle has what this machine knows; the manifest names the rest."""
     database = str(planted.folder / "node" / "node.sqlite")
     planted.node.kill()
     planted.redis.stop()

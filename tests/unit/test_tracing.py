@@ -110,7 +110,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_members_are_traced_only_on_behalf_of_a_client(
     tracer: RequestTracer, path: str, headers: dict[bytes, bytes], is_traced: bool
 ) -> None:
-    """What they ask each other by themselves would be most of all spans."""
+    """Most spans would be of requests that members make by themselves."""
     assert is_traced == (tracer.begin("GET", path, headers, None) is not None)
 
 

@@ -11,6 +11,7 @@ Inputs of a graph, for n texts of t tokens in all: ``ids`` int64[t], and ``posit
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final, Generic
 
 import numpy as np
@@ -39,7 +40,7 @@ _ACTIVATIONS: Final[dict[Activation, tuple[str, str]]] = {
 }
 
 
-class PackedGraph(Generic[T]):
+class PackedGraph(ABC, Generic[T]):
     """Writes one graph; used once."""
 
     def __init__(self, weights: Weights[T]) -> None:
@@ -64,25 +65,25 @@ class PackedGraph(Generic[T]):
 
     # --- how rows are multiplied ---
 
+    @abstractmethod
     def _words(self) -> str:
         """Look up the rows of ``ids``; returns the name of float32[t, dim]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _attention_rows(self, hidden: str, layer: Layer[T], own: str) -> None:
         """Write ``qkv``: queries, keys and values of each row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _project(self, rows: str, product: T, out: str) -> str:
         """Multiply what attention returns."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _widen(self, rows: str, product: T, out: str) -> None:
         """Multiply the rows that the feed-forward network takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _narrow(self, rows: str, product: T, out: str) -> str:
         """Multiply what the activation returns."""
-        raise NotImplementedError
 
     # --- what all graphs share ---
 
