@@ -50,12 +50,15 @@ class FaultProxy:
         bytes_per_second: Limit of the rate, 0 for none.
         port: Where the proxy listens, once started.
         answers_held: Set as soon as an answer of the server waits behind a fault.
+        last_request: Once a request with these bytes passes, no answer does any more: it is the
+            first one whose answer is lost, whatever else its connection carried. Empty for none.
     """
 
     target_port: int
     delay_seconds: float = 0.0
     bytes_per_second: float = 0.0
     port: int = 0
+    last_request: bytes = b""
     answers_held: asyncio.Event = field(default_factory=asyncio.Event)
     _fault: Fault = Fault.NONE
     _may_pass: dict[bool, asyncio.Event] = field(default_factory=dict)
@@ -129,6 +132,9 @@ class FaultProxy:
         """Carry bytes one way until either side ends."""
         try:
             while chunk := await source.read(_CHUNK_BYTES):
+                if to_server and self.last_request and self.last_request in chunk:
+                    self.last_request = b""
+                    self.set_fault(Fault.TO_SERVER_ONLY)
                 if not self._may_pass[to_server].is_set() and not to_server:
                     self.answers_held.set()
                 await self._may_pass[to_server].wait()

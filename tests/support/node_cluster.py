@@ -319,6 +319,19 @@ class Cluster:
         """Mend it."""
         self.cut(node, Fault.NONE)
 
+    def mend(self) -> None:
+        """Undo what a test broke and its failure left: the network, frozen nodes and Redis."""
+        self.server.resume()
+        for node, member in enumerate(self.members):
+            if member.process.is_running:
+                member.signal(signal.SIGCONT)
+            self.heal(node)
+            if member.proxy is not None:
+                member.proxy.delay_seconds = 0.0
+                member.proxy.last_request = b""
+        for member in self.running:
+            until(lambda member=member: member.log_state == "open")
+
     def trim(self) -> Trimmed:
         """Trim the log to its newest entry."""
 

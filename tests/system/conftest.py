@@ -23,8 +23,8 @@ def make_server(kind: str, folder: Path, **options: str) -> Server:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three nodes on Debian's Redis, for all tests that leave them whole."""
+def kept_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three nodes on Debian's Redis, kept for the session."""
     folder = tmp_path_factory.mktemp("shared")
     server = make_server("redis", folder / "redis").start()
     try:
@@ -32,6 +32,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield cluster
     finally:
         server.stop()
+
+
+@pytest.fixture
+def shared(kept_cluster: Cluster) -> Iterator[Cluster]:
+    """The kept cluster, for all tests that leave it whole; a test that fails harms no other."""
+    try:
+        yield kept_cluster
+    finally:
+        kept_cluster.mend()
 
 
 @pytest.fixture

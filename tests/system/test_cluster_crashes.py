@@ -161,6 +161,8 @@ def test_node_with_a_full_disk_serves_and_resumes(shared: Cluster) -> None:
 
 def test_new_node_joins_a_cluster_that_has_routes(shared: Cluster) -> None:
     """A node with an empty disk is new: it fetches everything and has no vote."""
+    for number in range(3):
+        assert shared.put(0, f"older{number}").is_acknowledged
     head = shared.settle()
     shared.trim()
     for member in shared.members:
