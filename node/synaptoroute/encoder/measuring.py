@@ -8,7 +8,6 @@ own routes are measured beside them.
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from synaptoroute.decision.starting_numbers import (
 )
 from synaptoroute.encoder.contract import TextEncoder
 from synaptoroute.encoder.prepared import Measured, Prepared, is_enough
+from synaptoroute.encoder.processor import cpu_name
 from synaptoroute.encoder.understanding import known_scripts, script_of
 from synaptoroute.errors import EncoderError, RouteError
 from synaptoroute.threads import single_blas_thread
@@ -102,7 +102,7 @@ def measure(
         folder,
         scripts_of(languages),
         languages,
-        Measured(accuracy, *_speeds(encoder), processor()),
+        Measured(accuracy, *_speeds(encoder), cpu_name()),
         usual,
         tables,
     )
@@ -229,13 +229,3 @@ def _speed(encoder: TextEncoder, texts: Sequence[str], size: int) -> int:
         for start in range(0, len(texts), size):
             encoder.encode(texts[start : start + size])
         return round(len(texts) / max(time.thread_time() - started, 1e-9))
-
-
-def processor() -> str:
-    """Name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.decision import fit_decision
 from synaptoroute.encoder.contract import Tokens
-from synaptoroute.encoder.measuring import probe_texts, processor
+from synaptoroute.encoder.measuring import probe_texts
 from synaptoroute.encoder.packed_model import (
     Exact,
     PackedCheck,
@@ -32,6 +32,7 @@ from synaptoroute.encoder.packed_model import (
 )
 from synaptoroute.encoder.packed_session import PackedSession
 from synaptoroute.encoder.prepared import cache_folder
+from synaptoroute.encoder.processor import cpu_name
 from synaptoroute.encoder.recipe import Recipe, verify_files
 from synaptoroute.encoder.self_check import PROBE_TEXTS
 from synaptoroute.encoder.session import GraphSession
@@ -198,7 +199,7 @@ class _Comparison:
             is_invariant,
             round(batched, 2),
             round(lone, 2),
-            processor(),
+            cpu_name(),
         )
 
     def probe(self) -> tuple[PackedProbe, ...]:

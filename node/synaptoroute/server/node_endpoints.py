@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.encoder.presets import PRESETS, measured
+from synaptoroute.encoder.processor import kind_of_cpu
 from synaptoroute.errors import InvalidQuery, RouteError
 from synaptoroute.models import (
     CANDIDATES_MAX,
@@ -382,6 +383,7 @@ async def show_state(request: Request) -> Response:
     status = runtime.status()
     document: dict[str, Any] = {
         "release": __version__,
+        "cpu_kind": kind_of_cpu(),
         "state": runtime.state,
         "reasons": runtime.reasons(),
         "uptime_seconds": round(time.monotonic() - runtime.began_at, 3),

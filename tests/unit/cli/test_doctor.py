@@ -27,7 +27,7 @@ from synaptoroute.cli.commands.doctor import (
     check_tls,
 )
 from synaptoroute.config import NodeConfig
-from synaptoroute.encoder import HashEncoder
+from synaptoroute.encoder import HashEncoder, processor
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.storage import SQLiteStorage
@@ -111,13 +111,17 @@ def test_disk_of_a_missing_folder_is_that_of_its_parent(tmp_path: Path) -> None:
     assert str(tmp_path) in check_disk(tmp_path / "a" / "b" / "node.sqlite").what
 
 
-def test_cpu_without_vector_instructions_is_a_warning(tmp_path: Path) -> None:
+def test_cpu_without_vector_instructions_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor, "CPU_INFO", info)
+    monkeypatch.setattr(processor, "kind_of_cpu", lambda: processor.kind_of(info.read_text()))
     info.write_text("flags\t\t: fpu sse sse2\n", encoding="utf-8")
-    assert check_cpu_flags(info).state == "warn"
+    assert check_cpu_flags().state == "warn"
 
     info.write_text("flags\t\t: fpu sse avx2\n", encoding="utf-8")
-    assert check_cpu_flags(info).what == "avx2"
+    assert check_cpu_flags().what == "avx2: avx2"
 
 
 def test_redis_is_checked_with_its_password(start_server: Callable[..., Server]) -> None:

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from http_node import HttpNode, exceptions_logged, http_node, logged
 from synaptoroute import errors
+from synaptoroute.encoder.processor import kind_of_cpu
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.web import problems
 from synaptoroute.web.problems import STATUS_BY_CODE
@@ -153,6 +154,7 @@ async def test_introspection_masks_secrets(tmp_path: Path) -> None:
     assert "hunter2" not in settings.text
     assert status.digest == digest["digest"] == state["router"]["digest"]
     assert 64 == len(digest["tensor_sha256"])
+    assert kind_of_cpu() == state["cpu_kind"]
 
 
 # --- metrics -----------------------------------------------------------------------------

@@ -142,6 +142,8 @@ def status_rows(state: dict[str, Any]) -> list[tuple[Cell, ...]]:
         ("state", (state["state"] + reasons, "ok" if is_ready else "warn")),
         ("release", str(state["release"])),
         ("uptime", f"{state['uptime_seconds']:.0f} s"),
+        # A node of an older release does not tell it.
+        ("cpu kind", str(state.get("cpu_kind", "unknown"))),
     ]
     router = state["router"] or {}
     rows += [(key.replace("_", " "), str(router[key])) for key in _STATUS_KEYS if key in router]

@@ -43,7 +43,9 @@ PACKAGES: Final = ("onnxruntime", "tokenizers", "numpy", "fastembed", "redis", "
 DISK_BYTES_MIN: Final = 1_000_000_000
 DISK_BYTES_WARN: Final = 5_000_000_000
 TLS_DAYS_WARN: Final = 14
-_VECTOR_FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "asimd", "asimddp")
+_VECTOR_FLAGS: Final = (
+    "avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp",
+)  # fmt: skip
 
 
 def doctor(
@@ -163,23 +165,20 @@ def check_cpu() -> CheckResult:
     return CheckResult("cpu limit", "ok", what)
 
 
-def check_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> CheckResult:
+def check_cpu_flags() -> CheckResult:
     """Check for the vector instructions that make encoding fast."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return CheckResult("cpu flags", "ok", f"{platform.machine()}, not checked on this system")
-    flags = {
-        word
-        for line in lines
-        if line.lower().startswith(("flags", "features"))
-        for word in line.partition(":")[2].split()
-    }
+    from synaptoroute.encoder.processor import flags_of, kind_of_cpu, read_cpu_info
+
+    text, kind = read_cpu_info(), kind_of_cpu()
+    if text is None:
+        what = f"{kind}: {platform.machine()}, not checked on this system"
+        return CheckResult("cpu flags", "ok", what)
+    flags = flags_of(text)
     found = [flag for flag in _VECTOR_FLAGS if flag in flags]
     if not found:
         advice = "encoding will be several times slower than on a CPU of the last ten years"
         return CheckResult("cpu flags", "warn", "neither AVX2 nor NEON", advice)
-    return CheckResult("cpu flags", "ok", " ".join(found))
+    return CheckResult("cpu flags", "ok", f"{kind}: {' '.join(found)}")
 
 
 def check_disk(database: Path) -> CheckResult:
