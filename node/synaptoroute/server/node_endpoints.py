@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import math
@@ -383,7 +384,7 @@ async def show_state(request: Request) -> Response:
     status = runtime.status()
     document: dict[str, Any] = {
         "release": __version__,
-        "cpu_kind": kind_of_cpu(),
+        "cpu_kind": await asyncio.to_thread(kind_of_cpu),
         "state": runtime.state,
         "reasons": runtime.reasons(),
         "uptime_seconds": round(time.monotonic() - runtime.began_at, 3),
