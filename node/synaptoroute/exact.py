@@ -22,14 +22,12 @@ from numpy.typing import NDArray
 
 Float32s: TypeAlias = NDArray[np.float32]
 Float64s: TypeAlias = NDArray[np.float64]
-Bytes: TypeAlias = NDArray[np.uint8]
-Digits: TypeAlias = NDArray[np.int8]
+Int32s: TypeAlias = NDArray[np.int32]
+Bytes: TypeAlias = NDArray[np.int8]
 
 GRID: Final = 2.0**-30
 GRID_ROWS_MAX: Final = 1 << 22
 """Most unit rows that float64 sums without rounding."""
-BYTE_ZERO: Final = 128
-"""The byte of a component of zero."""
 
 _BYTE_REACH: Final = 127
 _USUAL_PEAK: Final = 6.0
@@ -149,34 +147,35 @@ def byte_steps(dim: int) -> float:
     return _BYTE_REACH / min(1.0, _USUAL_PEAK / math.sqrt(dim))
 
 
-def to_bytes(vectors: Float32s, out: Bytes) -> Float64s:
-    """Round rows to steps of 1 / ``byte_steps`` around ``BYTE_ZERO``.
+def to_bytes(vectors: Float32s, out: Bytes) -> tuple[Float64s, Int32s]:
+    """Round rows to steps of 1 / ``byte_steps``.
 
     Args:
         vectors: float32[n, dim].
-        out: uint8[n, dim], written.
+        out: int8[n, dim], written: -127 to 127.
 
     Returns:
-        Length that each row lost, float64[n], never too small.
+        Length that each row lost, float64[n], never too small; and the sum of its bytes,
+        int32[n].
     """
     steps = np.float32(byte_steps(vectors.shape[1]))
     scaled = vectors * steps
-    scaled += np.float32(BYTE_ZERO + 0.5)
-    # Components beyond ``_USUAL_PEAK`` are cut off; ``lost`` counts what that costs.  Bytes
-    # start at 1, so that subtracting ``BYTE_ZERO`` stays within -127 to 127.
-    np.clip(scaled, 1.0, 255.0, out=scaled)
+    np.rint(scaled, out=scaled)
+    # Components beyond ``_USUAL_PEAK`` are cut off; ``lost`` counts what that costs.
+    np.clip(scaled, -_BYTE_REACH, _BYTE_REACH, out=scaled)
     np.copyto(out, scaled, casting="unsafe")
-    np.subtract(out, np.float32(BYTE_ZERO), out=scaled)
+    # float32 adds whole numbers below 2^24 exactly, in any order.
+    sums = scaled.sum(axis=1).astype(np.int32)
     scaled /= steps
     scaled -= vectors
     lost: Float64s = np.sqrt(np.einsum("ij,ij->i", scaled, scaled), dtype=np.float64)
     # The loss itself is computed in float32: three roundings of numbers up to one, a component.
     lost *= 1.0 + 2.0**-12
     lost += 2.0**-22 * math.sqrt(vectors.shape[1])
-    return lost
+    return lost, sums
 
 
-def to_digits(queries: Float32s, digit_max: int) -> tuple[Digits, Float64s, Float64s]:
+def to_digits(queries: Float32s, digit_max: int) -> tuple[Bytes, Float64s, Float64s]:
     """Round queries to small integers, each by its own greatest component.
 
     Args:
@@ -184,7 +183,7 @@ def to_digits(queries: Float32s, digit_max: int) -> tuple[Digits, Float64s, Floa
         digit_max: Greatest integer to use, at most 127.
 
     Returns:
-        int8[dim, n]; the size of a step, float64[n]; and the length that each query
+        int8[n, dim]; the size of a step, float64[n]; and the length that each query
         lost, float64[n].
     """
     exact = queries.astype(np.float64)
@@ -197,7 +196,7 @@ def to_digits(queries: Float32s, digit_max: int) -> tuple[Digits, Float64s, Floa
     lost = np.einsum("ij,ij->i", exact, exact)
     np.sqrt(lost, lost)
     lost += 2.0**-40
-    return digits.T.astype(np.int8, order="C"), sizes, lost
+    return digits.astype(np.int8), sizes, lost
 
 
 def byte_error(lost_max: float, lengths: Float64s, query_lost: Float64s) -> Float64s:

@@ -92,15 +92,16 @@ def test_byte_products_stay_within_the_bound(dim: int, digit_max: int) -> None:
     rows, queries = unit_rows(300, dim, 3), unit_rows(8, dim, 4)
     rows[0] = np.eye(1, dim)  # components that do not fit are cut off
     rows[1], queries[0] = -rows[0], rows[0]
-    rounded = np.empty(rows.shape, np.uint8)
-    lost = to_bytes(rows, rounded)
+    rounded = np.empty(rows.shape, np.int8)
+    lost, sums = to_bytes(rows, rounded)
     digits, sizes, query_lost = to_digits(queries, digit_max)
-    whole = (rounded.astype(np.int64) - 128) @ digits.astype(np.int64)
+    whole = rounded.astype(np.int64) @ digits.T.astype(np.int64)
     found = whole * (sizes / byte_steps(dim))
     exact = rows.astype(np.float64) @ queries.astype(np.float64).T
     lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
 
     assert np.abs(digits).max() == digit_max
+    assert rounded.sum(axis=1, dtype=np.int64).tolist() == sums.tolist()
     for row in range(len(rows)):
         bound = byte_error(float(lost[row]), lengths, query_lost)
         assert (np.abs(found[row] - exact[row]) <= bound).all()
@@ -109,7 +110,7 @@ def test_byte_products_stay_within_the_bound(dim: int, digit_max: int) -> None:
 def test_bytes_lose_little_of_a_typical_row() -> None:
     """About a hundredth: little enough to leave few candidates."""
     rows = unit_rows(500, 384, 3)
-    lost = to_bytes(rows, np.empty(rows.shape, np.uint8))
+    lost, _ = to_bytes(rows, np.empty(rows.shape, np.int8))
     _, _, query_lost = to_digits(rows, 127)
 
     assert 0.01 < lost.max() < 0.03
@@ -119,10 +120,10 @@ def test_bytes_lose_little_of_a_typical_row() -> None:
 def test_reported_loss_is_never_too_small() -> None:
     """The rounding of the measurement itself is included."""
     rows = unit_rows(2_000, 384, 8)
-    rounded = np.empty(rows.shape, np.uint8)
-    lost = to_bytes(rows, rounded)
+    rounded = np.empty(rows.shape, np.int8)
+    lost, _ = to_bytes(rows, rounded)
     steps = byte_steps(384)
-    back = (rounded.astype(np.float64) - 128.0) / steps
+    back = rounded.astype(np.float64) / steps
     truth = np.linalg.norm(back - rows.astype(np.float64), axis=1)
 
     assert (truth <= lost).all()

@@ -123,11 +123,11 @@ def check_graph(depth: int) -> bytes:
 
 
 def scoring_graph() -> bytes:
-    """``(rows - zero) @ columns`` in int32, of any shape; see ``encoder.integer_product``."""
+    """``(queries - zero) @ blocks`` in int32; see ``encoder.integer_product``."""
     graph = GraphWriter()
-    graph.node("MatMulInteger", ["rows", "columns", "zero"], ["products"])
-    graph.input("rows", np.uint8, ["n", "dim"])
-    graph.input("columns", np.int8, ["dim", "m"])
+    graph.node("MatMulInteger", ["queries", "blocks", "zero"], ["products"])
+    graph.input("queries", np.uint8, [1, "n", "dim"])
+    graph.input("blocks", np.int8, ["m", "dim", "width"])
     graph.input("zero", np.uint8, [])
-    graph.output("products", np.int32, ["n", "m"])
+    graph.output("products", np.int32, ["m", "n", "width"])
     return graph.model(_IR_VERSION, {"": _OPSET})

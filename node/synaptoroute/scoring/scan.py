@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.exact import FewDots, byte_error, byte_steps, to_digits
-from synaptoroute.scoring.values import Float32s, Float64s, Int32s, IntegerProduct
+from synaptoroute.scoring.values import Bytes, Float32s, Float64s, Int32s, IntegerProduct
 from synaptoroute.tensor import TensorView
 from synaptoroute.tensor.blocks import ROWS_ALIGNED
+from synaptoroute.tensor.rows import ByteSpan
 
 SCORES_BYTES_MAX: Final = 64 * 1_048_576
 """Most memory that the similarities of one batch may take."""
@@ -35,6 +36,8 @@ _VECTOR_PRODUCT_MAX: Final = 9_000
 _CENTROIDS_ALIGNED: Final = 16
 _INT32_MIN: Final = -(2**31)
 _SKIPS_MAX: Final = 1_024
+_PRODUCTS_AT_ONCE: Final = 131_072
+"""Products that stay in the CPU cache until they are brought in order."""
 Number = TypeVar("Number", np.float32, np.int32)
 
 
@@ -52,6 +55,7 @@ class Scratch:
         self.bytes_rows_min = bytes_rows_min
         self.few_dots = FewDots()
         self._floats = np.empty(0, np.float32)
+        self._products = np.empty(0, np.int32)
         self._product = integer_product
         self._skips_left = 0
         self._skips_next = 1
@@ -67,6 +71,13 @@ class Scratch:
     def take_integers(self, rows: int, columns: int) -> Int32s:
         """Lend int32[rows, columns] as ``take`` does, of the same memory."""
         return self.take(rows, columns).view(np.int32)
+
+    def take_products(self, blocks: int, queries: int, width: int) -> Int32s:
+        """Lend int32[blocks, queries, width] of undefined content, until the next call."""
+        size = blocks * queries * width
+        if size > len(self._products):
+            self._products = np.empty(size, np.int32)
+        return self._products[:size].reshape(blocks, queries, width)
 
     def integer_product(self) -> IntegerProduct | None:
         """Return the product of bytes; None where this scan shall skip it."""
@@ -141,13 +152,34 @@ def scan_bytes(
         view.quantized.advance()
         return None
     digits, sizes, lost = to_digits(queries, product.digit_max)
-    similarities = scratch.take_integers(view.slot_stop, len(queries))
-    for first_slot, span in spans:
-        product(span, digits, similarities[first_slot : first_slot + len(span)])
+    # The last block may end behind the last row that counts.
+    slot_stop = spans[-1].first_slot + spans[-1].sums.size
+    similarities = scratch.take_integers(slot_stop, len(queries))
+    for span in spans:
+        stop = span.first_slot + span.sums.size
+        _multiply_bytes(product, digits, span, similarities[span.first_slot : stop], scratch)
     sizes /= byte_steps(view.dim)
     # Rows that were rounded by ``spans`` may have raised ``lost_max``: read it afterwards.
     error = byte_error(view.quantized.lost_max, lengths, lost)
     return Scan(similarities, _fold(view, similarities), sizes, error)
+
+
+def _multiply_bytes(
+    product: IntegerProduct, digits: Bytes, span: ByteSpan, out: Int32s, scratch: Scratch
+) -> None:
+    """Write the products of a span's rows with the digits of n queries: int32[slots, n]."""
+    count, width = len(digits), span.sums.shape[1]
+    if count == 1:
+        product(digits, span.blocks, span.sums, out.reshape(-1, 1, width))
+        return
+    step = max(1, _PRODUCTS_AT_ONCE // (count * width))
+    for start in range(0, len(span.blocks), step):
+        part = slice(start, start + step)
+        sums = span.sums[part]
+        products = scratch.take_products(len(sums), count, width)
+        product(digits, span.blocks[part], sums, products)
+        by_row = out[start * width : (start + len(sums)) * width].reshape(-1, width, count)
+        by_row[:] = products.transpose(0, 2, 1)
 
 
 def scan_vectors(

@@ -15,8 +15,7 @@ Indexes: TypeAlias = NDArray[np.intp]
 Numbers: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
 Int32s: TypeAlias = NDArray[np.int32]
-Bytes: TypeAlias = NDArray[np.uint8]
-Digits: TypeAlias = NDArray[np.int8]
+Bytes: TypeAlias = NDArray[np.int8]
 
 
 class IntegerProduct(Protocol):
@@ -27,8 +26,15 @@ class IntegerProduct(Protocol):
         """Greatest digit that may be given, at most 127."""
         ...
 
-    def __call__(self, rows: Bytes, columns: Digits, out: Int32s) -> None:
-        """Write ``(rows - 128) @ columns``: uint8[n, dim], int8[dim, m], int32[n, m]."""
+    def __call__(self, digits: Bytes, blocks: Bytes, sums: Int32s, out: Int32s) -> None:
+        """Write ``digits @ blocks``; see ``encoder.integer_product``.
+
+        Args:
+            digits: int8[n, dim].
+            blocks: int8[m, dim, width].
+            sums: Of ``blocks`` along its second axis, int32[m, width].
+            out: int32[m, n, width].
+        """
         ...
 
 

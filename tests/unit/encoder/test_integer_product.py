@@ -18,40 +18,43 @@ def product() -> IntegerProduct:
 
 
 @pytest.mark.parametrize("dim", [1, 5, 31, 384, 1_024])
-@pytest.mark.parametrize("columns_count", [1, 3, 16, 64])
-def test_product_is_exact(product: IntegerProduct, dim: int, columns_count: int) -> None:
-    """For any width and number of rows, with extreme values."""
+@pytest.mark.parametrize("queries_count", [1, 3, 16, 64])
+def test_product_is_exact(product: IntegerProduct, dim: int, queries_count: int) -> None:
+    """For any width and number of blocks, with extreme values."""
     random = np.random.default_rng(dim)
     most = product.digit_max
-    for rows_count in (1, 16, 131):
-        rows = random.integers(0, 256, (rows_count, dim)).astype(np.uint8)
-        rows[::3] = 255
-        columns = random.integers(-most, most + 1, (dim, columns_count)).astype(np.int8)
-        columns[:, ::2] = most
-        out = np.empty((rows_count, columns_count), np.int32)
-        product(rows, columns, out)
+    for blocks_count, width in ((1, 128), (3, 128), (2, 7)):
+        blocks = random.integers(-127, 128, (blocks_count, dim, width)).astype(np.int8)
+        blocks[:, :, ::3] = 127
+        blocks[:, :, 1::3] = -127
+        digits = random.integers(-most, most + 1, (queries_count, dim)).astype(np.int8)
+        digits[::2] = most
+        out = np.empty((blocks_count, queries_count, width), np.int32)
+        product(digits, blocks, blocks.sum(axis=1, dtype=np.int32), out)
 
-        np.testing.assert_array_equal((rows.astype(np.int64) - 128) @ columns.astype(np.int64), out)
+        np.testing.assert_array_equal(digits.astype(np.int64) @ blocks.astype(np.int64), out)
 
 
 def test_product_reads_the_arrays_at_each_call(product: IntegerProduct) -> None:
     """The bound arrays may change between two calls."""
-    rows = np.full((4, 8), 129, np.uint8)
-    columns = np.ones((8, 2), np.int8)
-    out = np.empty((4, 2), np.int32)
-    product(rows, columns, out)
+    digits = np.ones((2, 8), np.int8)
+    blocks = np.ones((1, 8, 4), np.int8)
+    out = np.empty((1, 2, 4), np.int32)
+    product(digits, blocks, np.full((1, 4), 8, np.int32), out)
     first = out.copy()
-    rows[:] = 131
-    product(rows, columns, out)
+    blocks[:] = 3
+    product(digits, blocks, np.full((1, 4), 24, np.int32), out)
 
-    assert (8, 24) == (first[0, 0], out[0, 0])
+    assert (8, 24) == (first[0, 0, 0], out[0, 0, 0])
 
 
 def test_views_of_larger_arrays_are_multiplied(product: IntegerProduct) -> None:
     """Input and output may be slices."""
-    rows = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    out = np.zeros((8, 1), np.int32)
-    product(rows[2:5], np.ones((8, 1), np.int8), out[3:6])
+    blocks = np.arange(64, dtype=np.int8).reshape(8, 4, 2)
+    out = np.zeros((8, 1, 2), np.int32)
+    sums = blocks.sum(axis=1, dtype=np.int32)
+    product(np.ones((1, 4), np.int8), blocks[2:5], sums[2:5], out[3:6])
 
-    assert (rows[2:5].astype(np.int64) - 128).sum(axis=1).tolist() == out[3:6, 0].tolist()
-    assert [0] * 5 == [*out[:3, 0].tolist(), *out[6:, 0].tolist()]
+    assert blocks[2:5].sum(axis=1).tolist() == out[3:6, 0].tolist()
+    assert not out[:3].any()
+    assert not out[6:].any()

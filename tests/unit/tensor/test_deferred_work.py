@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from histories import DIM, put
 from route_sets import keep_rows, loaded, rebuilt, unit_rows
@@ -23,7 +22,7 @@ from synaptoroute.core.mutation import (
 from synaptoroute.core.table import RouteTable
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.centroids import DEFERRED_ROUTES_MAX
-from synaptoroute.tensor.rows import ADVANCE_ROWS
+from synaptoroute.tensor.rows import ADVANCE_ROWS, ByteSpan
 
 pytestmark = pytest.mark.unit
 
@@ -171,12 +170,12 @@ def test_deferred_work_gives_the_same_result_while_idle_or_by_a_query() -> None:
     assert 1 == steps, "bytes, centroids and the block in one step"
     assert [id(each) for each in planned] == [id(each) for each in idle.tensor.view().blocks]
     for one, other in zip(quantized_spans(idle.tensor), quantized_spans(busy.tensor), strict=True):
-        np.testing.assert_array_equal(one[1][: len(idle.rows)], other[1][: len(idle.rows)])
+        np.testing.assert_array_equal(one.rows()[: len(idle.rows)], other.rows()[: len(idle.rows)])
     np.testing.assert_array_equal(idle.tensor.view().mean_norms, busy.tensor.view().mean_norms)
     assert idle.checksum() == busy.checksum()
 
 
-def quantized_spans(tensor: Tensor) -> Sequence[tuple[int, NDArray[np.uint8]]]:
+def quantized_spans(tensor: Tensor) -> Sequence[ByteSpan]:
     """All rows as bytes."""
     view = tensor.view()
     spans = view.quantized.spans(view.slot_stop)

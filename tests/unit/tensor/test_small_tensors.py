@@ -96,7 +96,9 @@ def test_bytes_are_made_once_a_small_tensor_is_large() -> None:
     small_spans, spans = (each.view().quantized.spans(stop) for each in (node.tensor, large))
     assert small_spans is not None
     assert spans is not None
-    joined = [np.concatenate([span for _, span in each])[:stop] for each in (small_spans, spans)]
+    joined = [
+        np.concatenate([span.rows() for span in each])[:stop] for each in (small_spans, spans)
+    ]
     np.testing.assert_array_equal(*joined)
 
 

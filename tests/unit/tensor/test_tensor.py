@@ -21,7 +21,7 @@ from synaptoroute.core.table import RouteTable
 from synaptoroute.exact import to_bytes
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.blocks import BLOCK_SLOTS, group_by_route, plan_folds
-from synaptoroute.tensor.rows import ADVANCE_ROWS
+from synaptoroute.tensor.rows import ADVANCE_ROWS, ChunkedArray, QuantizedRows
 from synaptoroute.tensor.tensor import DEFERRED_ROWS_MAX
 
 pytestmark = pytest.mark.unit
@@ -319,14 +319,17 @@ def assert_quantized_rows_match_rows(tensor: Tensor) -> None:
     assert spans is not None
     for block in tensor.view().blocks:
         owned = block.rows[block.order]
-        rounded = np.empty(owned.shape, np.uint8)
-        lost = to_bytes(owned, rounded)
-        first_slot, span = max(
-            (each for each in spans if each[0] <= block.base_slot), key=lambda each: each[0]
+        rounded = np.empty(owned.shape, np.int8)
+        lost, sums = to_bytes(owned, rounded)
+        span = max(
+            (each for each in spans if each.first_slot <= block.base_slot),
+            key=lambda each: each.first_slot,
         )
+        places = block.base_slot - span.first_slot + block.order
 
         assert lost.max() <= quantized.lost_max
-        np.testing.assert_array_equal(rounded, span[block.base_slot - first_slot :][block.order])
+        np.testing.assert_array_equal(rounded, span.rows()[places])
+        np.testing.assert_array_equal(sums, span.sums.reshape(-1)[places])
 
 
 def test_quantized_rows_follow_every_change() -> None:
@@ -339,6 +342,28 @@ def test_quantized_rows_follow_every_change() -> None:
     node.put("a", range(20, 29))
 
     assert_quantized_rows_match_rows(node.tensor)
+
+
+def test_bytes_of_scattered_rows_stand_in_their_blocks() -> None:
+    """In any order, over several blocks, beside rows that were written before."""
+    random = np.random.default_rng(3)
+    rows = ChunkedArray(DIM, 1_024, np.float32)
+    quantized = QuantizedRows(rows)
+    for count in (700, 300, 40, 1):
+        slots = random.permutation(2_000)[:count]
+        vectors = unit_rows(count, DIM, count)
+        rows.write(slots, vectors)
+        quantized.write(slots, vectors)
+    spans = quantized.spans(2_000)
+    assert spans is not None
+    rounded = np.empty((2_000, DIM), np.int8)
+    _, sums = to_bytes(rows.read(np.arange(2_000)), rounded)
+
+    assert [0, 1_024] == [span.first_slot for span in spans]
+    np.testing.assert_array_equal(rounded, np.concatenate([each.rows() for each in spans])[:2_000])
+    np.testing.assert_array_equal(
+        sums, np.concatenate([each.sums.reshape(-1) for each in spans])[:2_000]
+    )
 
 
 def test_rows_of_a_boot_are_quantized_later_in_slices() -> None:
