@@ -17,8 +17,14 @@ UV_VERSION := 0.13.9
 PYTHON ?=
 # Command of `make run`; `make run ONCE=1` prints the answers and exits.
 RUN_COMMAND ?= $(BIN)/synaptoroute up --nodes 3 $(if $(ONCE),--once)
-# Command of `make bench`; it rewrites BENCHMARKS.md.
+# Command of `make bench`; it rewrites BENCHMARKS.md and the page of this kind of processor.
 BENCH_COMMAND ?= $(BIN)/python benchmarks/report.py
+# SIZE=standard|quick|tiny is shorter than the full size; ONLY=part,part; WITHIN=25 begins no part
+# that would end later; RESUME=1 leaves out what this commit has measured; LIST=1 shows the parts.
+BENCH_OPTIONS = $(addprefix --,$(filter-out full,$(SIZE))) $(if $(DATA),--data $(DATA)) \
+	$(if $(ONLY),--only $(subst $(COMMA), ,$(ONLY))) $(if $(WITHIN),--minutes $(WITHIN)) \
+	$(if $(RESUME),--resume) $(if $(LIST),--list) $(if $(OUT),--out $(OUT))
+COMMA := ,
 # Number of parallel test processes, which wait most of the time; 0 runs the tests in the first
 # process.
 WORKERS ?= 4
@@ -154,8 +160,8 @@ outage: $(VENV)/.dev-installed ## Measure how long losing Redis stops writes (RO
 	@$(TESTS_PATH) $(BIN)/python -m chaos.outage --rounds $(ROUNDS)
 
 .PHONY: bench
-bench: $(VENV)/.dev-installed ## Run the benchmarks and rewrite BENCHMARKS.md
-	@$(BENCH_COMMAND)
+bench: $(VENV)/.dev-installed ## Run the benchmarks (DATA= SIZE= ONLY= WITHIN= RESUME= LIST= OUT=)
+	@$(BENCH_COMMAND) $(BENCH_OPTIONS)
 
 .PHONY: compare
 BASE ?= HEAD~1

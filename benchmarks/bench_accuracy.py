@@ -269,7 +269,7 @@ def table(
 
 def measure_set(options: Options, name: str) -> dict[str, Any]:
     """Return the figures of one set."""
-    counts = options.pick((1, 2, 3, 5, 10, 20, 50), (5, 10), (2,))
+    counts = options.pick((1, 2, 3, 5, 10, 20, 50), (5, 10), (2,), standard=(5, 10, 20))
     encoder = Encoder()
     corpus, outside = read_corpus(options.data, name), read_out_of_scope(options.data)
     with (

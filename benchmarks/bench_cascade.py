@@ -1,33 +1,32 @@
-"""Measures throughput, accuracy and confidence of the cascade on CLINC150 and Banking77.
+"""Measures what the cascade does to accuracy and confidence, on every data set of a folder.
 
 By the score of new databases (``adaptive``, confidence of at least .5) and by that of earlier ones
-(``blend``, threshold .49), through the product's own fit, calibration, static stage and scoring.
-A test text counts if its route is answered, an out-of-scope text if none is; Banking77 has none of
-its own and takes CLINC150's.  ``ece_inside`` and ``ece_mixed`` are expected calibration errors of
-test texts alone and together with the out-of-scope texts, as in ``bench_accuracy.py``.
-Throughput of a router with default settings in process, nothing switched on, nothing cached,
-against the same router without the cascade and against semantic-router, in turns.
+(``blend``, threshold .49), through the product's own fit, calibration, static stage and scoring,
+with the table that ships.  A test text counts if its route is answered, an out-of-scope text if
+none is; a set without any takes CLINC150's.  ``ece_inside`` and ``ece_mixed`` are expected
+calibration errors of test texts alone and together with the out-of-scope texts, as in
+``bench_accuracy.py``.
 
-    python benchmarks/bench_cascade.py --data FOLDER [--quick]
+``lower_bound_points`` is the lower end of a 95 % interval of the difference, on less off, in points
+of accuracy: texts are drawn again ten thousand times, each with its mean difference over the seeds.
+``worst`` has the worst cell of the score of new databases.
+
+    python benchmarks/bench_cascade.py --data FOLDER [--standard | --quick]
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench_accuracy import SEEDS, encode, tensor_of
-from bench_throughput import CLIENTS, WARM_SECONDS
-from contenders import OURS, OURS_DEFAULTS, SEMANTIC_ROUTER, Process, contenders, in_turns
-from harness import Bench, Options, ratio, read_options, rounded, spread
-from route_texts import SETS, Corpus, read_corpus, read_out_of_scope
+from bench_accuracy import encode, tensor_of
+from harness import Bench, Options, read_options, rounded, spread
+from route_texts import Corpus, names_of_sets, read_corpus, read_out_of_scope
 from synaptoroute.cascade import (
     Calibration,
     ConfidenceRule,
@@ -36,9 +35,8 @@ from synaptoroute.cascade import (
     Utterances,
     calibrate,
     distil,
-    load_table,
+    find_table,
     read_projection,
-    save_table,
     scored_by,
 )
 from synaptoroute.core.mutation import FOUNDING_SETTINGS, Settings
@@ -47,7 +45,7 @@ from synaptoroute.encoder import Encoder
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor
 
-TINY_TOKENS = 3_000
+RESAMPLES = 10_000
 FINGERPRINT = "f" * 16
 SETTINGS = (replace(FOUNDING_SETTINGS, cascade=True), Settings(cascade=True))
 
@@ -67,21 +65,17 @@ class Vectors:
         return np.stack([self.vectors[text] for text in texts]), rows
 
 
-def prepared(encoder: Encoder, options: Options, file: Path) -> tuple[StaticTable, dict[str, Any]]:
-    """Distil and save a table, as ``synaptoroute model prepare`` does."""
+def table_of(encoder: Encoder) -> tuple[StaticTable, dict[str, Any]]:
+    """Load the table that ships for the encoder; distil one where none does."""
     began = time.perf_counter()
-    table = distil(encoder, tokens_max=options.pick(None, None, TINY_TOKENS))
-    seconds = time.perf_counter() - began
-    save_table(table, file)
-    began = time.perf_counter()
-    load_table(file, encoder.fingerprint)
-    figures = {
+    table = find_table(encoder.fingerprint)
+    figures = {"is_shipped": table is not None}
+    table = table or distil(encoder)
+    return table, {
+        **figures,
         "tokens": len(table.rows),
-        "seconds": rounded(seconds),
-        "size_mb": rounded(file.stat().st_size / 1e6),
-        "load_seconds": rounded(time.perf_counter() - began),
+        "seconds": rounded(time.perf_counter() - began),
     }
-    return table, figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +151,28 @@ def utterances_of(tensor: Tensor, vectors: Vectors) -> tuple[Utterances, StaticR
     return given, StaticRoutes(rows[1].shape[1], settings, tensor.revision)
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What one choice of utterances gives.
+
+    Attributes:
+        figures: Accuracy, confidence, share and agreement.
+        gained: Right answers of each text, on less off, float64[texts].
+        answered: Answers to each out-of-scope text, on less off, float64[strays].
+    """
+
+    figures: dict[str, float]
+    gained: NDArray[np.float64]
+    answered: NDArray[np.float64]
+
+
 def one_draw(
     corpus: Corpus,
     strays: list[str],
     drawn: dict[str, list[str]],
     vectors: Vectors,
     settings: Settings,
-) -> dict[str, float]:
+) -> Draw:
     """Accuracy, confidence, share and agreement of one choice of utterances."""
     tensor = tensor_of(drawn, vectors.vectors, settings, FINGERPRINT)
     given, plain = utterances_of(tensor, vectors)
@@ -185,91 +194,103 @@ def one_draw(
         "share": len(static) / len(texts),
         "agreement": float(np.mean([alone.routes[n] == both.routes[n] for n in static] or [True])),
     }
+    right_by, answered_by = {}, {}
     for name, answers in (("off", alone), ("on", both)):
-        right = np.array([a == b for a, b in zip(answers.best, labels, strict=False)])
-        answered = [a == b for a, b in zip(answers.routes, labels, strict=False)]
-        found[f"{name}_accuracy"] = float(np.mean(answered))
+        pairs = zip(answers.routes, labels, strict=False)
+        right_by[name] = np.array([a == b for a, b in pairs], np.float64)
         outside = [route is not None for route in answers.routes[len(texts) :]]
-        found[f"{name}_strays"] = float(np.mean(outside))
+        answered_by[name] = np.array(outside, np.float64)
+        found[f"{name}_accuracy"] = float(np.mean(right_by[name]))
+        found[f"{name}_strays"] = float(np.mean(outside)) if outside else math.nan
         if not np.isnan(answers.sure).any():
-            sure, all_right = answers.sure, np.append(right, np.zeros(len(strays), np.bool_))
-            found[f"{name}_ece_inside"] = calibration_error(sure[: len(texts)], right)
+            best = np.array([a == b for a, b in zip(answers.best, labels, strict=False)])
+            sure, all_right = answers.sure, np.append(best, np.zeros(len(strays), np.bool_))
+            found[f"{name}_ece_inside"] = calibration_error(sure[: len(texts)], best)
             found[f"{name}_ece_mixed"] = calibration_error(sure, all_right)
+    gained, answered = (each["on"] - each["off"] for each in (right_by, answered_by))
+    return Draw(found, gained, answered)
+
+
+def lower_bound(differences: NDArray[np.float64]) -> float:
+    """Lower end of a 95 % interval of the mean, by drawing the texts again.
+
+    Two made texts, one gained and one lost, keep the bound of few texts honest (Agresti and
+    Min, 2005): without them a set whose answers never differ would have a bound of nought.
+    """
+    values, counts = np.unique(np.append(differences, (1.0, -1.0)), return_counts=True)
+    total = int(counts.sum())
+    drawn = np.random.default_rng(0).multinomial(total, counts / total, size=RESAMPLES)
+    return float(np.quantile(drawn @ values / total, 0.025))
+
+
+def cell(draws: list[Draw]) -> dict[str, Any]:
+    """Means over the seeds, and the bounds over the texts."""
+    each = [draw.figures for draw in draws]
+    means = {key: rounded(float(np.mean([one[key] for one in each]))) for key in each[0]}
+    points = [100 * (one["on_accuracy"] - one["off_accuracy"]) for one in each]
+    gained = np.mean([draw.gained for draw in draws], axis=0)
+    found = {
+        **means,
+        "seeds": len(draws),
+        "gained_points": spread(points),
+        "mean_gained_points": rounded(100 * float(gained.mean())),
+        "lower_bound_points": rounded(100 * lower_bound(gained)),
+    }
+    if len(draws[0].answered):
+        more = np.mean([draw.answered for draw in draws], axis=0)
+        found["out_of_scope_points"] = rounded(100 * float(more.mean()))
+        found["out_of_scope_bound_points"] = rounded(-100 * lower_bound(-more))
+    if "on_ece_mixed" in means:
+        worse = [means[f"on_ece_{name}"] - means[f"off_ece_{name}"] for name in ("inside", "mixed")]
+        found["ece_points"] = rounded(100 * max(worse))
     return found
 
 
 def accuracy(
     encoder: Encoder, table: StaticTable, options: Options, name: str, counts: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Means over the seeds, by score, then by utterances a route."""
+    """Figures by score, then by utterances a route."""
     corpus = read_corpus(options.data, name)
-    strays = read_out_of_scope(options.data)
-    drawn = {(k, seed): corpus.draw(k, seed) for k in counts for seed in SEEDS}
+    strays = read_out_of_scope(options.data, name)
+    seeds = options.pick(range(5), range(2), range(1), standard=range(3))
+    drawn = {(k, seed): corpus.draw(k, seed) for k in counts for seed in seeds}
     texts = {text for routes in drawn.values() for own in routes.values() for text in own}
     texts |= {text for text, _ in corpus.test} | set(strays)
     vectors = Vectors(encoder, table, texts)
     found: dict[str, dict[str, Any]] = {}
-    for settings in SETTINGS:
+    for settings in options.pick(SETTINGS, SETTINGS, SETTINGS, standard=SETTINGS[:1]):
         by_count = found.setdefault(settings.aggregation, {})
         for k in counts:
-            each = [one_draw(corpus, strays, drawn[k, seed], vectors, settings) for seed in SEEDS]
-            means = {key: rounded(float(np.mean([one[key] for one in each]))) for key in each[0]}
-            points = [100 * (one["on_accuracy"] - one["off_accuracy"]) for one in each]
-            by_count[str(k)] = {**means, "gained_points": spread(points)}
+            draws = [one_draw(corpus, strays, drawn[k, seed], vectors, settings) for seed in seeds]
+            by_count[str(k)] = cell(draws)
     return {"routes": len(corpus.train), "test_texts": len(corpus.test), "by_score": found}
 
 
-def throughput(options: Options, utterances: int) -> dict[str, Any]:
-    """Closed loop with 1 and 64 clients, in turns."""
-    corpus = read_corpus(options.data)
-    routes = corpus.draw(utterances, SEEDS[0])
-    texts = corpus.queries(4_096, SEEDS[0])
-    seconds, count = options.pick(4.0, 2.0, 0.2), options.pick(5, 2, 1)
-    with contenders((OURS, OURS_DEFAULTS, SEMANTIC_ROUTER), options) as running:
-        for process in running.values():
-            process.do("load", routes=routes)
-            process.do("closed", texts=texts, clients=8, seconds=min(WARM_SECONDS, seconds))
-        return {
-            "routes": len(routes),
-            "utterances_a_route": utterances,
-            "one_client": _closed(running, texts, 1, seconds, count),
-            "many_clients": _closed(running, texts, CLIENTS, seconds, count),
-        }
-
-
-def _closed(
-    running: dict[str, Process], texts: list[str], clients: int, seconds: float, count: int
-) -> dict[str, Any]:
-    found = in_turns(running, texts, clients, seconds, count)
-    rates = {name: [run["queries_per_second"] for run in runs] for name, runs in found.items()}
-    middles = {name: [run["p50_ms"] for run in runs] for name, runs in found.items()}
-    return {
-        name: {
-            "queries_per_second": spread(rates[name]),
-            "p50_ms": spread(middles[name]),
-            "p99_ms": spread([run["p99_ms"] for run in runs]),
-            "defaults_times_faster": ratio(rates[OURS_DEFAULTS], rates[name]),
-            "defaults_p50_share": ratio(middles[OURS_DEFAULTS], middles[name]),
-        }
-        for name, runs in found.items()
-    }
+def worst(sets: dict[str, Any]) -> dict[str, Any]:
+    """The worst cell of each figure that has a goal, and where it is."""
+    cells = [
+        (f"{name}, {count}", row)
+        for name, each in sets.items()
+        for count, row in each["by_score"].get("adaptive", {}).items()
+    ]
+    found: dict[str, Any] = {"cells": len(cells)}
+    signs = {"lower_bound_points": -1, "out_of_scope_points": 1, "ece_points": 1}
+    for key, sign in signs.items():
+        known = [(sign * row[key], where) for where, row in cells if key in row]
+        if known:
+            value, found[f"{key}_in"] = max(known)
+            found[key] = sign * value
+    return found
 
 
 def measure(options: Options) -> dict[str, Any]:
     """Return all figures."""
     encoder = Encoder()
-    counts = options.pick((5, 10, 20, 50), (10, 50), (15,))
-    names = SETS if options.data is not None else ("generated",)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "static.table"
-        table, figures = prepared(encoder, options, file)
-        sets = {name: accuracy(encoder, table, options, name, counts) for name in names}
-    few, many = options.pick((10, 50), (10, 50), (5, 10))
-    return {
-        "table": figures,
-        "sets": sets,
-        "throughput": {"many": throughput(options, many), "few": throughput(options, few)},
-    }
+    counts = options.pick((5, 10, 20, 50), (10, 50), (15,), standard=(5, 10, 20, 50))
+    table, figures = table_of(encoder)
+    names = names_of_sets(options.data)
+    sets = {name: accuracy(encoder, table, options, name, counts) for name in names}
+    return {"table": figures, "sets": sets, "worst": worst(sets)}
 
 
 if __name__ == "__main__":

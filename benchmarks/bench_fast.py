@@ -63,7 +63,10 @@ def measure(options: Options, corpus: Corpus) -> dict[str, Any]:
     names += [name for name in _PEERS if options.peers and is_installed(name)]
     # Some sides refuse names with other characters.
     plain = {intent: f"r{number}" for number, intent in enumerate(corpus.train)}
-    test = [(text, plain[intent]) for text, intent in corpus.test[:: options.pick(1, 10, 10)]]
+    test = [
+        (text, plain[intent])
+        for text, intent in corpus.test[:: options.pick(1, 10, 10, standard=4)]
+    ]
     texts = [text for text, _ in test]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for seed in range(options.pick(3, 2, 1)):
@@ -85,6 +88,8 @@ def measure(options: Options, corpus: Corpus) -> dict[str, Any]:
     middle = {name: [median(run["microseconds"]) for run in runs] for name, runs in found.items()}
     for name in names[1:]:
         report[f"p50_of_{name}"] = ratio(middle["ours"], middle[name])
+        points = 100 * (report["ours"]["accuracy"] - report[name]["accuracy"])
+        report[f"points_over_{name}"] = rounded(points)
     return report
 
 

@@ -61,8 +61,8 @@ SLOW_REPEATS = 20
 
 def measure(options: Options) -> dict[str, Any]:
     """Return all figures."""
-    sizes = options.pick((500, 5_000, 50_000), (500, 5_000), (20, 40))
-    repeats, count = options.pick((40, 5), (30, 2), (3, 1))
+    sizes = options.pick((500, 5_000, 50_000), (500, 5_000), (20, 40), standard=(500, 50_000))
+    repeats, count = options.pick((40, 5), (30, 2), (3, 1), standard=(40, 3))
     found: dict[str, dict[str, list[float]]] = {}
     applying: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

@@ -17,14 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
-from contenders import OURS, SEMANTIC_ROUTER, contenders
+from contenders import OURS, OURS_DEFAULTS, SEMANTIC_ROUTER, contenders
 from harness import Bench, Options, quantiles, ratio, read_options, rounds, spread
 from route_texts import read_corpus
 
@@ -33,6 +35,10 @@ SEED = 0
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 30.0
 CACHED_TEXTS = 200
+SETTLE_SECONDS_MAX = 300.0
+HTTP, HTTP_ALONE = "http", "http, encoder alone"
+IN_PROCESS = {OURS: "in_process", OURS_DEFAULTS: "in_process, defaults"}
+"""Names of this project's routers in process: the first without the cascade."""
 _LENGTH = re.compile(rb"content-length: *(\d+)\r", re.IGNORECASE)
 
 
@@ -172,14 +178,38 @@ def _is_ready(port: int) -> bool:
 def put_routes(port: int, routes: dict[str, list[str]]) -> None:
     """Put the routes one by one."""
     for name, utterances in routes.items():
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/v1/routes/{name}",
-            data=json.dumps({"utterances": utterances}).encode(),
-            headers={"content-type": "application/json"},
-            method="PUT",
-        )
-        with urllib.request.urlopen(request, timeout=30):
-            pass
+        request(port, "PUT", f"/v1/routes/{name}", {"utterances": utterances})
+
+
+def request(port: int, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Send one request; give the document of the answer."""
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"content-type": "application/json"},
+        method=method,
+    )
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return json.loads(answer.read() or b"null")
+
+
+def switch_cascade_off(port: int) -> None:
+    """Let the encoder answer every query."""
+    settings = request(port, "GET", "/v1/settings")
+    request(port, "PUT", "/v1/settings", {**settings, "cascade": False})
+
+
+def settle(port: int) -> str:
+    """Fit the route set and wait until the cascade is measured; give its state."""
+    with suppress(urllib.error.HTTPError):  # a tiny set is too small to be fitted
+        request(port, "POST", "/v1/settings/calibration", {})
+    give_up_at = time.monotonic() + SETTLE_SECONDS_MAX
+    while time.monotonic() < give_up_at:
+        state = str(request(port, "GET", "/v1/settings/cascade")["state"])
+        if state != "uncalibrated":
+            return state
+        time.sleep(0.1)
+    raise RuntimeError("the cascade was not measured in time")
 
 
 def compare(
@@ -202,49 +232,60 @@ def measure(options: Options) -> dict[str, Any]:
     corpus = read_corpus(options.data)
     routes = corpus.draw(10, SEED)
     texts = corpus.queries(4_096, SEED)
-    seconds, count = options.pick((2.5, 8), (1.5, 2), (0.2, 1))
+    seconds, count = options.pick((2.5, 8), (1.5, 2), (0.2, 1), standard=(2.0, 3))
     figures: dict[str, Any] = {"rounds": count}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        node(Path(folder)) as port,
-        contenders((OURS, SEMANTIC_ROUTER), options) as running,
-    ):
-        put_routes(port, routes)
+    with ExitStack() as stack:
+        ports = {}
+        for name in (HTTP, HTTP_ALONE):
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            ports[name] = port = stack.enter_context(node(Path(folder)))
+            put_routes(port, routes)
+            if name == HTTP_ALONE:
+                switch_cascade_off(port)
+            figures.setdefault("cascade", {})[name] = settle(port)
+            asyncio.run(closed_loop(port, texts, 8, min(0.5, seconds)))
+        names = (OURS_DEFAULTS, OURS, SEMANTIC_ROUTER)
+        running = stack.enter_context(contenders(names, options))
         for process in running.values():
             process.do("load", routes=routes)
             process.do("closed", texts=texts, clients=8, seconds=min(0.5, seconds))
-        asyncio.run(closed_loop(port, texts, 8, min(0.5, seconds)))
         for label, clients in (("one_client", 1), ("many_clients", CLIENTS)):
-
-            def over_http(clients: int = clients) -> dict[str, float]:
-                return asyncio.run(closed_loop(port, texts, clients, seconds))
-
-            sides: dict[str, Any] = {"http": over_http}
+            sides: dict[str, Any] = {
+                name: partial(_over_http, port, texts, clients, seconds)
+                for name, port in ports.items()
+            }
             for name, process in running.items():
-                key = "in_process" if name == OURS else name
-                sides[key] = lambda process=process, clients=clients: process.do(
-                    "closed", texts=texts, clients=clients, seconds=seconds
+                sides[IN_PROCESS.get(name, name)] = partial(
+                    process.do, "closed", texts=texts, clients=clients, seconds=seconds
                 )
-            shown, raw = compare(sides, count)
-            for name in raw:
-                rates = [
-                    [run["queries_per_second"] for run in raw[each]] for each in ("http", name)
-                ]
-                middles = [[run["p50_ms"] for run in raw[each]] for each in ("http", name)]
-                shown[name]["http_share_of_throughput"] = ratio(*rates)
-                shown[name]["http_share_of_p50"] = ratio(*middles)
-            figures[label] = shown
-        cached = texts[:CACHED_TEXTS]
-        asyncio.run(closed_loop(port, cached, CLIENTS, seconds, use_cache=True))
-        runs = [
-            asyncio.run(closed_loop(port, cached, CLIENTS, seconds, use_cache=True))
-            for _ in range(count)
-        ]
-        figures["cached"] = {
-            key: spread([run[key] for run in runs])
-            for key in ("queries_per_second", "p50_ms", "p99_ms")
-        }
+            figures[label] = _compared(sides, count)
+        figures["cached"] = _cached(ports[HTTP], texts[:CACHED_TEXTS], seconds, count)
     return figures
+
+
+def _over_http(port: int, texts: list[str], clients: int, seconds: float) -> dict[str, float]:
+    return asyncio.run(closed_loop(port, texts, clients, seconds))
+
+
+def _compared(sides: dict[str, Any], count: int) -> dict[str, Any]:
+    """Figures of each side, and both nodes' share of them."""
+    shown, raw = compare(sides, count)
+    for name, runs in raw.items():
+        for prefix, own in (("http", HTTP), ("http_alone", HTTP_ALONE)):
+            for key, figure in (("throughput", "queries_per_second"), ("p50", "p50_ms")):
+                values = [[run[figure] for run in each] for each in (raw[own], runs)]
+                shown[name][f"{prefix}_share_of_{key}"] = ratio(*values)
+    return shown
+
+
+def _cached(port: int, texts: list[str], seconds: float, count: int) -> dict[str, Any]:
+    """Texts that were asked before."""
+    runs = [
+        asyncio.run(closed_loop(port, texts, CLIENTS, seconds, use_cache=True))
+        for _ in range(count + 1)
+    ][1:]
+    keys = ("queries_per_second", "p50_ms", "p99_ms")
+    return {key: spread([run[key] for run in runs]) for key in keys}
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ class Case:
 def measure(options: Options) -> dict[str, Any]:
     """Return all figures."""
     small, large = options.pick((1_500, 50_000), (1_500, 50_000), (100, 200))
-    repeats, turns = options.pick((40, 5), (12, 3), (2, 1))
+    repeats, turns = options.pick((40, 5), (12, 3), (2, 1), standard=(20, 3))
     cases = {
         "small": Case(small, 0.8).measure(repeats, turns),
         "large": Case(large, 0.8).measure(repeats, turns),

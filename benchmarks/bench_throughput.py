@@ -84,7 +84,7 @@ def measure(options: Options) -> dict[str, Any]:
     routes = corpus.draw(UTTERANCES, SEED)
     texts = corpus.queries(4_096, SEED)
     seconds = options.pick(2.0, 1.5, 0.2)
-    count = options.pick(11, 2, 1)
+    count = options.pick(11, 2, 1, standard=4)
     names = (OURS, OURS_FLOAT32, SEMANTIC_ROUTER, ORIGINAL)
     with contenders(names, options) as running:
         for process in running.values():

@@ -19,11 +19,14 @@ from synaptoroute.encoder.recipe import bundled_recipe
 OURS = "synaptoroute-cluster"
 OURS_FLOAT32 = "synaptoroute-cluster, float32"
 OURS_DEFAULTS = "synaptoroute-cluster, defaults"
+OURS_FAST = "synaptoroute-cluster, fast"
 SEMANTIC_ROUTER = "semantic-router"
 ORIGINAL = "synaptoroute"
 STRATAROUTER = "stratarouter"
+MICRORESOLVE = "microresolve"
+WORDLLAMA = "wordllama"
 FASTEMBED = "fastembed"
-PEERS = (SEMANTIC_ROUTER, ORIGINAL, STRATAROUTER)
+PEERS = (SEMANTIC_ROUTER, ORIGINAL, STRATAROUTER, MICRORESOLVE, WORDLLAMA)
 """Peers with an environment of their own."""
 STOP_SECONDS_MAX = 10.0
 LAST_LINES = 10
@@ -33,9 +36,12 @@ _SCRIPTS = {
     OURS: "cluster_peer.py",
     OURS_FLOAT32: "cluster_peer.py",
     OURS_DEFAULTS: "cluster_peer.py",
+    OURS_FAST: "cluster_peer.py",
     SEMANTIC_ROUTER: "semantic_router_peer.py",
     ORIGINAL: "synaptoroute_peer.py",
     STRATAROUTER: "stratarouter_peer.py",
+    MICRORESOLVE: "static_peer.py",
+    WORDLLAMA: "static_peer.py",
     FASTEMBED: "fastembed_peer.py",
 }
 
@@ -43,6 +49,9 @@ _SCRIPTS = {
 _ARGUMENTS = {
     OURS_FLOAT32: ("--precision", "float32"),
     OURS_DEFAULTS: ("--defaults",),
+    OURS_FAST: ("--defaults", "--model", "fast"),
+    MICRORESOLVE: (MICRORESOLVE,),
+    WORDLLAMA: (WORDLLAMA,),
 }
 
 

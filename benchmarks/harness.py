@@ -24,6 +24,10 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[1]
 DATA_VARIABLE = "SYNAPTOROUTE_BENCH_DATA"
+COMMIT_VARIABLE = "SYNAPTOROUTE_BENCH_COMMIT"
+"""The commit as it was when the report began, which then writes tracked files."""
+_HIDDEN = ("--data", "--json", "--out", "--model")
+"""Options whose folders a command does not show."""
 ResultT = TypeVar("ResultT")
 SizeT = TypeVar("SizeT")
 
@@ -35,7 +39,8 @@ class Options:
     Attributes:
         data: Folder with ``clinc150.json`` and ``banking77.json``; None for generated texts.
         json_file: Where the JSON is written besides standard output.
-        size: ``full``, ``quick`` (figures to look at) or ``tiny`` (does it run at all).
+        size: ``full``, ``standard`` (the report in half an hour), ``quick`` (figures to look at)
+            or ``tiny`` (does it run at all).
         peers: Whether peers take part, where they are installed.
     """
 
@@ -44,9 +49,12 @@ class Options:
     size: str
     peers: bool
 
-    def pick(self, full: SizeT, quick: SizeT, tiny: SizeT) -> SizeT:
-        """Choose by size."""
-        return {"full": full, "quick": quick, "tiny": tiny}[self.size]
+    def pick(
+        self, full: SizeT, quick: SizeT, tiny: SizeT, *, standard: SizeT | None = None
+    ) -> SizeT:
+        """Choose by size; ``standard`` is as ``quick`` where nothing else is said."""
+        middle = quick if standard is None else standard
+        return {"full": full, "standard": middle, "quick": quick, "tiny": tiny}[self.size]
 
 
 def read_options(about: str | None) -> Options:
@@ -66,6 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"folder with clinc150.json and banking77.json (or {DATA_VARIABLE})",
     )
     parser.add_argument("--json", type=Path, help="also write the JSON to this file")
+    parser.add_argument("--standard", action="store_true", help="rounds for half an hour in all")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--tiny", action="store_true", help="only show that it runs")
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
@@ -73,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def to_options(given: argparse.Namespace) -> Options:
     """Return the options that were parsed."""
-    size = "tiny" if given.tiny else "quick" if given.quick else "full"
+    size = next((name for name in ("tiny", "quick", "standard") if vars(given)[name]), "full")
     data = given.data
     if data is not None and data.is_file():
         data = data.parent
@@ -124,8 +133,12 @@ def rounded(value: float) -> float:
 
 def machine() -> dict[str, Any]:
     """Describe what this runs on."""
+    # Programs that only need the figures' arithmetic start without the package.
+    from synaptoroute.encoder.processor import kind_of_cpu
+
     return {
         "cpu": cpu_model(),
+        "kind": kind_of_cpu(),
         "cores": os.cpu_count(),
         "memory_gib": rounded(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.release()}",
@@ -147,6 +160,8 @@ def cpu_model() -> str:
 
 def commit() -> str:
     """Commit of the code, with a mark where files differ from it."""
+    if COMMIT_VARIABLE in os.environ:
+        return os.environ[COMMIT_VARIABLE]
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=ROOT,
@@ -197,7 +212,7 @@ def command() -> str:
     hide_next = False
     for word in sys.argv[1:]:
         words.append("FOLDER" if hide_next else word)
-        hide_next = word in ("--data", "--json")
+        hide_next = word in _HIDDEN
     script = Path(sys.argv[0]).resolve()
     shown = script.relative_to(ROOT).as_posix() if ROOT in script.parents else script.name
     return " ".join(["python", shown, *words])

@@ -1,36 +1,48 @@
-"""Renders BENCHMARKS.md from the JSON of a run."""
+"""Renders the page of a kind of processor from the JSON of its runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cascade_page import page_of_cascade
+from cascade_page import page_of_cascade, page_of_defaults
 from cluster_page import page_of_cluster
 from decision_page import page_of_decision
 from goals import REASONS, Goal, Results
 from limit_pages import page_of_embedding, page_of_lanes, page_of_million
+from peer_pages import page_of_fast, page_of_packed, page_of_peers
 from plots import PLOTS
 from tables import number, spread, table
 
-HEAD = """# Benchmarks
+HEAD = """# Benchmarks: {kind}
 
-Written by `make bench`; no figure is typed by hand. Every figure is of the run named here, unless
-another run is named below the command of its part.
+Written by `make bench`; no figure is typed by hand. [BENCHMARKS.md](../../BENCHMARKS.md) has the
+goals of all kinds of processors. Parts may be of different runs: below each part are its command,
+commit, machine, load and date.
 Contenders run in turn, round by round, with the same texts and the same model file; a ratio is
 that of medians, in brackets its least and greatest value in one round. A high load average
 means that others used the machine meanwhile: then trust the ratios, not the absolute figures.
 """
+Makers = dict[str, Callable[[dict[str, Any]], str]]
 
 
-def page(results: Results, goals: Sequence[Goal]) -> str:
-    """The whole page."""
+def page(results: Results, goals: Sequence[Goal], kind: str = "unknown") -> str:
+    """The whole page of one kind."""
+    head = HEAD.format(kind=kind)
     if not results:
-        return HEAD
-    parts = [HEAD, _run(results), _goals(goals)]
-    makers = {
+        return head
+    return "\n".join([head, _run(results), goals_table(goals), *parts(results, _makers(), kind)])
+
+
+def _makers() -> Makers:
+    return {
+        "defaults": page_of_defaults,
         "throughput": _throughput,
         "http": _http,
+        "cascade": page_of_cascade,
+        "peers": page_of_peers,
+        "fast": page_of_fast,
+        "packed": page_of_packed,
         "overload": _overload,
         "hot_add": _hot_add,
         "mutations": _mutations,
@@ -38,25 +50,31 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
         "scoring": _scoring,
         "accuracy": _accuracy,
         "inputs": _inputs,
-        "cascade": page_of_cascade,
         "decision": page_of_decision,
         "invariance": _invariance,
         "embedding": page_of_embedding,
         "lanes": page_of_lanes,
         "million": page_of_million,
         "cluster": page_of_cluster,
-        "deploy": _deploy,
-        "outage": _outage,
-        "chaos": _chaos,
     }
+
+
+def parts_apart(results: Results) -> list[str]:
+    """The parts about containers and faults, which are of no kind of processor."""
+    return parts(results, {"deploy": _deploy, "outage": _outage, "chaos": _chaos}, "")
+
+
+def parts(results: Results, makers: Makers, kind: str) -> list[str]:
+    """Each part with its plots, its command and its run."""
+    found = []
     for name, make in makers.items():
         if name in results:
             result = results[name]
-            parts.append(make(result["figures"]))
-            parts += [f"![{title}](docs/plots/{plot}.svg)\n" for plot, (bench, title, _) in
+            found.append(make(result["figures"]))
+            found += [f"![{title}](../plots/{kind}/{plot}.svg)\n" for plot, (bench, title, _) in
                       PLOTS.items() if bench == name]  # fmt: skip
-            parts.append(f"`{result['command']}`\n{_one_run(result)}\n")
-    return "\n".join(parts)
+            found.append(f"`{result['command']}`\n{_one_run(result)}\n")
+    return found
 
 
 def _one_run(result: dict[str, Any]) -> str:
@@ -75,7 +93,7 @@ def _run(results: Results) -> str:
     machine = first["machine"]
     loads = [result["load_average"] for result in results.values()]
     rows = [
-        ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"),
+        ("machine", ", ".join(sorted({described(r) for r in results.values()}))),
         ("system", machine["system"]),
         ("versions", ", ".join(f"{name} {machine[name]}" for name in VERSIONS)),
         ("commit", ", ".join(sorted({result["commit"] for result in results.values()}))),
@@ -88,21 +106,29 @@ def _run(results: Results) -> str:
     return "## The run\n\n" + table(("", ""), rows)
 
 
+def described(result: dict[str, Any]) -> str:
+    """Processor, cores and memory of a result."""
+    machine = result["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+
+
 VERSIONS = ("python", "numpy", "onnxruntime", "tokenizers", "fastembed")
 
 
-def _goals(goals: Sequence[Goal]) -> str:
-    rows = [(goal.name, goal.wanted, goal.shown, goal.verdict) for goal in goals]
+def goals_table(goals: Sequence[Goal]) -> str:
+    """The goals with what was measured, and why some were missed."""
+    rows = [(goal.name, goal.wanted, goal.shown, goal.mark) for goal in goals]
     text = "## Goals\n\n" + table(("figure", "goal", "measured", ""), rows)
-    why = [
-        f"- {goal.name}: {reason}\n"
-        for goal in goals
-        if goal.is_met is False
-        for start, reason in REASONS.items()
-        if goal.name.startswith(start)
-    ]
+    why = [f"- {goal.name}: {reason}\n" for goal in goals for reason in reasons(goal)]
     head = "\nWhat was missed, and what it is known to hang on:\n\n" if why else ""
     return text + head + "".join(why)
+
+
+def reasons(goal: Goal) -> list[str]:
+    """What a missed goal is known to hang on."""
+    if goal.is_met is not False:
+        return []
+    return [reason for start, reason in REASONS.items() if goal.name.startswith(start)]
 
 
 def _throughput(figures: dict[str, Any]) -> str:
@@ -136,7 +162,11 @@ def _throughput(figures: dict[str, Any]) -> str:
 
 
 def _http(figures: dict[str, Any]) -> str:
-    text = "## Over HTTP, one node process\n\n"
+    states = ", ".join(f"`{name}` {state}" for name, state in figures["cascade"].items())
+    text = (
+        "## Over HTTP, one node process\n\n`http` has default settings, `in_process` is the "
+        f"encoder alone. State of the cascade: {states}.\n\n"
+    )
     for title, key in (("1 client", "one_client"), ("64 clients", "many_clients")):
         rows = [
             (
@@ -146,10 +176,13 @@ def _http(figures: dict[str, Any]) -> str:
                 spread(row["p99_ms"]),
                 spread(row["http_share_of_throughput"]),
                 spread(row["http_share_of_p50"]),
+                spread(row["http_alone_share_of_throughput"]),
+                spread(row["http_alone_share_of_p50"]),
             )
             for name, row in figures[key].items()
         ]
-        head = (title, "queries/s", "p50 ms", "p99 ms", "HTTP, share of q/s", "HTTP, share of p50")
+        head = (title, "queries/s", "p50 ms", "p99 ms", "http, share of q/s", "share of p50",
+                "http, encoder alone, share of q/s", "share of p50")  # fmt: skip
         text += table(head, rows) + "\n"
     cached = figures["cached"]
     rows = [[spread(cached[key]) for key in ("queries_per_second", "p50_ms", "p99_ms")]]
@@ -162,7 +195,8 @@ def _overload(figures: dict[str, Any]) -> str:
         f"Goodput counts answers within {figures['deadline_ms']} ms of the intended time of "
         f"sending; the queue holds {figures['queue_requests_max']:,} requests, so the predicted "
         "wait decides who is refused. The client shares the cores with the router: the "
-        "last column is the CPU time that it takes by itself, for each query that it sends.\n\n"
+        "column *client* is the CPU time that it takes by itself, for each query; *the client's "
+        "cost subtracted* is the goodput by what the client leaves of the cores.\n\n"
     )
     text += _loads("in process", figures["loads"])
     if "over_http" in figures:
@@ -181,12 +215,14 @@ def _loads(title: str, loads: dict[str, Any]) -> str:
             number(row["refused_share"]),
             number(row["late_share"]),
             number(row["good_ms"]["p99"]),
-            number(row["client_us_a_query"]) if "client_us_a_query" in row else "",
+            number(row.get("client_us_a_query")),
+            number(row.get("goodput_without_client")),
         )
         for load, row in loads.items()
     ]
     head = (title, "capacity/s", "offered/s", "goodput/s", "of capacity", "refused", "late",
-            "p99 ms of the good", "client, us a query")  # fmt: skip
+            "p99 ms of the good", "client, us a query",
+            "of capacity, the client's cost subtracted")  # fmt: skip
     return table(head, rows)
 
 

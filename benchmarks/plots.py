@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from goals import Goal
 from harness import ROOT
 
 FOLDER = ROOT / "docs" / "plots"
@@ -96,6 +97,49 @@ def _reliability(name: str) -> Plot:
         axes.set(xlabel="confidence", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
 
     return plot
+
+
+KINDS_PLOT = "kinds"
+_BARS = {
+    "encoder alone, queries a second at 64 clients": "encoder alone, 150 x 10",
+    "defaults, 150 routes of 10, queries a second": "defaults, 150 x 10",
+    "defaults, 150 routes of 50, queries a second": "defaults, 150 x 50",
+}
+"""Beginnings of the goals' names, with what the plot calls them."""
+
+
+def draw_kinds(goals: dict[str, Sequence[Goal]], folder: Path = FOLDER) -> Path | None:
+    """Draw throughput against semantic-router by kind; None where nothing was measured."""
+    import matplotlib as mpl
+
+    values = {
+        kind: [(title, goal.value) for start, title in _BARS.items() for goal in own
+               if goal.name.startswith(start) and goal.value is not None]
+        for kind, own in goals.items()
+    }  # fmt: skip
+    values = {kind: own for kind, own in values.items() if own}
+    if not values:
+        return None
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    with mpl.rc_context(_STYLE):
+        figure, axes = pyplot.subplots()
+        titles = list(_BARS.values())
+        for place, (kind, own) in enumerate(values.items()):
+            at = [titles.index(title) + place * 0.8 / len(values) for title, _ in own]
+            bars = axes.bar(at, [value for _, value in own], 0.75 / len(values), label=kind)
+            axes.bar_label(bars, fmt="%.3gx", fontsize="small")
+        axes.set_xticks([n + 0.4 - 0.4 / len(values) for n in range(len(titles))], titles)
+        axes.set_title("Queries a second at 64 clients, times those of semantic-router")
+        axes.title.set_fontsize("medium")
+        axes.legend(frameon=False, fontsize="small")
+        figure.tight_layout()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{KINDS_PLOT}.svg"
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
+    return path
 
 
 PLOTS: dict[str, tuple[str, str, Plot]] = {

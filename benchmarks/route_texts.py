@@ -55,12 +55,27 @@ def read_corpus(folder: Path | None, name: str = "clinc150") -> Corpus:
     return Corpus(name, train, [(text.strip(), intent) for text, intent in data["test"]])
 
 
-def read_out_of_scope(folder: Path | None) -> list[str]:
-    """Read CLINC150's out-of-scope test texts; a few made ones where there is no folder."""
+def read_out_of_scope(folder: Path | None, name: str = "clinc150") -> list[str]:
+    """Read the out-of-scope test texts of a set, or CLINC150's; made ones without a folder."""
     if folder is None:
         return [f"how many {thing} are there in a {place}" for thing in "abc" for place in "xyz"]
-    data = json.loads((folder / "clinc150.json").read_text(encoding="utf-8"))
-    return [text.strip() for text, _ in data["oos_test"]]
+    for file in (folder / f"{name}.json", folder / "clinc150.json"):
+        data = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if data.get("oos_test"):
+            return [text.strip() for text, _ in data["oos_test"]]
+    return []
+
+
+def names_of_sets(folder: Path | None) -> list[str]:
+    """Name the data sets of a folder, the two known ones first; ``generated`` without one."""
+    if folder is None:
+        return ["generated"]
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and data.get("train") and data.get("test"):
+            found.append(file.stem)
+    return sorted(found, key=lambda name: (SETS.index(name) if name in SETS else len(SETS), name))
 
 
 def generated(intents: int = 8, texts: int = 30) -> Corpus:

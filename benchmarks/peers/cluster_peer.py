@@ -2,7 +2,7 @@
 
 Arguments: the model and tokenizer are its own and ignored; ``--database PATH`` and
 ``--synchronous full|normal`` choose storage, which is in memory otherwise;
-``--precision auto|float32|int8`` chooses the encoder's arithmetic.
+``--precision auto|float32|int8`` chooses the encoder's arithmetic, ``--model`` the encoder.
 The router has its default settings, but no cascade; ``--defaults`` leaves that as it is, too.
 Queries bypass the cache.
 """
@@ -18,7 +18,7 @@ from contextlib import suppress
 import numpy as np
 from contender import serve
 
-from synaptoroute.config import Precision
+from synaptoroute.config import DEFAULT_MODEL, Precision
 from synaptoroute.encoder import Encoder
 from synaptoroute.errors import RouteError
 from synaptoroute.models import Route
@@ -36,12 +36,13 @@ class ClusterPeer:
         database: str,
         synchronous: str,
         precision: Precision,
+        model: str,
         *,
         has_cascade: bool,
     ) -> None:
         self._database = database
         self._synchronous = synchronous
-        self._encoder = Encoder(precision=precision)
+        self._encoder = Encoder(model, precision=precision)
         self._has_cascade = has_cascade
         self._router: AdaptiveRouter | None = None
 
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--database", default=":memory:")
     parser.add_argument("--synchronous", default="full")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--defaults", action="store_true")
     options = parser.parse_args()
     serve(
@@ -107,6 +109,7 @@ def main() -> None:
             options.database,
             options.synchronous,
             options.precision,
+            options.model,
             has_cascade=options.defaults,
         )
     )

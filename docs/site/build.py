@@ -73,6 +73,7 @@ PARTS = {
         "threat-model",
         "known-defects",
         "benchmarks",
+        "benchmarks/*",
         "contributing",
     ],
 }
