@@ -82,7 +82,7 @@ class _Route:
 
     record: RouteRecord
     rows: Int8s
-    projected: Float32s
+    projected: Int8s
     lengths: Float64s
 
 
@@ -198,7 +198,7 @@ class StaticRoutes:
     def _put(self, record: RouteRecord, rows: Int8s) -> None:
         self._reserve(record.route_id + 1)
         projected = rows if self.projection is None else self.projection.apply(rows)
-        own = _Route(record, rows, projected.astype(np.float32), lengths_of(projected))
+        own = _Route(record, rows, projected, lengths_of(projected))
         self._routes[record.route_id] = own
         self._names[record.name] = record
         centroid = centroid_of(projected)
@@ -374,7 +374,9 @@ class StaticRoutes:
         counts = [len(route.lengths) for route in routes]
         if length == math.inf or sum(counts) > SHORTLIST_ROWS_MAX:
             return None
-        similarities = np.concatenate([route.projected for route in routes]) @ query
+        near = np.concatenate([route.projected for route in routes])
+        # Kept as bytes, a quarter of the memory; whole numbers are the same in float32.
+        similarities = near.astype(np.float32) @ query
         similarities = similarities / np.concatenate([route.lengths for route in routes])
         similarities /= length
         starts = list(accumulate(counts[:-1], initial=0))
