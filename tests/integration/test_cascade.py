@@ -22,6 +22,9 @@ from synaptoroute.cascade import calibrator as calibrator_module
 from synaptoroute.cascade import cascade as cascade_module
 from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.config import EngineConfig
+from synaptoroute.core.mutation import CascadeMode
+from synaptoroute.encoder import open_encoder
+from synaptoroute.errors import ConfigError
 from synaptoroute.models import Match, Route
 from synaptoroute.router import AdaptiveRouter, cascade_duty
 from synaptoroute.storage import SQLiteStorage
@@ -444,3 +447,22 @@ async def test_exact_and_unknown_texts_are_decided_as_without_the_cascade() -> N
     assert ["exact"] * 5 + ["not_understood"] == [match.reason for match in staged]
     assert "decoy" == staged[1].route
     assert staged == batch
+
+
+@pytest.mark.parametrize("mode", ["auto", True])
+async def test_static_encoder_needs_no_cascade(mode: CascadeMode) -> None:
+    """It lacks nothing, so there is nothing to prepare and nothing to repair."""
+    encoder = open_encoder("fast")
+    router = AdaptiveRouter(encoder, config=EngineConfig(lanes=1, fit_confidence=False))
+    await router.start()
+    try:
+        settings = await router.aget_settings()
+        await router.aput_settings(settings.model_copy(update={"cascade": mode}))
+        report = router.cascade()
+        with pytest.raises(ConfigError, match="nothing to prepare"):
+            await router.acalibrate()
+    finally:
+        await router.stop()
+        encoder.close()
+
+    assert ("off", "static_encoder") == (report.state, report.reason)

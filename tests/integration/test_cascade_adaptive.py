@@ -285,3 +285,44 @@ async def test_small_set_is_refused_and_answered_by_the_encoder() -> None:
 
         assert "too_few_utterances" == router.cascade().reason
         assert (await router.aquery("play a song now", explain=True)).stage is None
+
+
+async def test_first_routes_are_measured_without_a_fit_and_without_a_restart(
+    tmp_path: Path,
+) -> None:
+    """The score follows from the routes, not from what was there when the node started."""
+    async with router_with(tmp_path / "n.sqlite") as router:
+        await router.aimport(stream(ROUTES))
+        await until(lambda: router.cascade().state == "on")
+        before = [match.model_dump() for match in await answers(router, QUESTIONS)]
+    async with router_with(tmp_path / "n.sqlite") as router:
+        await until(lambda: router.cascade().state == "on")
+        after = [match.model_dump() for match in await answers(router, QUESTIONS)]
+
+    assert "static" in {match["stage"] for match in before}
+    assert before == after
+
+
+async def test_static_confidence_does_not_depend_on_the_last_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By thresholds and without a fit it is of numbers that follow from the routes."""
+    path = tmp_path / "n.sqlite"
+    small = [Route(name=f"r{number}", utterances=[f"code {number}"]) for number in range(10)]
+    async with router_with(path) as router:
+        await change(router, aggregation="blend", threshold=0.3, confidence_min=None)
+        await router.aimport(stream(ROUTES))
+        await until(lambda: router.cascade().state == "on")
+        # Otherwise the set is measured again, which reads the numbers again.
+        monkeypatch.setattr(calibrator_module, "POLL_SECONDS", 1_000.0)
+        await asyncio.sleep(0.1)
+        await router.aimport(stream(small))
+        before = [match.model_dump() for match in await answers(router, QUESTIONS)]
+    async with router_with(path) as router:
+        await until(lambda: router.cascade().state == "on")
+        after = [match.model_dump() for match in await answers(router, QUESTIONS)]
+
+    static = [match for match in before if match["stage"] == "static"]
+    assert static
+    assert all(match["confidence"] is not None for match in static)
+    assert before == after

@@ -130,6 +130,8 @@ function factsOf(each) {
     row("answers on", nodes.length ? `${whole(nodes.length)} ${nodes.length === 1 ? "node" : "nodes"}: ${nodes.slice(0, KEPT_NODES).join(", ")}${nodes.length > KEPT_NODES ? " …" : ""}` : "no node")));
 }
 
+// What to say of a reason that is no fault and needs nothing.
+const CASCADE_REASONS = { static_encoder: "the encoder is such a table itself" };
 const CASCADES = { off: "off: the encoder answers every query", no_table: "there is no static table of this encoder", uncalibrated: "not calibrated yet",
   refused: "calibration refused it: it would be wrong too often", suspended: "suspended: the routes changed since it was calibrated", on: "on" };
 
@@ -145,7 +147,7 @@ function drawBackground(pane, { cascades, presets, encoders }) {
     cascades.length > 0 && h("section", { class: "card", id: "cascade" }, h("header", {}, h("h2", {}, "Cascade")),
       h("p", { class: "muted" }, "A table of word vectors, distilled from the encoder, can answer the queries that it is sure about without the encoder, many times as fast. It is a setting of each route set; this is the state for the set default."),
       h("ul", { class: "plain" }, [...states].map(([name, each]) => h("li", {}, h("span", { class: `tag ${name === "on" ? "ok" : ""}` }, name.replaceAll("_", " ")), " ",
-        `${each.nodes === cascades.length ? "all nodes" : `${each.nodes} of ${cascades.length} nodes`}: ${CASCADES[name] ?? name}${each.reason ? ` (${each.reason.replaceAll("_", " ")})` : ""}`,
+        `${each.nodes === cascades.length ? "all nodes" : `${each.nodes} of ${cascades.length} nodes`}: ${CASCADES[name] ?? name}${each.reason ? ` (${CASCADE_REASONS[each.reason] ?? each.reason.replaceAll("_", " ")})` : ""}`,
         each.static + each.deferred ? `; ${whole(each.static)} of ${whole(each.static + each.deferred)} queries without the encoder` : "")))),
     presets.length > 0 && h("section", { class: "card", id: "presets" }, h("header", {}, h("h2", {}, "Encoders to choose from"), h("span", { class: "muted small" }, "SYNAPTOROUTE_MODEL takes a preset, or any other model")),
       scroll("Presets", h("table", {}, h("thead", {}, h("tr", {}, ["Preset", "For", "Accuracy", "Texts a second, one thread", "Needs"].map((text) => h("th", { scope: "col" }, text)))),

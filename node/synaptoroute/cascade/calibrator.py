@@ -30,7 +30,7 @@ from synaptoroute.cascade import (
     scored_by,
 )
 from synaptoroute.cascade.cascade import Cascade
-from synaptoroute.cascade.table_store import NAME_DIGITS
+from synaptoroute.cascade.table_store import NAME_DIGITS, WHY_NO_TABLE, why_no_table
 from synaptoroute.core.mutation import Aggregation, Calibrate
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ClusterError, ConfigError, ProtocolError, SynaptoRouteError
@@ -46,6 +46,8 @@ SPREAD_SECONDS: Final = 4.0
 RETRY_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 5.0
 """Seconds between two questions to the nodes for a table that this node lacks."""
+FIT_SECONDS_MAX: Final = 60.0
+"""Seconds that a first measurement waits for the first fit, which would undo it."""
 ABANDONED_SECONDS: Final = 30.0
 """A table is abandoned if no live node had it for so long; a restart takes less."""
 
@@ -60,6 +62,8 @@ class Calibrator:
         live_tables: Callable[[], Awaitable[Collection[str]]] | None,
         may_be_automatic: Callable[[], bool] = lambda: True,
         updates: Callable[[], int] | None = None,
+        *,
+        is_fitting: bool = False,
     ) -> None:
         """Prepare; ``start`` begins to look.
 
@@ -71,6 +75,7 @@ class Calibrator:
                 measured that do not ask for it.
             updates: Counts the states that first stages computed: without a new one nothing
                 becomes due.
+            is_fitting: Whether this node fits the confidence of its sets by itself.
         """
         self._calibrate = calibrate_now
         self._cascades = cascades
@@ -83,6 +88,8 @@ class Calibrator:
         self._looked_at = 0.0
         self._missed_since: dict[str, float] = {}  # By table
         self._retry_at: dict[str, float] = {}  # By route set
+        self._is_fitting = is_fitting
+        self._unfitted_since: dict[str, float] = {}  # By route set that awaits its first fit
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -104,7 +111,7 @@ class Calibrator:
                 continue
             await asyncio.sleep(SETTLE_SECONDS + self._spread_seconds * random.random())
             cascade = self._cascades().get(name)
-            if cascade is None or not self._is_due(cascade, abandoned):
+            if cascade is None or not self._is_due(name, cascade, abandoned):
                 continue  # another node was faster
             try:
                 await self._calibrate(name)
@@ -129,11 +136,17 @@ class Calibrator:
         due = [
             (cascade.status.changed_share if cascade.status.calibration else math.inf, name)
             for name, cascade in cascades.items()
-            if name not in self._retry_at and self._is_due(cascade, abandoned)
+            if name not in self._retry_at and self._is_due(name, cascade, abandoned)
         ]
         return max(due, key=lambda each: each[0])[1] if due else None
 
-    def _is_due(self, cascade: Cascade, abandoned: Collection[str]) -> bool:
+    def _is_due(self, name: str, cascade: Cascade, abandoned: Collection[str]) -> bool:
+        if self._is_fitting and cascade.awaits_fit and cascade.status.calibration is None:
+            now = time.monotonic()
+            if now - self._unfitted_since.setdefault(name, now) < FIT_SECONDS_MAX:
+                return False
+        else:
+            self._unfitted_since.pop(name, None)
         if cascade.is_automatic and not self._may_be_automatic():
             return False
         is_abandoned = cascade.foreign_table in abandoned and not cascade.is_calibrating
@@ -179,7 +192,7 @@ async def calibrate_cascade(
     copied = await asyncio.wrap_future(engine.read(_RouteSetCopy))
     found = None if cascade is None else cascade.table_of(engine.encoder)
     if found is None:
-        raise ConfigError("this node has no table for its encoder: `synaptoroute model prepare`")
+        raise ConfigError(WHY_NO_TABLE[why_no_table(engine.encoder)])
     assert cascade is not None, "a table without a cascade: this is a bug"
     cascade.is_calibrating = True
     try:

@@ -37,7 +37,12 @@ from synaptoroute.cascade import (
     read_projection,
     scored_by,
 )
-from synaptoroute.cascade.table_store import NAME_DIGITS, TableStore
+from synaptoroute.cascade.table_store import (
+    NAME_DIGITS,
+    NO_TABLE,
+    TableStore,
+    state_without_table,
+)
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.decision import DecisionCalibration
@@ -68,7 +73,6 @@ OUTGROWN_SHARE: Final = 1.5
 BOOT_ROWS_MAX: Final = 1_024
 """Rows of a set that is embedded while a node boots, about 35 us a row."""
 
-NO_TABLE: Final = "not_prepared"
 OTHER_TABLE: Final = "other_table"
 NOT_FINALIZED: Final = "not_finalized"
 STATES: Final = ("off", "no_table", "uncalibrated", "refused", "suspended", "on")
@@ -181,7 +185,7 @@ class Cascade:
         self._unfit = ""  # Why they cannot be measured, as the state says
         self._is_unreadable = False
         self._state, self._reason = "off", ""
-        self._is_automatic = False
+        self._is_automatic = self._awaits_fit = False
         self._static = 0
         self._deferred = 0
         self.is_calibrating = False
@@ -236,6 +240,11 @@ class Cascade:
         # With ``auto`` it is off where it would not pay, until the routes are others.
         is_measured = self._state != "off" or bool(calibration.reason)
         return is_measured and self._changed_share() >= RECALIBRATED_SHARE
+
+    @property
+    def awaits_fit(self) -> bool:
+        """Whether a first fit would change the score that it is measured by."""
+        return self._awaits_fit
 
     @property
     def is_on(self) -> bool:
@@ -456,7 +465,6 @@ class Cascade:
         with self._lock:
             self._routes, self._encoder = routes, encoder
             self._preparation = preparation
-            self._numbers = numbers_of(tensor, encoder.fingerprint)
             self._take_settings(tensor)
 
     def apply(
@@ -486,14 +494,16 @@ class Cascade:
             written = self.embed(change, encoder)
         with self._lock:
             is_fitted = change.decision is not None
-            if is_fitted:
-                self._numbers = numbers_of(tensor, encoder.fingerprint)
             if routes is not None:
                 routes.apply(change, at, written)
             if settings is None:
                 counts = self._counts
                 counts.apply(change)
-                if is_fitted or self._calibration is not None or counts.unfit != self._unfit:
+                unfit, is_measured = counts.unfit, self._calibration is not None
+                if is_fitted or is_measured or not unfit:
+                    # Without a fit they depend on the numbers of routes and utterances.
+                    self._numbers = numbers_of(tensor, encoder.fingerprint)
+                if is_fitted or is_measured or unfit != self._unfit:
                     self._update_state(tensor.settings)
                 return
             if not settings.cascade:
@@ -509,7 +519,9 @@ class Cascade:
 
     def _take_settings(self, tensor: Tensor) -> None:
         """Read the calibration, and count the routes that have not changed since."""
-        settings = tensor.settings
+        settings, encoder = tensor.settings, self._encoder
+        assert encoder is not None, "nothing was installed: this is a bug"
+        self._numbers = numbers_of(tensor, encoder.fingerprint)
         text = settings.calibration
         self._calibration = found = read_calibration(text) if text else None
         self._is_unreadable = bool(text) and found is None and not is_superseded(text)
@@ -520,6 +532,8 @@ class Cascade:
     def _update_state(self, settings: Settings) -> None:
         """Compute the state; a function of the replicated state alone."""
         self._is_automatic = settings.cascade == "auto"
+        scored = scored_by(settings, self._numbers)
+        self._awaits_fit = settings.aggregation == "adaptive" and scored == "blend"
         if not self._applies(settings):
             self._calibration = None
         self._state, self._reason = self._state_for(settings)
@@ -543,7 +557,7 @@ class Cascade:
             return "off", ""
         is_auto, found = settings.cascade == "auto", self.table_of(encoder)
         if found is None:
-            return "off" if is_auto else "no_table", NO_TABLE
+            return state_without_table(encoder, settings.cascade)
         refused = "off" if is_auto else "refused"
         if calibration is None:
             return self._uncalibrated(settings)

@@ -5,9 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from synaptoroute.core.mutation import CascadeMode
+from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.static_table import StaticTable
 
 NAME_DIGITS: Final = 16
+NO_TABLE: Final = "not_prepared"
+STATIC_ENCODER: Final = "static_encoder"
+NO_VOCABULARY: Final = "no_vocabulary"
+WHY_NO_TABLE: Final = {
+    NO_TABLE: "this node has no table for its encoder: `synaptoroute model prepare`",
+    STATIC_ENCODER: "the encoder is a static table itself: there is nothing to prepare",
+    NO_VOCABULARY: "the encoder has no vocabulary to distil a table from",
+}
+
+
+def why_no_table(encoder: TextEncoder) -> str:
+    """Say why an encoder has no table, as the reason of a state."""
+    if getattr(encoder, "is_static", False):
+        return STATIC_ENCODER
+    return NO_TABLE if hasattr(encoder, "vocabulary") else NO_VOCABULARY
+
+
+def state_without_table(encoder: TextEncoder, mode: CascadeMode) -> tuple[str, str]:
+    """Name the state and the reason of a cascade whose encoder has no table here."""
+    reason = why_no_table(encoder)
+    # An encoder that is a table itself lacks nothing, whatever the settings ask for.
+    is_off = mode == "auto" or reason == STATIC_ENCODER
+    return "off" if is_off else "no_table", reason
 
 
 class TableStore:

@@ -60,6 +60,8 @@ class FastEncoder:
     Invariant: an embedding depends on its text alone, and is equal bits on every machine.
     """
 
+    is_static = True  # A cascade would answer from the same table
+
     def __init__(self, cache_dir: Path | None = None) -> None:
         """Map the table and load the tokenizer: a tenth of a second.
 

@@ -58,12 +58,15 @@ class CascadeDuty:
         writer: Callable[[], Writer],
         cascade: Cascade,
         follower: Follower | None,
+        *,
+        is_fitting: bool = False,
     ) -> None:
         """Prepare.
 
         Args:
             calibrate: Measures one route set, by its name.
             follower: Follows the log of a cluster; None for a router on its own.
+            is_fitting: Whether this node fits the confidence of its sets by itself.
         """
         log = None if follower is None else follower.session.log
         self._calibrator = Calibrator(
@@ -72,6 +75,7 @@ class CascadeDuty:
             None if log is None else lambda: _live_tables(log),
             lambda: writer().level >= SETS_LEVEL,
             lambda: cascade.total.updates,
+            is_fitting=is_fitting,
         )
         self._engine, self._follower = engine, follower
         self._task: asyncio.Task[None] | None = None

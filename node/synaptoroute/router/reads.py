@@ -16,7 +16,8 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from synaptoroute.cascade.cascade import NO_TABLE, NOT_FINALIZED, Cascade, CascadeStatus
+from synaptoroute.cascade.cascade import NOT_FINALIZED, Cascade, CascadeStatus
+from synaptoroute.cascade.table_store import state_without_table
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.levels import SETS_LEVEL
@@ -334,7 +335,7 @@ def cascade_status(
     # A node with tables makes a first stage as soon as the settings of the set ask for it.
     if cascade is not None or not mode:
         return CascadeStatus()
-    return CascadeStatus("off" if mode == "auto" else "no_table", NO_TABLE)
+    return CascadeStatus(*state_without_table(engine.encoder, mode))
 
 
 def _set_cascades(engine: QueryEngine | None) -> dict[str, int]:

@@ -263,6 +263,7 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
                 self._writer,
                 self._cascade,
                 self.follower,
+                is_fitting=self._config.fit_confidence,
             )
             self._calibrator.start()
 

@@ -80,3 +80,31 @@ async def test_set_that_cannot_be_calibrated_does_not_hold_up_the_others(
 ) -> None:
     stages: dict[str, Cascade] = {"a": Stage(0.2), "b": Stage(0.5), "c": Stage(0.3)}
     assert ["b", "c", "a"] == await run(stages, "b", 3, monkeypatch)
+
+
+async def test_first_measurement_waits_for_the_first_fit_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fit changes the score, so what was measured before would no longer apply."""
+    monkeypatch.setattr(calibrator, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(calibrator, "SETTLE_SECONDS", 0.0)
+    stage = Stage(math.inf)
+    stage._awaits_fit = True
+    measured: list[str] = []
+
+    async def calibrate(name: str) -> None:
+        measured.append(name)
+        stage.changed_share = 0.0
+
+    task = Calibrator(calibrate, lambda: {"": stage}, None, is_fitting=True)
+    task.start()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    before = [*measured]
+    monkeypatch.setattr(calibrator, "FIT_SECONDS_MAX", 0.0)
+    async with asyncio.timeout(10):
+        while not measured:
+            await asyncio.sleep(0)
+    await task.stop()
+
+    assert ([], [""]) == (before, measured)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from synaptoroute.cascade import StaticTable
-from synaptoroute.cascade.table_store import NAME_DIGITS, TableStore
+from synaptoroute.cascade.table_store import NAME_DIGITS, TableStore, state_without_table
+from synaptoroute.encoder import Encoder, HashEncoder, open_encoder
 from synaptoroute.encoder.table_files import dump_table, parse_table
 from synaptoroute.errors import ClusterError
 from synaptoroute.router.cascade_duty import _read_table
@@ -70,3 +71,17 @@ async def test_table_of_the_wanted_hash_is_taken() -> None:
     found = await _read_table(peer, "", ENCODER, name_of(table(1)))  # type: ignore[arg-type]
     assert found is not None
     assert table(1).checksum == found.checksum == parse_table(dump_table(found), ENCODER).checksum
+
+
+def test_encoder_without_a_table_says_why() -> None:
+    """A table can be prepared, or there is nothing to prepare, or nothing to make it from."""
+    distillable, fast, hashed = Encoder(probe=False), open_encoder("fast"), HashEncoder(64)
+    try:
+        assert ("off", "not_prepared") == state_without_table(distillable, "auto")
+        assert ("no_table", "not_prepared") == state_without_table(distillable, True)
+        assert ("off", "static_encoder") == state_without_table(fast, "auto")
+        assert ("off", "static_encoder") == state_without_table(fast, True)
+        assert ("no_table", "no_vocabulary") == state_without_table(hashed, True)
+    finally:
+        distillable.close()
+        fast.close()

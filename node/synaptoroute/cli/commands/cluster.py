@@ -147,6 +147,10 @@ def status_rows(state: dict[str, Any]) -> list[tuple[Cell, ...]]:
     ]
     router = state["router"] or {}
     rows += [(key.replace("_", " "), str(router[key])) for key in _STATUS_KEYS if key in router]
+    cascade = router.get("cascade") or {}
+    if cascade:
+        reason = f" ({cascade['reason']})" if cascade["reason"] else ""
+        rows.append(("cascade", cascade["state"] + reason))
     counters = router.get("counters") or {}
     rows += [
         (key.replace("_", " "), f"{value:,}")

@@ -35,6 +35,7 @@ from synaptoroute.web.tls import (
 
 if TYPE_CHECKING:
     from synaptoroute.config import NodeConfig
+    from synaptoroute.encoder import TextEncoder
     from synaptoroute.sequencer.client import Connector
 
 State = Literal["ok", "warn", "fail"]
@@ -300,9 +301,19 @@ def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, CheckResu
         reason = getattr(encoder, "why_padded", "")
         if reason:
             what += f"; its graph pads texts: {reason}"
-        return known, CheckResult("encoder", "ok", what)
+        return known, CheckResult("encoder", "ok", f"{what}; {_table_of(encoder, config)}")
     finally:
         encoder.close()
+
+
+def _table_of(encoder: TextEncoder, config: NodeConfig) -> str:
+    """Say whether the cascade has its table here, and if not, why."""
+    from synaptoroute.cascade.table_store import WHY_NO_TABLE, why_no_table
+    from synaptoroute.server.encoder_loading import load_tables
+
+    if load_tables(config, [encoder]):
+        return "the cascade has its table"
+    return f"no cascade: {WHY_NO_TABLE[why_no_table(encoder)]}"
 
 
 def check_database(path: Path, encoder: tuple[str, int] | None) -> CheckResult:

@@ -462,6 +462,7 @@ def _summary(found: Prepared) -> dict[str, Any]:
 
 def _distilled(encoder: Any, cache_dir: Path | None, again: bool) -> dict[str, Any]:
     """Distil the cascade's table, unless one ships or exists; the report of it."""
+    from synaptoroute.cascade.table_store import NO_TABLE, WHY_NO_TABLE, why_no_table
     from synaptoroute.encoder.static_table import distil
     from synaptoroute.encoder.table_files import (
         SHIPPED_FILE,
@@ -472,8 +473,8 @@ def _distilled(encoder: Any, cache_dir: Path | None, again: bool) -> dict[str, A
     )
     from synaptoroute.errors import ModelCorrupt
 
-    if not hasattr(encoder, "vocabulary"):
-        return {"table": None, "why_no_table": "the encoder has no vocabulary to distil"}
+    if (reason := why_no_table(encoder)) != NO_TABLE:
+        return {"table": None, "why_no_table": WHY_NO_TABLE[reason]}
     started = time.perf_counter()
     path, table = SHIPPED_FILE, shipped_table(encoder.fingerprint)
     if table is None:
