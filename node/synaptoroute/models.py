@@ -423,6 +423,25 @@ class Match(BaseModel):
         """Whether a route matched."""
         return self.route is not None
 
+    @classmethod
+    def of_valid(cls, values: dict[str, Any]) -> Match:
+        """As ``model_construct``, a third of its cost: from values that are valid by origin.
+
+        Args:
+            values: By name; ``metadata`` is among them, and becomes the match's own.
+        """
+        match = cls.__new__(cls)
+        _set(match, "__dict__", {**_MATCH_DEFAULTS, **values})
+        _set(match, "__pydantic_fields_set__", set(values))
+        _set(match, "__pydantic_extra__", None)
+        _set(match, "__pydantic_private__", None)
+        return match
+
+
+_set: Final = object.__setattr__
+# Of all fields, in their order: that is the order in which a model is written.
+_MATCH_DEFAULTS: Final = {name: field.default for name, field in Match.model_fields.items()}
+
 
 class WriteResult(BaseModel):
     """The result of a write.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +44,7 @@ def naive_rank(
     ]
     scores.sort(key=lambda score: (-score.score, score.slot))
     if all(settings.threshold_of(route.threshold) == -math.inf for route in routes):
-        scores = [replace(score, judged=None) for score in scores]  # nothing is compared with it
+        scores = [score._replace(judged=None) for score in scores]  # nothing is compared with it
     if not scores:
         return Ranking()
     p_none = None
@@ -58,7 +57,7 @@ def naive_rank(
             settings.expected_unmatched_share,
             None if count < 2 else (count * length * length - 1.0) / (count - 1.0),
         )
-        scores = [replace(score, confidence=each) for score, each in zip(scores, sure, strict=True)]
+        scores = [score._replace(confidence=each) for score, each in zip(scores, sure, strict=True)]
     best = None
     for place, score in enumerate(scores):
         has_more = settings.aggregation == "adaptive" and calibration_is_adaptive(calibration)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -334,8 +334,7 @@ class StaticRoutes:
         """Express a score in the scale of the encoder."""
         # Unlike the others, an adaptive score may exceed 1.
         expected = guard.offset + guard.scale * score.score
-        return replace(
-            score,
+        return score._replace(
             score=expected if levels is not None else guard.expected(score.score),
             judged=None if levels is None else levels.least_blended(score.score),
             confidence=confidence,

@@ -29,6 +29,7 @@ _LN2_HIGH: Final = 0.693359375
 _LN2_LOW: Final = -2.121944400546905827679e-4
 _LOG2_E: Final = 1.4426950408889634
 _SMALLEST: Final = -700.0
+_LARGEST: Final = 700.0
 _FACTORIALS: Final = tuple(1.0 / math.factorial(power) for power in range(13, -1, -1))
 _ODDS: Final = tuple(1.0 / power for power in range(19, 0, -2))
 _SQRT_HALF: Final = 0.7071067811865476
@@ -135,17 +136,19 @@ def _exps(powers: Sequence[float]) -> list[float]:
     """``exp`` of each power: a query has several, and a call costs as much as the arithmetic."""
     # Written out: a loop over the factors would take twice as long.
     f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13 = _FACTORIALS
+    floor, ldexp = math.floor, math.ldexp
     results = []
     for power in powers:
         if power < _SMALLEST:
             results.append(0.0)
             continue
-        power = min(power, -_SMALLEST)
-        exponent = math.floor(power * _LOG2_E + 0.5)
+        if power > _LARGEST:
+            power = _LARGEST
+        exponent = floor(power * _LOG2_E + 0.5)
         x = (power - exponent * _LN2_HIGH) - exponent * _LN2_LOW
         found = (((((f0 * x + f1) * x + f2) * x + f3) * x + f4) * x + f5) * x + f6
         found = (((((found * x + f7) * x + f8) * x + f9) * x + f10) * x + f11) * x + f12
-        results.append(math.ldexp(found * x + f13, exponent))
+        results.append(ldexp(found * x + f13, exponent))
     return results
 
 

@@ -7,13 +7,16 @@ steps because the queue plans batches by token counts.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+_IS_LITTLE: Final = sys.byteorder == "little"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,5 +152,5 @@ def freeze_tokens(
     """Make ``Tokens`` of token ids; the key is little-endian on every machine."""
     array = np.array(ids, dtype=np.int64)
     array.setflags(write=False)
-    key = array.astype("<i8").tobytes()
+    key = (array if _IS_LITTLE else array.astype("<i8")).tobytes()
     return Tokens(array, key, len(array), is_understood, is_truncated)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from synaptoroute.encoder.contract import Tokens, Vocabulary, freeze_tokens
+from synaptoroute.encoder.plain_text import PlainText
 from synaptoroute.encoder.understanding import is_understood
 from synaptoroute.errors import InvalidQuery, ModelCorrupt
 
@@ -59,6 +60,7 @@ class TextTokenizer:
             max_length=max_tokens, direction=truncation.get("direction", "right")
         )
         self.scripts = scripts
+        self._plain = PlainText.of(self._tokenizer, max_tokens)
         self._special_count = len(self._tokenizer.encode("").ids)
         self._unknown_id = _unknown_id(self._tokenizer)
         self._prefix_counts: dict[str, int] = {}
@@ -106,6 +108,11 @@ class TextTokenizer:
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> tuple[list[Tokens], int]:
         """Tokenize texts; also returns how many of them were truncated."""
+        if len(texts) == 1 and self._plain is not None and not prefix:
+            # Not for several: the library lets other threads run meanwhile.
+            ids = self._plain.ids_of(texts[0]) if isinstance(texts[0], str) else None
+            if ids is not None:
+                return [self._tokens_of(texts[0], ids, self._special_count)], 0
         prefixed = [prefix + text for text in texts] if prefix else list(texts)
         try:
             encodings = self._tokenizer.encode_batch_fast(prefixed)
@@ -114,15 +121,21 @@ class TextTokenizer:
         extra = self._special_count + (self._count_prefix(prefix) if prefix else 0)
         tokens, truncated_count = [], 0
         for text, encoding in zip(texts, encodings, strict=True):
-            ids, is_truncated = encoding.ids, bool(encoding.overflowing)
-            unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
-            known = len(ids) - extra - unknown
-            is_known = known > 0
-            if unknown or not text.isascii():
-                is_known = is_understood(text, known, unknown, self.scripts)
-            tokens.append(freeze_tokens(ids, is_understood=is_known, is_truncated=is_truncated))
+            is_truncated = bool(encoding.overflowing)
+            tokens.append(self._tokens_of(text, encoding.ids, extra, is_truncated=is_truncated))
             truncated_count += is_truncated
         return tokens, truncated_count
+
+    def _tokens_of(
+        self, text: str, ids: list[int], extra: int, *, is_truncated: bool = False
+    ) -> Tokens:
+        """Make the tokens of a text, ``extra`` of which are of no piece of it."""
+        unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
+        known = len(ids) - extra - unknown
+        is_known = known > 0
+        if unknown or not text.isascii():
+            is_known = is_understood(text, known, unknown, self.scripts)
+        return freeze_tokens(ids, is_understood=is_known, is_truncated=is_truncated)
 
     def _count_prefix(self, prefix: str) -> int:
         """Count the tokens of a prefix; an encoder has two at most."""

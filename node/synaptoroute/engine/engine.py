@@ -52,6 +52,7 @@ from synaptoroute.serving.context import turn_to_context
 from synaptoroute.serving.embedding_cache import EncoderSet
 from synaptoroute.serving.encoder_workers import Batch, EncoderWorkers, Observer, submit_utterances
 from synaptoroute.serving.fair_queue import InFlightQuery
+from synaptoroute.serving.lone_queries import LoneQueries
 from synaptoroute.serving.preparation import PreparedText, TextPreparation
 from synaptoroute.serving.query import Query, RecentDecisions, UnmatchedQueries
 from synaptoroute.serving.queue import QueryQueue
@@ -109,6 +110,7 @@ class Engine:
         )
         self._set_cascades = SetCascades(self.scorer.sets)
         self._set_coalescer = QueryCoalescer(self._set_cascades, self._enqueue, self.scorer.node)
+        self._lone_queries = LoneQueries(self._queue, self._workers, self.scorer, self._enqueue)
         self.is_started = False
         self._is_stopped = False
 
@@ -238,7 +240,9 @@ class Engine:
         coalescer = self._coalescer
         if query.route_set and coalescer is not None:
             coalescer = self._set_coalescer if self._set_cascades.may_answer(query) else None
-        if coalescer is None or not coalescer.add(query):
+        if coalescer is not None and coalescer.add(query):
+            return
+        if not self._lone_queries.add(query):
             self._enqueue(query)
 
     def _enqueue(self, query: Query) -> None:
@@ -327,6 +331,8 @@ class Engine:
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         self._check_open()
+        if len(queries) == 1 and not queries[0].context:
+            return [self._lone_queries.answer_now(queries[0])]
         encoder, sets = self.encoder, self.scorer.sets
         prepared = [
             sets.get(query.route_set, query.session).preparation.prepare(query.key)
@@ -362,6 +368,9 @@ class Engine:
             assert isinstance(answer, Match), "options are scored after the start only"
             answers.append(answer)
         return answers
+
+    def answer_alone(self, query: Query) -> Match | None:
+        return self._lone_queries.answer(query)
 
     # --- writes ----------------------------------------------------------------------
 

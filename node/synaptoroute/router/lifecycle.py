@@ -126,6 +126,17 @@ class Live:
     loop: asyncio.AbstractEventLoop | None = None
 
 
+def is_elsewhere(live: Live) -> bool:
+    """Whether the router's event loop runs, and none runs on this thread."""
+    if live.loop is None or not live.loop.is_running():
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
+
+
 def other_loop(live: Live, coroutine: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
     """Return the router's event loop if it runs on another thread; close the coroutine if not."""
     loop = live.loop

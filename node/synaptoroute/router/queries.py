@@ -24,6 +24,7 @@ from synaptoroute.models import (
     check_text,
     route_names,
 )
+from synaptoroute.router.lifecycle import Live, is_elsewhere
 from synaptoroute.router.splits import SplitText
 from synaptoroute.serving.query import Query, QueryEngine
 from synaptoroute.serving.query_trace import record_steps
@@ -154,6 +155,24 @@ async def answered(begun: Match | asyncio.Future[Match]) -> Match:
         await asyncio.sleep(0)
         return begun
     return await begun
+
+
+def query_alone(
+    engine: QueryEngine, config: EngineConfig, text: str, options: QueryArguments, live: Live
+) -> Match | None:
+    """Answer a query on this thread if nothing else is queued; None for the usual way.
+
+    The usual way also reports what is wrong with a query, in the order that it has.
+    """
+    # On an event loop's thread the caller must await, and the usual way says so.
+    if not is_elsewhere(live) or SPAN.get() is not None:
+        return None
+    try:
+        _deadline_seconds(options.get("deadline_ms"), config)
+        query = make_query(text, options)
+    except InvalidQuery:
+        return None
+    return engine.answer_alone(query)
 
 
 def answer_on_this_thread(engine: QueryEngine, queries: Sequence[Query]) -> list[Match]:

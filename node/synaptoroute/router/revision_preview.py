@@ -306,7 +306,7 @@ def answer(
             if same is not None:
                 only = [QuerySpec(1, frozenset({same[0]}))]
                 (ranking,) = rank(tensor, embeddings[at : at + 1], only, scratch)
-                ranking = replace(ranking, best=ranking.top[0])
+                ranking = ranking._replace(best=ranking.top[0])
             own = tokens[at] if tokens else None
             slot = None if same is None else same[1]
             found.append(match_of(query, ranking, tensor, "", "", own, slot))

@@ -66,6 +66,7 @@ from synaptoroute.router.queries import (
     answered,
     begin_query,
     make_query,
+    query_alone,
     query_batch,
     query_splits,
     split_query,
@@ -389,6 +390,9 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         """Answer on the caller's thread; on the event loop's thread use ``aquery``."""
         engine = self._engine()
         if engine.is_started:
+            alone = None if split else query_alone(engine, self._config, text, options, self._live)
+            if alone is not None:
+                return alone
             asked: Any
             asked = (
                 self.aquery(text, split=True, **options) if split else self.aquery(text, **options)

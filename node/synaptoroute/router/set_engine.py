@@ -99,6 +99,10 @@ class SetEngine:
             query.route_set = self._route_set
         return self._engine.answer_sure(queries)
 
+    def answer_alone(self, query: Query) -> Match | None:
+        query.route_set = self._route_set
+        return self._engine.answer_alone(query)
+
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         for query in queries:
             query.route_set = self._route_set

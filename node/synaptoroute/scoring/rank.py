@@ -1,8 +1,6 @@
 """From a batch of queries to one ranking each: scan, select candidates, score them exactly.
 
-A call of numpy costs at least about a microsecond, and a lone query is made of
-little else.  A handful of candidates of a lone query is therefore scored in plain Python
-(``_rank_lone``): the same arithmetic as for a batch, so the same bits.
+A lone query takes a shorter way (``lone``): the same arithmetic as in a batch, so the same bits.
 """
 
 from __future__ import annotations
@@ -15,13 +13,14 @@ from typing import Final
 
 import numpy as np
 
-from synaptoroute.exact import FewDots, dot_error
+from synaptoroute.exact import dot_error
 from synaptoroute.scoring.candidates import (
     Pairs,
     leading_scores,
     may_lead_or_pass,
     select_candidates,
 )
+from synaptoroute.scoring.lone import ROUNDED_UP, rank_lone, rank_small
 from synaptoroute.scoring.negatives import approximate_penalties, exact_penalties
 from synaptoroute.scoring.rule import DecisionRule, ExactScore
 from synaptoroute.scoring.scan import (
@@ -45,15 +44,10 @@ from synaptoroute.tensor import Tensor, TensorView
 _WITH_UTTERANCES: Final = ("blend", "max", "topk", "adaptive")
 _BYTES_ROWS_MAX: Final = 512
 """Utterances a query that a scan of bytes may leave; of more, float32 leaves fewer for less."""
-_ROUNDED_UP: Final = 1.0 + 2.0**-12
-"""Makes a length that float32 added up, of thousands of components, no shorter than it is."""
 
 _REFINE_ROWS: Final = 32
 _REFINE_ROWS_PER_QUERY: Final = 4
 """Utterances that are scored exactly at once; of more, float32 drops most first."""
-_LONE_ROUTES_MAX: Final = 16
-_LONE_ROWS_MAX: Final = 48
-"""Candidates of a lone query that plain Python scores; more are scored as a batch."""
 
 
 def rank(
@@ -78,9 +72,13 @@ def rank(
     """
     view = tensor.view()
     assert queries.shape == (len(specs), view.dim), "one vector and one spec a query"
+    scratch = scratch or Scratch()
+    rule = rule or DecisionRule.of(view, view.calibration)
+    if len(specs) == 1 and (found := rank_small(view, queries[0], specs[0], scratch, rule)):
+        return [found]
     # A length goes into error bounds, so it must never be too small.
     if len(specs) == 1:
-        lengths = np.array([math.sqrt(float(queries[0].dot(queries[0])) * _ROUNDED_UP)])
+        lengths = np.array([math.sqrt(float(queries[0].dot(queries[0])) * ROUNDED_UP)])
         are_finite = math.isfinite(lengths[0])
     else:
         exact = queries.astype(np.float64)
@@ -89,8 +87,6 @@ def rank(
     assert are_finite, "an encoder gave a vector that is not finite"
     if not view.live_count:
         return [Ranking() for _ in specs]
-    scratch = scratch or Scratch()
-    rule = rule or DecisionRule.of(view, view.calibration)
     if len(specs) == 1:
         return _rank_batch(view, queries, lengths, specs, scratch, rule)
     rankings: list[Ranking] = []
@@ -130,7 +126,7 @@ def _rank_batch(
     if scan is not None:
         upper, upper_error = _upper_scores(scan, linear, allowed)
         if is_lone and (
-            ranking := _rank_lone(
+            ranking := rank_lone(
                 view, queries, scan, upper, upper_error, specs[0], given[0].limit, scratch, rule
             )
         ):
@@ -145,7 +141,7 @@ def _rank_batch(
     scan = scan_rows(view, queries, error, scratch)
     upper, upper_error = _upper_scores(scan, linear, allowed)
     if is_lone and (
-        ranking := _rank_lone(
+        ranking := rank_lone(
             view, queries, scan, upper, upper_error, specs[0], given[0].limit, scratch, rule
         )
     ):
@@ -240,116 +236,6 @@ def _lower(
     penalties, more = approximate_penalties(view.negatives, queries, scan, error)
     upper[:, view.negatives.route_ids] -= penalties
     return upper_error + more
-
-
-# --- a lone query ---
-
-
-def _rank_lone(
-    view: TensorView,
-    query: Float32s,
-    scan: Scan,
-    upper_scores: Float64s,
-    upper_error: Float64s,
-    spec: QuerySpec,
-    limit: int,
-    scratch: Scratch,
-    rule: DecisionRule,
-) -> Ranking | None:
-    """Rank all routes for one query, where every id is in use.
-
-    Args:
-        view: The routes; their aggregation is ``blend``, ``max`` or ``adaptive``.
-        spec: Widened by the rule.
-        limit: How many routes to list.
-
-    Returns:
-        None where there are too many candidates.
-    """
-    upper, error = upper_scores[0], upper_error.item(0)
-    first = int(upper.argmax())
-    least = len(upper) - min(spec.limit + 1, len(upper))
-    leading = upper.copy()
-    leading.partition(least)
-    is_candidate = upper >= leading.item(least) - 2.0 * error
-    if rule.bars is not None and upper.item(first) < rule.bars.item(first) + error:
-        # A lower route with a lower threshold may be the best that passes.
-        is_candidate |= upper >= rule.bars - error
-    route_ids = is_candidate.nonzero()[0].tolist()
-    if len(route_ids) > _LONE_ROUTES_MAX:
-        return None
-    slots, counts = _lone_utterances(view, route_ids, scan)
-    if len(slots) > _LONE_ROWS_MAX:
-        return None
-    found = _lone_scores(view, query, route_ids, slots, counts, scratch.few_dots, rule)
-    return rule.decide(view, found, limit, len(upper))
-
-
-def _lone_utterances(
-    view: TensorView, route_ids: list[int], scan: Scan
-) -> tuple[list[int], list[int]]:
-    """Find utterances that may be the most similar of their route; and how many a route has."""
-    parts = [view.slots_of[route_id] for route_id in route_ids]
-    every = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    values, all_slots = scan.similarities.reshape(-1).take(every).tolist(), every.tolist()
-    # In steps of the scan: the similarities are not scaled to cosines.
-    margin = 2.0 * scan.error.item(0) / scan.sizes.item(0)
-    slots: list[int] = []
-    counts: list[int] = []
-    start = 0
-    for part in parts:
-        stop = start + len(part)
-        own = values[start:stop]
-        bar = max(own) - margin
-        before = len(slots)
-        slots += [all_slots[start + at] for at, value in enumerate(own) if value >= bar]
-        counts.append(len(slots) - before)
-        start = stop
-    return slots, counts
-
-
-def _lone_scores(
-    view: TensorView,
-    query: Float32s,
-    route_ids: list[int],
-    slots: list[int],
-    counts: list[int],
-    few_dots: FewDots,
-    rule: DecisionRule,
-) -> list[ExactScore]:
-    """Score the routes exactly; highest first, of equals that of the lowest slot."""
-    aggregation = view.settings.aggregation
-    adaptive = view.adaptive if aggregation == "adaptive" else None
-    has_centroids = aggregation != "max" and (adaptive is None or rule.needs_blend)
-    parts, ids = [view.rows.read(np.array(slots))], np.array(route_ids)
-    if has_centroids:
-        parts.append(view.centroids.read(ids))
-    if adaptive is not None:
-        parts.append(adaptive.vectors.read(ids))
-    vectors = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    values = few_dots(vectors, query.T.astype(np.float64))
-    # As in ``_exact_scores``: a cosine, of vectors that are unit only within rounding.
-    cosines = len(slots) + (len(route_ids) if has_centroids else 0)
-    if max(values[:cosines]) > 1.0 or min(values[:cosines]) < -1.0:
-        values[:cosines] = [min(1.0, max(-1.0, value)) for value in values[:cosines]]
-    scores: list[tuple[float, int, ExactScore]] = []
-    start, centroids, terms = 0, len(slots), cosines
-    for place, (route_id, count) in enumerate(zip(route_ids, counts, strict=True)):
-        own = values[start : start + count]
-        largest = max(own)
-        slot = slots[start + own.index(largest)]
-        start += count
-        score, judged = largest, None
-        if has_centroids:
-            score = (largest + values[centroids + place]) / 2.0
-        if adaptive is not None:
-            judged = score if has_centroids else None
-            score = largest * adaptive.largest + values[terms + place]
-            score += adaptive.offsets.item(route_id)
-        # No two routes share a slot, so the tuples differ before they reach the score.
-        scores.append((-score, slot, ExactScore(route_id, score, slot, largest, judged)))
-    scores.sort()
-    return [score for _, _, score in scores]
 
 
 # --- a batch ---

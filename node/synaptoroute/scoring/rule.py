@@ -93,6 +93,10 @@ class DecisionRule:
         """``bars`` as float64[1, routes]."""
         return None if self.bars is None else self.bars[np.newaxis]
 
+    def widened_limit(self, limit: int) -> int:
+        """Routes to score exactly beside a runner-up: those that share the probability."""
+        return limit if self.levels is None else max(limit, BEST_ROUTES - 1)
+
     def widened(self, specs: Sequence[QuerySpec]) -> Sequence[QuerySpec]:
         """Have the routes scored exactly that share the probability."""
         if self.levels is None:
@@ -141,11 +145,10 @@ class DecisionRule:
         second = 1 if best == 0 or best is None else 0
         # Only what is shown is made into an object: the rest costs a query for nothing.
         listed = min(limit, len(found))
-        places = dict.fromkeys((*range(listed), second, best or 0))
         scores: dict[int, RouteScore] = {}
-        for at in places:
-            if at >= len(found):
-                continue  # there is no second route
+        for at in (*range(listed), second, best or 0):
+            if at in scores or at >= len(found):
+                continue  # it is there, or there is no second route
             route_id, score, slot, similarity, compared = found[at]
             scores[at] = RouteScore(
                 route_id,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,9 @@ class Scratch:
     Args:
         integer_product: Allows scans of bytes.
         bytes_rows_min: Fewer rows are scanned in float32.
+
+    Attributes:
+        lone_plan: What ``lone`` keeps for the route set of the query before.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Scratch:
     ) -> None:
         self.bytes_rows_min = bytes_rows_min
         self.few_dots = FewDots()
+        self.lone_plan: Any = None
         self._floats = np.empty(0, np.float32)
         self._products = np.empty(0, np.int32)
         self._product = integer_product
@@ -78,6 +82,11 @@ class Scratch:
         if size > len(self._products):
             self._products = np.empty(size, np.int32)
         return self._products[:size].reshape(blocks, queries, width)
+
+    @property
+    def has_product(self) -> bool:
+        """Whether bytes may be scanned."""
+        return self._product is not None
 
     def integer_product(self) -> IntegerProduct | None:
         """Return the product of bytes; None where this scan shall skip it."""

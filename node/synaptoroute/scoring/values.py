@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,7 @@ class QuerySpec:
     routes: frozenset[int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RouteScore:
+class RouteScore(NamedTuple):
     """The score of one route for a query.
 
     Attributes:
@@ -90,8 +89,7 @@ class RouteScore:
         return is_sure and self.reaches_threshold
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(NamedTuple):
     """The result of one query; equal scores are in order of their slots.
 
     Attributes:

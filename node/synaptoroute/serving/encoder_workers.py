@@ -104,6 +104,12 @@ class EncoderWorkers:
     def are_alive(self) -> bool:
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
+    def report(self, texts: int, tokens: int, characters: int, seconds: float) -> None:
+        """Report texts that were encoded together; any thread."""
+        if self._observer is not None:
+            self._observer.batch(texts, tokens, seconds)
+        self._queue.learn(tokens, characters, seconds)
+
     def _run(self) -> None:
         lower_priority(self._nice)
         while (work := self._queue.take()) is not None:
@@ -222,9 +228,7 @@ class EncoderWorkers:
                 if row < len(queries):  # the text of a flight includes its context
                     characters += min(len(query.text), CHARACTERS_MAX)
             seconds = time.perf_counter() - started
-            if self._observer is not None:
-                self._observer.batch(len(missing), count, seconds)
-            self._queue.learn(count, characters, seconds)
+            self.report(len(missing), count, characters, seconds)
         for row, first in equal:
             embeddings[row] = embeddings[first]
         if row_of:

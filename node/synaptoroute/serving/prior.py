@@ -11,7 +11,6 @@ The scores that an answer shows stay those of the text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -83,7 +82,7 @@ def _weigh(
         if place < BEST_ROUTES or each.route_id in weights:
             total += share * factor
     weighed = [
-        replace(each, confidence=share * factor / total)
+        each._replace(confidence=share * factor / total)
         for each, share, factor in zip(scores, shares, factors, strict=True)
     ]
     return weighed, p_none / total

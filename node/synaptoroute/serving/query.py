@@ -186,20 +186,23 @@ def match_of(
     is_noise = query.prepared is not None and not query.prepared.text
     is_known = tokens is None or tokens.is_understood or exact_slot is not None
     wants_candidates = query.explain or query.limit > 1
-    # ``model_construct`` skips validation: every value comes from validated state.
+    # Without validation: every value comes from validated state.
     if shown is None or is_noise or not is_known:
         reason: MatchReason = "not_understood"
         if shown is None:
             reason = "no_routes" if not rows.routes else "filter_empty"
-        match = Match.model_construct(
-            route=None,
-            reason=reason,
-            confidence=0.0,
-            p_none=1.0,
-            truncated=truncated,
-            candidates=[] if wants_candidates and shown is not None else None,
-            version=version,
-            node=node,
+        match = Match.of_valid(
+            {
+                "route": None,
+                "reason": reason,
+                "confidence": 0.0,
+                "p_none": 1.0,
+                "truncated": truncated,
+                "metadata": {},
+                "candidates": [] if wants_candidates and shown is not None else None,
+                "version": version,
+                "node": node,
+            }
         )
         return _explained(match, query) if query.explain else match
     record = rows.record_of(shown.route_id)
@@ -210,25 +213,30 @@ def match_of(
         reason = "exact"
     elif not is_match:
         reason = "below_confidence" if shown.reaches_threshold else "below_threshold"
-    match = Match.model_construct(
-        route=record.name if is_match else None,
-        score=shown.score,
-        threshold=shown.threshold_shown,
-        utterance=utterance_at(record, shown.slot if exact_slot is None else exact_slot),
-        similarity=shown.similarity,
-        margin=shown.score - runner_up.score if runner_up else None,
-        runner_up=rows.record_of(runner_up.route_id).name if runner_up else None,
-        reason=reason,
-        confidence=shown.confidence if exact_slot is None else 1.0,
-        confidence_min=shown.confidence_min or None,
-        p_none=ranking.p_none if exact_slot is None else 0.0,
-        truncated=truncated,
-        # Most routes have neither, and a call costs more than a comparison.
-        payload=load_json(record.payload) if is_match and record.payload != "null" else None,
-        metadata=load_json(record.metadata) if is_match and record.metadata != "{}" else {},
-        candidates=[candidate_of(each, rows) for each in ranking.top] if wants_candidates else None,
-        version=version,
-        node=node,
+    is_plain = exact_slot is None
+    match = Match.of_valid(
+        {
+            "route": record.name if is_match else None,
+            "score": shown.score,
+            "threshold": shown.threshold_shown,
+            "utterance": utterance_at(record, shown.slot if exact_slot is None else exact_slot),
+            "similarity": shown.similarity,
+            "margin": shown.score - runner_up.score if runner_up else None,
+            "runner_up": rows.record_of(runner_up.route_id).name if runner_up else None,
+            "reason": reason,
+            "confidence": shown.confidence if is_plain else 1.0,
+            "confidence_min": shown.confidence_min or None,
+            "p_none": ranking.p_none if is_plain else 0.0,
+            "truncated": truncated,
+            # Most routes have neither, and a call costs more than a comparison.
+            "payload": load_json(record.payload) if is_match and record.payload != "null" else None,
+            "metadata": load_json(record.metadata) if is_match and record.metadata != "{}" else {},
+            "candidates": (
+                [candidate_of(each, rows) for each in ranking.top] if wants_candidates else None
+            ),
+            "version": version,
+            "node": node,
+        }
     )
     if exact_slot is not None and match.candidates:
         match.candidates[0].passed, match.candidates[0].confidence = True, 1.0
@@ -601,6 +609,10 @@ class QueryEngine(EnginePort, Protocol):
 
     def answer_sure(self, queries: Sequence[Query]) -> Sequence[Match | None]:
         """Answer on the caller's thread what the first stage is sure of; None for the rest."""
+        ...
+
+    def answer_alone(self, query: Query) -> Match | None:
+        """Answer on the caller's thread if that is quicker; None for the usual way."""
         ...
 
     def prepare(

@@ -361,6 +361,28 @@ class QueryQueue:
             return False
         return own + count <= self.write_texts_max // (flows + (own == 0))
 
+    # --- a query that is answered on the thread that asks -----------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is queued or being answered, and nothing is to wait for others."""
+        return not self.queue_requests and not self._window_seconds and not self._is_closed
+
+    def begin_alone(self) -> bool:
+        """Count one query in that is answered at once; false if it must be queued."""
+        with self._condition:
+            if not self.is_empty:
+                return False
+            self.queue_requests = 1
+            return True
+
+    def end_alone(self, *, is_answered: bool) -> None:
+        """Count it out."""
+        with self._condition:
+            self.queue_requests -= 1
+            self.counters.requests += is_answered
+            self.counters.completed += is_answered
+
     # --- on a worker -----------------------------------------------------------------
 
     def take(self) -> tuple[InFlightQuery, ...] | EncodeJob | None:

@@ -1,10 +1,9 @@
 """The scorer: the thread that owns the tensor.
 
 It publishes changes and scores batches, one after the other, so a batch sees exactly one
-position.  While it waits for work, an encoder worker may take the tensor lock and answer a
-query that is alone in the queue (ADR 0026).  The rows of a large change are written in
-slices, between batches, into slots that queries cannot see yet; then the change becomes visible
-in one short step.
+position.  While it waits for work, the thread that encoded a query that is alone may take the
+tensor lock and answer it (ADR 0026, 0073).  The rows of a large change are written in slices,
+between batches, into slots that queries cannot see yet; then it becomes visible in one step.
 """
 
 from __future__ import annotations
@@ -31,7 +30,9 @@ from synaptoroute.encoder.fast_encoder import FastEncoder
 from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.errors import EncoderError
 from synaptoroute.failpoints import failpoint
+from synaptoroute.models import Match
 from synaptoroute.ports import Published
+from synaptoroute.questions import OptionScores
 from synaptoroute.scoring import Scratch
 from synaptoroute.serving.encoder_workers import Batch
 from synaptoroute.serving.fair_queue import InFlightQuery
@@ -337,6 +338,11 @@ class Scorer:
     def is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the thread waits for work, as far as another thread can tell."""
+        return not len(self._inbox) and not self._tensor_lock.locked() and self.is_alive
+
     def _run(self) -> None:
         try:
             while (item := self._next()) is not None:
@@ -554,6 +560,36 @@ class Scorer:
         if is_outdated:
             self._queries.give_back(batch.queries)
         return is_outdated
+
+    def answer_alone(
+        self, query: Query, vector: NDArray[np.float32], encoder: TextEncoder
+    ) -> Match | None:
+        """Answer a query that was never queued, on any thread.
+
+        None if the tensor is in use, or if a change waits or came since the text was read.
+        """
+        if not self.is_idle or not self._tensor_lock.acquire(blocking=False):
+            return None
+        try:
+            served = self.sets.named(query.route_set)
+            read_by = None if query.prepared is None else query.prepared.version
+            if served is None or (encoder, read_by) != (self.encoder, served.preparation.version):
+                return None
+            found = self.score_one(served, query, vector)
+            _keep(served, ((query, found),))
+            return found if isinstance(found, Match) else None
+        finally:
+            self._tensor_lock.release()
+
+    def score_one(
+        self, served: ServedSet, query: Query, vector: NDArray[np.float32]
+    ) -> Match | OptionScores | Exception:
+        """Score a query with its tokens on one set.  The caller owns the tensor."""
+        if served.first_stage is None:
+            query.first_stage, query.first_stage_at = None, None
+        at = self.published.version, self.node
+        asked = Asked((query,), vector[np.newaxis], (query.tokens,), *at)
+        return served.score_one(asked, self._scratch)
 
     def score_now(self, batch: Batch) -> list[Answer]:
         """Answer a batch that was never queued, on the caller's thread."""

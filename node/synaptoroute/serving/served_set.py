@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import repeat
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -120,6 +119,12 @@ class ServedSet:
                 self._build = None
         return self.__dict__[name]
 
+    @property
+    def rows_count(self) -> int | None:
+        """Rows of all routes; None while the tensor is not built."""
+        tensor: Tensor | None = self.__dict__.get("tensor")
+        return None if tensor is None else tensor.slots_used
+
     def use(self, tensor: Tensor, encoder: TextEncoder, preparation: TextPreparation) -> None:
         """Serve another tensor from now on, perhaps of another encoder."""
         tensor.use_encoder(encoder.fingerprint)
@@ -207,36 +212,72 @@ class ServedSet:
         for query, spec, ranking, vector, own, known in zip(
             queries, specs, rankings, asked.embeddings, asked.tokens, sure, strict=False
         ):
-            if query.options is not None:
-                scores = self._option_scores(query, ranking, vector, own, rule, asked)
-                answers.append((query, scores))
-                continue
-            weights: dict[int, float] = {}
-            if query.prior:
-                weights, unknown = self._weights(query.prior)
-                if unknown is not None:
-                    answers.append((query, unknown))
-                    continue
-                if weights:
-                    ranking = rank_with_prior(tensor, vector, spec, weights, rule, scratch)
-            slot = None
-            text = query.text if query.prepared is None else query.prepared.kept
-            if slots := tensor.texts.find(text):
-                ranking, slot = self._exact(text, slots, spec, ranking, vector, rule, scratch)
-            if self._has_negatives and ranking.best is not None:
-                ranking, slot = self._unless_barred(
-                    text, (ranking, slot), spec, weights, vector, rule, scratch
-                )
-            match = known or match_of(query, ranking, tensor, asked.version, asked.node, own, slot)
-            if query.route_set:
-                match.route_set = self.name
-            answers.append((query, match))
-            matches.append(match)
+            answer = self._answer(query, spec, ranking, vector, own, known, rule, asked, scratch)
+            answers.append((query, answer))
+            if isinstance(answer, Match):
+                matches.append(answer)
         if is_counted:
-            self.decision_counts.count(matches)
-            if self._total is not None:
-                self._total.count(matches)
+            self._count(matches)
         return answers
+
+    def score_one(self, asked: Asked, scratch: Scratch) -> Match | OptionScores | Exception:
+        """As ``score`` for one query: the same answer for less."""
+        (query,), (tokens,), tensor = asked.queries, asked.tokens, self.tensor
+        spec, rule = query.spec(tensor.routes), self._current_rule()
+        (ranking,) = rank(tensor, asked.embeddings, [spec], scratch, rule)
+        known = None
+        if self.first_stage is not None:
+            (known,) = self.first_stage.answer_if_moved([query], asked.node)
+        vector = asked.embeddings[0]
+        answer = self._answer(query, spec, ranking, vector, tokens, known, rule, asked, scratch)
+        if isinstance(answer, Match):
+            self._count((answer,))
+        return answer
+
+    def _answer(
+        self,
+        query: Query,
+        spec: QuerySpec,
+        ranking: Ranking,
+        vector: NDArray[np.float32],
+        tokens: Tokens | None,
+        known: Match | None,
+        rule: DecisionRule,
+        asked: Asked,
+        scratch: Scratch,
+    ) -> Match | OptionScores | Exception:
+        """Make the answer to a query that was ranked.
+
+        Args:
+            known: That of the first stage, if it is sure by now.
+        """
+        tensor = self.tensor
+        if query.options is not None:
+            return self._option_scores(query, ranking, vector, tokens, rule, asked)
+        weights: dict[int, float] = {}
+        if query.prior:
+            weights, unknown = self._weights(query.prior)
+            if unknown is not None:
+                return unknown
+            if weights:
+                ranking = rank_with_prior(tensor, vector, spec, weights, rule, scratch)
+        slot = None
+        text = query.text if query.prepared is None else query.prepared.kept
+        if slots := tensor.texts.find(text):
+            ranking, slot = self._exact(text, slots, spec, ranking, vector, rule, scratch)
+        if self._has_negatives and ranking.best is not None:
+            ranking, slot = self._unless_barred(
+                text, (ranking, slot), spec, weights, vector, rule, scratch
+            )
+        match = known or match_of(query, ranking, tensor, asked.version, asked.node, tokens, slot)
+        if query.route_set:
+            match.route_set = self.name
+        return match
+
+    def _count(self, matches: Sequence[Match]) -> None:
+        self.decision_counts.count(matches)
+        if self._total is not None:
+            self._total.count(matches)
 
     def _option_scores(
         self,
@@ -315,7 +356,7 @@ class ServedSet:
         if left is not None and not left:
             # Nothing is left to choose from: what is shown does not pass.
             shown = tuple(
-                replace(each, confidence=0.0, confidence_min=each.confidence_min or 1.0)
+                each._replace(confidence=0.0, confidence_min=each.confidence_min or 1.0)
                 for each in answer[0].top
             )
             ranking = Ranking(None, shown, None, answer[0].route_count, 1.0)

@@ -104,6 +104,10 @@ class ServedSets:
             return self.by_name.get(alias.canary)
         return self.by_name.get(alias.target)
 
+    def named(self, name: str) -> ServedSet | None:
+        """Find a set by its own name; None if there is none, as for an alias."""
+        return self.by_name.get(name) if name else self.default
+
     def get(self, name: str, session: str | None = None) -> ServedSet:
         """Find the set as ``find`` does.
 

@@ -117,7 +117,7 @@ def test_threshold_of_an_adaptive_score_is_one_of_blend() -> None:
     for threshold, passes in ((best.judged, True), (best.judged + 1e-6, False)):
         settings = replace(settings, threshold=threshold)
         found = rank(tensor_with(settings, calibration), query, [QuerySpec()])[0]
-        assert (found.best == replace(best, threshold=threshold)) is passes
+        assert (found.best == best._replace(threshold=threshold)) is passes
 
 
 def test_numbers_of_another_encoder_or_aggregation_do_not_apply() -> None:
