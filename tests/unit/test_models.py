@@ -233,3 +233,15 @@ def test_filter_is_a_set_of_valid_names() -> None:
         route_names(["a", "/"])
 
     assert frozenset({"a", "b"}) == route_names(["a", "b", "a"])
+
+
+def test_match_of_valid_values_is_that_of_model_construct() -> None:
+    """Equal, with the same fields set, written in the same order, and with metadata of its own."""
+    values = {"route": "a", "reason": "matched", "version": "1.2", "metadata": {"k": [1]}}
+    plain, made = Match.model_construct(**values), Match.of_valid(values)
+
+    assert plain == made
+    assert plain.model_dump_json() == made.model_dump_json()
+    assert plain.model_fields_set == made.model_fields_set
+    assert plain.model_copy(update={"route": "b"}) == made.model_copy(update={"route": "b"})
+    assert made is not Match.of_valid(values)

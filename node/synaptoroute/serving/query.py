@@ -191,20 +191,7 @@ def match_of(
         reason: MatchReason = "not_understood"
         if shown is None:
             reason = "no_routes" if not rows.routes else "filter_empty"
-        match = Match.of_valid(
-            {
-                "route": None,
-                "reason": reason,
-                "confidence": 0.0,
-                "p_none": 1.0,
-                "truncated": truncated,
-                "metadata": {},
-                "candidates": [] if wants_candidates and shown is not None else None,
-                "version": version,
-                "node": node,
-            }
-        )
-        return _explained(match, query) if query.explain else match
+        return _undecided(query, reason, version, node, truncated=truncated)
     record = rows.record_of(shown.route_id)
     is_match = ranking.best is not None
     runner_up = ranking.runner_up
@@ -242,6 +229,27 @@ def match_of(
         match.candidates[0].passed, match.candidates[0].confidence = True, 1.0
         for other in match.candidates[1:]:
             other.passed, other.confidence = other.passed and not other.confidence_min, 0.0
+    return _explained(match, query) if query.explain else match
+
+
+def _undecided(
+    query: Query, reason: MatchReason, version: str, node: str, *, truncated: bool
+) -> Match:
+    """Answer a query for which there is no route to choose, or a text that means nothing."""
+    has_candidates = reason == "not_understood" and (query.explain or query.limit > 1)
+    match = Match.of_valid(
+        {
+            "route": None,
+            "reason": reason,
+            "confidence": 0.0,
+            "p_none": 1.0,
+            "truncated": truncated,
+            "metadata": {},
+            "candidates": [] if has_candidates else None,
+            "version": version,
+            "node": node,
+        }
+    )
     return _explained(match, query) if query.explain else match
 
 
