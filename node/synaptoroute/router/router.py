@@ -393,10 +393,7 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
             alone = None if split else query_alone(engine, self._config, text, options, self._live)
             if alone is not None:
                 return alone
-            asked: Any
-            asked = (
-                self.aquery(text, split=True, **options) if split else self.aquery(text, **options)
-            )
+            asked: Any = self.aquery(text, split=split, **options)  # type: ignore[call-overload]
             answer: Match | list[Match] = asyncio.run_coroutine_threadsafe(
                 asked, other_loop(self._live, asked)
             ).result()
