@@ -285,6 +285,10 @@ def _boot(figures: dict[str, Any]) -> str:
         ("encoder loaded and probed", f"{spread(figures['encoder_seconds'])} s"),
         ("imports", f"{spread(figures['imports_seconds'])} s"),
         ("resident memory", f"{spread(figures['resident_mib'])} MiB"),
+        (
+            f"resident memory of a router, the cascade {figures.get('cascade', 'not measured')}",
+            f"{number(figures.get('resident_mib_cascade'))} MiB",
+        ),
         ("resident memory, empty database", f"{number(figures['resident_mib_empty'])} MiB"),
         ("database file", f"{number(figures['database_mib'])} MiB"),
     ]

@@ -33,7 +33,7 @@ PARTS: Final = (
     Part("packed", 1.0),
     Part("overload", 1.5),
     Part("hot_add", 1.0, _ROUTERS),
-    Part("boot", 1.0),
+    Part("boot", 2.0),
     Part("scoring", 1.0, _ROUTERS),
     Part("cluster", 1.5),
     Part("peers", 4.0, (*_ROUTERS, "stratarouter", "microresolve", "wordllama")),

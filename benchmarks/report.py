@@ -167,6 +167,8 @@ def main() -> int:
     if not given.render:
         if options.data is None and options.size != "tiny":
             parser.error("the goals are of CLINC150 and Banking77: name their folder with --data")
+        if options.size == "tiny" and places.root == ROOT:
+            parser.error("figures of the size tiny belong to another folder: name it with --out")
         os.environ[COMMIT_VARIABLE] = commit()  # before files of the repository change
         failed = measure(given.only, options, places, given.minutes, resumes=given.resume)
     write_pages(places)
