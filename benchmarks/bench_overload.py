@@ -3,7 +3,9 @@
 Capacity is measured by a closed loop, before and after; between, queries arrive at their own
 times at a quarter to four times that rate.  Goodput counts answers within the deadline; what the
 router refuses it must refuse at once.  Its queue has its default length, many times what can
-be answered in time: who is refused, the predicted wait decides.  Client and router share one
+be answered in time: who is refused, the predicted wait decides.  The encoder answers every query:
+with the cascade those that need none are answered beside what is refused, and goodput is twice
+the capacity of the same mix.  Client and router share one
 process and the event loop that a node has; what the client costs by itself is measured, too.
 Then the same over HTTP, where the client has a process, but no cores, of its own.
 
@@ -29,7 +31,7 @@ from typing import Any, Protocol
 
 import uvloop
 
-from bench_http import closed_loop, node, put_routes, settle
+from bench_http import closed_loop, node, put_routes, settle, switch_cascade_off
 from harness import Bench, Options, quantiles, read_options, rounded, spread
 from route_texts import read_corpus
 from synaptoroute.config import EngineConfig
@@ -173,25 +175,18 @@ def by_load(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return chosen
 
 
-async def settled(router: AdaptiveRouter) -> None:
-    """Fit, and wait until the cascade is measured: the capacity must not change on the way."""
-    with suppress(RouteError):  # a tiny set is too small to be fitted
-        await router.fits.fit_now()
-    while router.cascade().state == "uncalibrated":
-        await asyncio.sleep(0.1)
-
-
 async def run(options: Options) -> dict[str, Any]:
     """Measure the capacity before and after each load, and the load."""
     corpus = read_corpus(options.data)
     texts = corpus.queries(4_096, SEED)
     seconds, count = options.pick((4.0, 3), (2.0, 1), (0.3, 1), standard=(3.0, 3))
     config = EngineConfig()
-    router = AdaptiveRouter(Encoder(), config=config)
+    router = AdaptiveRouter(Encoder(), config=config, cascade=())
     for name, utterances in corpus.draw(10, SEED).items():
         router.add_route(Route(name=name, utterances=utterances))
     await router.start()
-    await settled(router)
+    with suppress(RouteError):  # a tiny set is too small; a fit on the way would take its share
+        await router.fits.fit_now()
     await capacity(router, texts, min(1.0, seconds))
     found: list[dict[str, Any]] = []
     before = await capacity(router, texts, seconds / 2)
@@ -227,6 +222,7 @@ def over_http(options: Options) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, node(Path(folder)) as port:
         put_routes(port, corpus.draw(10, SEED))
+        switch_cascade_off(port)
         settle(port)
         cores = len(os.sched_getaffinity(0))
         asking: list[float] = []

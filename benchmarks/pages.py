@@ -192,6 +192,7 @@ def _http(figures: dict[str, Any]) -> str:
 def _overload(figures: dict[str, Any]) -> str:
     text = (
         "## Overload\n\n"
+        "The encoder answers every query, without the cascade. "
         f"Goodput counts answers within {figures['deadline_ms']} ms of the intended time of "
         f"sending; the queue holds {figures['queue_requests_max']:,} requests, so the predicted "
         "wait decides who is refused. The client shares the cores with the router: the "

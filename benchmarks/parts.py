@@ -28,7 +28,7 @@ PARTS: Final = (
     Part("defaults", 5.5, _ROUTERS),
     Part("throughput", 1.5, _ROUTERS),
     Part("http", 1.5, ("semantic-router",)),
-    Part("cascade", 3.0),
+    Part("cascade", 2.0),
     Part("fast", 1.5, ("microresolve", "wordllama")),
     Part("packed", 1.0),
     Part("overload", 1.5),
