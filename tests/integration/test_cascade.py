@@ -20,11 +20,12 @@ from servers import Server
 from synaptoroute.cascade import StaticTable
 from synaptoroute.cascade import calibrator as calibrator_module
 from synaptoroute.cascade import cascade as cascade_module
+from synaptoroute.cascade.cascade import QueryCoalescer
 from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import CascadeMode
 from synaptoroute.encoder import open_encoder
-from synaptoroute.errors import ConfigError
+from synaptoroute.errors import ConfigError, Overloaded
 from synaptoroute.models import Match, Route
 from synaptoroute.router import AdaptiveRouter, cascade_duty
 from synaptoroute.storage import SQLiteStorage
@@ -176,8 +177,8 @@ async def test_sure_queries_are_answered_without_the_encoder() -> None:
         assert [m.route for m in after] == [m.route for m in await router.aquery_batch(questions())]
 
 
-async def test_static_answers_do_not_wait_for_a_lane() -> None:
-    """They pass a queue that is full of others."""
+async def test_static_answers_do_not_wait_for_a_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They pass a queue that is full of others, but not a first stage that is overloaded."""
     async with router_with() as router:
         await router.aimport(stream(things()))
         await switch(router)
@@ -195,6 +196,14 @@ async def test_static_answers_do_not_wait_for_a_lane() -> None:
         assert sure.route == match.route
         assert len(waiting) > 100
         await asyncio.gather(*slow)
+
+        monkeypatch.setattr(QueryCoalescer, "wait_seconds", 1.0)
+        router.check_queue(60_000)
+        assert sure.route == (await router.aquery(text, deadline_ms=60_000)).route
+        with pytest.raises(Overloaded):
+            router.check_queue(500)
+        with pytest.raises(Overloaded):
+            await router.aquery(text, use_cache=False, deadline_ms=500)
 
 
 async def test_query_overtaken_by_a_write_is_answered_at_the_new_position() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -641,11 +642,29 @@ class QueryCoalescer:
     Invariant: an event loop has a list here exactly while a call of ``_flush`` is scheduled.
     """
 
-    def __init__(self, cascade: Stage, submit: Callable[[Query], None], node: str) -> None:
+    def __init__(
+        self,
+        cascade: Stage,
+        submit: Callable[[Query], None],
+        node: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._cascade = cascade
+        self._clock = clock
         self._submit = submit
         self._node = node
         self._waiting: dict[asyncio.AbstractEventLoop, list[Query]] = {}
+        self._left_at = 0.0  # when the last slice began, if it left queries; monotonic
+        self._turn_seconds = 0.0
+
+    @property
+    def wait_seconds(self) -> float:
+        """Predicted wait of a query that comes now; 0 if it is less than an iteration.
+
+        Under overload the event loop reads more queries an iteration than are evaluated in one.
+        """
+        longest = max(map(len, self._waiting.values()), default=0)
+        return longest // QUERIES_PER_ITERATION_MAX * self._turn_seconds
 
     def add(self, query: Query) -> bool:
         """Evaluate a query soon, if the first stage is on; its future gets the answer."""
@@ -664,8 +683,14 @@ class QueryCoalescer:
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer the queries that are sure, and queue the others."""
         waiting = self._waiting.pop(loop)
+        now = self._clock()
+        if self._left_at:
+            # An iteration lasts from slice to slice: what it read counts, too.
+            self._turn_seconds = (self._turn_seconds + now - self._left_at) / 2.0
+            self._left_at = 0.0
         if len(waiting) > QUERIES_PER_ITERATION_MAX:
             self._waiting[loop] = waiting[QUERIES_PER_ITERATION_MAX:]
+            self._left_at = now
             loop.call_soon(self._flush, loop)
         queries = [each for each in waiting[:QUERIES_PER_ITERATION_MAX] if not each.is_abandoned]
         answers: list[Match | None]

@@ -231,17 +231,32 @@ class Engine:
     ) -> None:
         """Refuse queries of a client that no text could make acceptable now.
 
-        Where a first stage is on nothing is refused here: it may answer without the queue.
+        Where a first stage is on it may answer without the queue: then queries are refused
+        here only while others wait for that stage itself.
         """
         if not self.has_first_stage:
             self._queue.check_queue(texts, share, deadline_seconds, flow)
+        elif ahead := self._ahead_seconds():
+            self._queue.check_queue(texts, share, deadline_seconds, flow, ahead)
+
+    def _ahead_seconds(self) -> float:
+        """Predict the wait for the first stages."""
+        own = self._coalescer.wait_seconds if self._coalescer is not None else 0.0
+        return max(own, self._set_coalescer.wait_seconds)
 
     def submit(self, query: Query) -> None:
         coalescer = self._coalescer
         if query.route_set and coalescer is not None:
             coalescer = self._set_coalescer if self._set_cascades.may_answer(query) else None
-        if coalescer is not None and coalescer.add(query):
-            return
+        if coalescer is not None:
+            if ahead := coalescer.wait_seconds:
+                self._queue.check_queue(
+                    (query.text,), query.use_cache, query.deadline_seconds, query.flow, ahead
+                )
+                # What is left of its deadline when the first stage hands it to the queue.
+                query.deadline_seconds -= ahead
+            if coalescer.add(query):
+                return
         if not self._lone_queries.add(query):
             self._enqueue(query)
 

@@ -173,16 +173,24 @@ class QueryQueue:
     # --- admission, on the event loop ------------------------------------------------
 
     def check_queue(
-        self, texts: Sequence[object], share: bool, deadline_seconds: float, flow: str = ""
+        self,
+        texts: Sequence[object],
+        share: bool,
+        deadline_seconds: float,
+        flow: str = "",
+        ahead_seconds: float = 0.0,
     ) -> None:
         """Refuse queries of a flow that no text could make acceptable now.
 
         It is asked before a request is parsed, so that refusing costs little.  Admitting
         remains the decision of ``submit``.
+
+        Args:
+            ahead_seconds: Predicted wait before the queue.
         """
         # Read without the lock: the forecast replaces ``wait_seconds`` as a whole, and a
         # decision that is one query old is as good.
-        wait, count = self._forecast.wait_seconds, len(texts)
+        wait, count = ahead_seconds + self._forecast.wait_seconds, len(texts)
         late = wait > DEADLINE_SHARE * deadline_seconds
         if not late and self.queue_requests + count <= self.queue_requests_max:
             return
@@ -191,7 +199,7 @@ class QueryQueue:
                 return
             self._check_room(count, flow)
             if late and self._fair.active:
-                wait = min(wait, self._fair_wait((), flow))
+                wait = min(wait, ahead_seconds + self._fair_wait((), flow))
                 late = wait > DEADLINE_SHARE * deadline_seconds
             # A text in flight may still be joined, however long the queue is.
             if late and not (share and all(map(self._is_in_flight, texts))):

@@ -25,6 +25,7 @@ class Stage(Cascade):
         self.asked: list[list[str]] = []
         self.failure: Exception | None = None
         self.is_switched_on = True
+        self.now, self.seconds = 100.0, 0.0
 
     @property
     def is_on(self) -> bool:
@@ -33,6 +34,7 @@ class Stage(Cascade):
     def answer(self, queries: Sequence[Query], node: str) -> list[Match | None]:
         if self.failure is not None:
             raise self.failure
+        self.now += self.seconds
         self.asked.append([query.text for query in queries])
         return [
             Match(route=query.text, reason="matched", version="1.1", node=node)
@@ -61,7 +63,9 @@ class World:
 
     def __init__(self) -> None:
         self.stage, self.encoder = Stage(), Encoder()
-        self.coalescer = QueryCoalescer(self.stage, self.encoder.submit, NODE)
+        self.coalescer = QueryCoalescer(
+            self.stage, self.encoder.submit, NODE, lambda: self.stage.now
+        )
 
     def ask(self, text: str, routes: frozenset[str] | None = None) -> Query:
         loop = asyncio.get_running_loop()
@@ -111,6 +115,21 @@ async def test_many_queries_are_evaluated_in_slices() -> None:
     )
     assert [f"sure {number}" for number in range(count)] == [match.route for match in answers]
     assert [1] == turns
+
+
+async def test_wait_is_predicted_while_queries_outnumber_the_slices() -> None:
+    """From the duration of an iteration; there is none for queries of one slice."""
+    world = World()
+    world.stage.seconds = 0.01
+    await answered(world.ask("sure 0"))
+    assert 0.0 == world.coalescer.wait_seconds
+    asked = [world.ask(f"sure {number}") for number in range(12 * QUERIES_PER_ITERATION_MAX)]
+    await answered(asked[6 * QUERIES_PER_ITERATION_MAX - 1])
+    predicted = world.coalescer.wait_seconds
+    await answered(asked[-1])
+
+    assert 5 * 0.009 < predicted < 6 * 0.01
+    assert 0.0 == world.coalescer.wait_seconds
 
 
 async def test_abandoned_query_is_not_evaluated() -> None:

@@ -108,6 +108,16 @@ def test_check_queue_refuses_unvalidated_texts() -> None:
     assert 1 == queue.queue_requests
 
 
+def test_wait_before_the_queue_counts() -> None:
+    """Even of an empty queue."""
+    queue = query_queue()
+    queue.check_queue((None,), False, 0.5, ahead_seconds=0.3)
+    with pytest.raises(Overloaded, match="about 400 ms, the deadline is 500 ms"):
+        queue.check_queue((None,), False, 0.5, ahead_seconds=0.4)
+
+    assert 1 == queue.counters.too_late
+
+
 def test_check_queue_admits_texts_in_flight() -> None:
     """Texts that are all in flight pass, unless they must be encoded alone."""
     queue = query_queue()
