@@ -32,6 +32,8 @@ GRAPH_VERSION: Final = 2
 GRAPH_PARTS: Final = "int8_graph.json"
 GRAPH_INLINE: Final = "int8_graph.bin"
 OUTPUT: Final = "hidden"
+ENDS: Final = "ends"
+"""Input of a graph that returns one row a text: the rows that are pooled, int64[n]."""
 HEADS: Final = 12
 
 STEPS: Final = 127
@@ -79,6 +81,8 @@ class PackedSession:
         content = str(graph) if isinstance(graph, Path) else graph
         # Fusions would change the rounding of activations, and with it the vectors.
         self._session = open_session(content, name, providers, is_final=True)
+        # Graphs of earlier releases return every row.
+        self._returns_ends = ENDS in {each.name for each in self._session.get_inputs()}
 
     @classmethod
     def of_bundled(cls, recipe: Recipe, providers: Sequence[str]) -> PackedSession:
@@ -117,10 +121,15 @@ class PackedSession:
         """Encode one micro-batch; see ``GraphSession.run``."""
         packed = pack(counts, ids.shape[1], self._heads)
         rows = ids.reshape(-1)[packed.places]
-        hidden = run_session(self._session, OUTPUT, feeds(rows, packed))
+        given = feeds(rows, packed)
         if pooling != "mean":
             ends = packed.starts + (counts - 1 if pooling == "last" else 0)
-            return normalise(hidden[ends].astype(np.float64))
+            if self._returns_ends:
+                found = run_session(self._session, OUTPUT, {**given, ENDS: ends})
+            else:
+                found = run_session(self._session, OUTPUT, given)[ends]
+            return normalise(found.astype(np.float64))
+        hidden = run_session(self._session, OUTPUT, given)
         hidden = hidden.astype(np.float64)
         # ``reduceat`` adds the rows of each text in order, whatever follows them.
         return normalise(np.add.reduceat(hidden, packed.starts, axis=0) / counts[:, None])

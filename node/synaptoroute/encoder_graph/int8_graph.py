@@ -216,9 +216,9 @@ class Int8Graph(PackedGraph[Product]):
         self._lay_between_ends(hidden)
         self._multiply_between_ends(hidden, layer.attention, own + "qkv")
 
-    def _project(self, rows: str, product: Product, out: str) -> str:
+    def _project(self, rows: str, product: Product, residual: str, own: str) -> str:
         """Multiply rows that are symmetric about zero: so is their grid, without a low end."""
-        graph = self.writer
+        graph, out = self.writer, own + "projected"
         graph.node("Abs", [rows], [rows + "_size"])
         self._reduce("ReduceMax", rows + "_size", rows + "_range")
         # Its zero is ``MIDDLE``, the same for every row, so QuantizeLinear and the product
@@ -226,15 +226,16 @@ class Int8Graph(PackedGraph[Product]):
         self._lay(rows, rows, "half_step", "middles")
         self._multiply(rows, product, out + "_scaled", "middle")
         graph.node("Add", [out + "_scaled", graph.tensor(out + "_bias", product.bias)], [out])
-        return out
+        graph.node("Add", [out, residual], [own + "sum"])
+        return own + "sum"
 
     def _widen(self, rows: str, product: Product, out: str) -> None:
         self._lay_between_ends(rows)
         self._multiply_between_ends(rows, product, out)
 
-    def _narrow(self, rows: str, product: Product, out: str) -> str:
+    def _narrow(self, rows: str, product: Product, residual: str, own: str) -> str:
         """Multiply the output of GELU: the low end is that of GELU itself, in every row."""
-        graph = self.writer
+        graph, out = self.writer, own + "narrow"
         self._reduce("ReduceMax", rows, rows + "_high")
         graph.node("Add", [rows + "_high", "gelu_depth"], [rows + "_range"])
         graph.node("Add", [rows, "gelu_depth"], [rows + "_above"])
@@ -243,7 +244,8 @@ class Int8Graph(PackedGraph[Product]):
         # The least value is a constant here, so its share of the product goes to the bias.
         bias = graph.tensor(out + "_bias", product.bias - np.float32(self._depth) * product.sums)
         graph.node("Add", [out + "_scaled", bias], [out])
-        return out
+        graph.node("Add", [out, residual], [own + "total"])
+        return own + "total"
 
     def _lay_between_ends(self, rows: str) -> None:
         """Lay each row on a grid from its least to its greatest value."""

@@ -146,7 +146,7 @@ def _author(recipe: Recipe, precision: Exact, output: str) -> tuple[bytes, int]:
         raise UnknownGraph(f"its {size:,} bytes of weights do not fit into one file")
     if precision == "int8":
         return Int8Graph(quantise(weights)).write(), weights.heads
-    return Float32Graph(weights).write(), weights.heads
+    return Float32Graph(weights, recipe.pooling).write(), weights.heads
 
 
 def _read(graph: Graph, output: str) -> Weights[Linear]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, Literal, TypeVar
 
 import numpy as np
@@ -109,6 +109,41 @@ class Weights(Generic[T]):
     @property
     def dim(self) -> int:
         return int(self.words.shape[1])
+
+
+def fold_biases(weights: Weights[Linear]) -> Weights[Linear]:
+    """Move the bias of each product that a residual is added to into the residual's rows.
+
+    Those rows come out of a normalisation, whose bias takes it.  The product that reads the
+    same rows loses from its own bias what it gains.  The formula is the same up to rounding.
+    """
+    layers = weights.layers
+    following = [*(each.projection.bias for each in layers[1:]), None]
+    return replace(
+        weights,
+        norm=_shifted(weights.norm, layers[0].projection.bias),
+        layers=[
+            replace(
+                each,
+                attention=_unshifted(each.attention, each.projection.bias),
+                wide=_unshifted(each.wide, each.narrow.bias),
+                after_attention=_shifted(each.after_attention, each.narrow.bias),
+                # The rows that the graph returns go through no other residual.
+                at_end=each.at_end if bias is None else _shifted(each.at_end, bias),
+            )
+            for each, bias in zip(layers, following, strict=True)
+        ],
+    )
+
+
+def _shifted(norm: Norm, bias: Floats) -> Norm:
+    return replace(norm, bias=norm.bias + bias)
+
+
+def _unshifted(linear: Linear, bias: Floats) -> Linear:
+    """The product whose results stay the same when ``bias`` is added to the rows."""
+    gained = bias.astype(np.float64) @ linear.weights.astype(np.float64)
+    return replace(linear, bias=(linear.bias - gained).astype(np.float32))
 
 
 def quantise(weights: Weights[Linear]) -> Weights[Product]:

@@ -14,12 +14,14 @@ from small_encoders import NAMES, small_encoder
 from synaptoroute.encoder import Encoder
 from synaptoroute.encoder.catalogue import find_recipe
 from synaptoroute.encoder.packed_model import PackedModel, find_packed, load_packed
-from synaptoroute.encoder.packed_session import STEPS
+from synaptoroute.encoder.packed_session import STEPS, PackedSession, width_of
+from synaptoroute.encoder.recipe import Pooling
 from synaptoroute.encoder_graph import bert_reader, packing
 from synaptoroute.encoder_graph.bert_reader import UnknownGraph, read_weights, relative_scores
 from synaptoroute.encoder_graph.onnx_file import GraphWriter, read_graph
+from synaptoroute.encoder_graph.packed_graph import Float32Graph
 from synaptoroute.encoder_graph.packing import pack_model
-from synaptoroute.encoder_graph.weights import Linear, Weights, quantise
+from synaptoroute.encoder_graph.weights import Linear, Weights, fold_biases, quantise
 from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
 from synaptoroute.router import AdaptiveRouter
 
@@ -77,6 +79,45 @@ def test_int8_graph_is_invariant_and_has_a_fingerprint_of_its_own(
     assert (padded.encode(TEXTS) * vectors).sum(axis=1).min() > 0.9
     assert np.array_equal(vectors, np.concatenate([packed.encode([text]) for text in TEXTS]))
     assert np.array_equal(vectors[::-1], packed.encode(TEXTS[::-1]))
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("bert", "cls"), ("mpnet", "last")])
+def test_last_layer_of_a_graph_pooled_by_one_row_goes_on_with_that_row(
+    name: str, pooling: Pooling, tmp_path: Path
+) -> None:
+    """The vectors are those of a graph that returns every row, as earlier releases wrote it."""
+    onnx = small_encoder(name, tmp_path / name, pooling) / "model.onnx"
+    weights = read_weights(read_graph(onnx.read_bytes()), "last_hidden_state")
+    counts = np.array([5, 2, 7])
+    ids = np.random.default_rng(1).integers(5, 100, (3, width_of(7)))
+    found = []
+    for graph in (Float32Graph(weights), Float32Graph(weights, pooling)):
+        session = PackedSession(graph.write(), name, ["CPUExecutionProvider"], weights.heads)
+        found.append(session.run(ids, counts, pooling))
+
+    every, ends = found
+    assert np.abs(every - ends).max() < 1e-6
+    assert (3, 32) == ends.shape
+    alone = [session.run(ids[[row]], counts[[row]], pooling)[0] for row in range(3)]
+    assert np.array_equal(ends, np.stack(alone))
+
+
+def test_folded_biases_give_the_same_layer(tmp_path: Path) -> None:
+    """What the residual's rows gain, the products that read them lose."""
+    onnx = small_encoder("bert", tmp_path / "bert") / "model.onnx"
+    weights = read_weights(read_graph(onnx.read_bytes()), "last_hidden_state")
+    folded = fold_biases(weights)
+    rows = np.random.default_rng(1).standard_normal((4, weights.dim)).astype(np.float32)
+    before, after = weights.layers[0], folded.layers[0]
+    shifted = rows + folded.norm.bias - weights.norm.bias
+
+    expected = rows @ before.attention.weights + before.attention.bias
+    assert np.allclose(
+        expected, shifted @ after.attention.weights + after.attention.bias, atol=1e-5
+    )
+    assert np.allclose(rows + before.projection.bias, shifted, atol=1e-6)
+    assert np.array_equal(weights.layers[-1].at_end.bias, folded.layers[-1].at_end.bias)
+    assert not np.array_equal(before.at_end.bias, after.at_end.bias)
 
 
 def test_int8_is_refused_without_a_prepared_graph(tmp_path: Path) -> None:
