@@ -18,13 +18,13 @@ from typing import Final
 
 from synaptoroute.core.imports import encoder_of
 from synaptoroute.errors import ClusterError, SynaptoRouteError
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.sequencer.presence import CommandKind, NodeCommand
 from synaptoroute.sequencer.proven_http import Target
 from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.threads import end_task
 from synaptoroute.trust.statements import Signer
 from synaptoroute_coordinator.actions.audit_log import AuditLog
 from synaptoroute_coordinator.actions.backups import NO_BACKUP_STORE, Backups

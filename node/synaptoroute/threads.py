@@ -1,4 +1,4 @@
-"""Threads: an inbox that a thread reads, thread priorities, and numpy on one thread.
+"""Threads: an inbox that a thread reads, priorities, the end of a task, numpy on one thread.
 
 Encoding and applying use all CPU time they get.  Receiving, admission and scoring need
 little, but soon: an event loop that waits for a CPU delays every answer.  On Linux each
@@ -16,6 +16,7 @@ differences".
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import queue
@@ -30,6 +31,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from synaptoroute.errors import NotReady
 
+_REPEAT_SECONDS: Final = 0.1
 ItemT = TypeVar("ItemT")
 _STOPPED: Final = "the router has stopped"
 
@@ -115,6 +117,17 @@ def lower_priority(nice: int) -> None:
         with suppress(OSError):  # a sandbox may forbid it: all threads stay equal then
             own = os.getpriority(os.PRIO_PROCESS, thread)
             os.setpriority(os.PRIO_PROCESS, thread, own + nice)
+
+
+async def end_task(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it has ended; its result is discarded."""
+    # Before Python 3.12 a cancellation that arrives in the same turn of the loop as a timeout
+    # inside the client library can be taken for that timeout and swallowed.  So it is repeated.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_REPEAT_SECONDS)
+    if not task.cancelled():
+        task.exception()  # retrieved, so that asyncio does not log it
 
 
 # --- linear algebra on one thread --------------------------------------------------------

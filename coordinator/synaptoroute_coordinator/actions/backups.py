@@ -23,11 +23,11 @@ from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, ConfigError
 from synaptoroute.private_files import make_private_file, make_private_folder
 from synaptoroute.sequencer.certificates import gather_certificate, learn_chain
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.snapshot_file import FileContent, read_content
+from synaptoroute.threads import end_task
 from synaptoroute.trust.certificates import (
     CERTIFIED_LEVEL,
     Certificate,

@@ -36,8 +36,8 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ClusterError, ConfigError, ProtocolError, SynaptoRouteError
 from synaptoroute.models import WriteResult
 from synaptoroute.ports import EnginePort
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.tensor import Tensor
+from synaptoroute.threads import end_task
 
 POLL_SECONDS: Final = 1.0
 SETTLE_SECONDS: Final = 1.0

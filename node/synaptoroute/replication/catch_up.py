@@ -36,13 +36,13 @@ from synaptoroute.replication.peer_watch import PeerWatch
 from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.session import LogState, Session
 from synaptoroute.replication.snapshots import temporary_file
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.log_reads import Coverage, ReadResult
 from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.storage import SQLiteStorage
+from synaptoroute.threads import end_task
 from synaptoroute.trust.certificates import Certificate
 
 PEERS_ASKED_MAX: Final = 3

@@ -42,12 +42,12 @@ from synaptoroute.replication.session import Barriers, FollowerStatus, LogState,
 from synaptoroute.replication.snapshots import PeerSecret, SnapshotServer, delete_leftovers
 from synaptoroute.replication.voter_changes import VoterChanges
 from synaptoroute.sequencer.append_errors import Reason, unavailable
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.peers import Membership, PeerClient
 from synaptoroute.sequencer.pubsub import MessageReceived, Missed, Reconnecting, Subscribed
 from synaptoroute.sequencer.wire import Announced, Keepalive, Message
+from synaptoroute.threads import end_task
 from synaptoroute.trust.identity import NodeIdentity
 from synaptoroute.trust.requests import Gatekeeper
 from synaptoroute.trust.statements import Signer

@@ -27,10 +27,10 @@ from synaptoroute.core.recovery import is_majority
 from synaptoroute.errors import HeadNotConfirmed, NotCaughtUp, SynaptoRouteError
 from synaptoroute.replication.peer_watch import PeerWatch
 from synaptoroute.replication.session import Barriers, Session
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.peers import PeerHead
 from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.threads import end_task
 
 CONFIRM_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 0.02  # Pause before voters are asked again that had not applied the head yet

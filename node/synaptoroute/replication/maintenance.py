@@ -27,8 +27,8 @@ from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.row_repair import RowRepair
 from synaptoroute.replication.scrub import Scrub, scrub
 from synaptoroute.replication.session import LogState, RedisClock, Session
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.presence import COMMAND_AGE_MS_MAX, AuditReport, NodeCommand
+from synaptoroute.threads import end_task
 
 AUDIT_AGE_MS_MAX: Final = 600_000
 """A node that catches up reports to no older audit: it is not compared any more."""

@@ -42,7 +42,6 @@ from synaptoroute.replication.applier import VoterState, promise, voter_state
 from synaptoroute.replication.choice import Choice, Chooser
 from synaptoroute.replication.heartbeat import node_report
 from synaptoroute.replication.session import CLUSTER_ID_KEY, LogState, Session
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.epochs import (
     ClusterIdentity,
     LogCheck,
@@ -54,6 +53,7 @@ from synaptoroute.sequencer.lease import Held, Lease
 from synaptoroute.sequencer.node_rows import NodeReport
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.sequencer.votes import vote_of
+from synaptoroute.threads import end_task
 from synaptoroute.trust.operator import OPERATOR
 
 RECOVERY_LEASE: Final = "recovery"

@@ -11,7 +11,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, Field
 
@@ -34,12 +34,12 @@ from synaptoroute.core.recovery import Decision
 from synaptoroute.errors import ConfigError, ProtocolError, RouteError, RouteNotFound
 from synaptoroute.models import WriteResult
 from synaptoroute.ports import EnginePort
-from synaptoroute.replication.follower import Follower
-from synaptoroute.replication.session import LogState
 from synaptoroute.router.writes import WriteOptions, Writer
-from synaptoroute.sequencer.node_rows import NodeReport
-from synaptoroute.sequencer.scripts import Head
 from synaptoroute.storage import Orphan
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.follower import Follower
+    from synaptoroute.sequencer.node_rows import NodeReport
 
 _QUORUM: Final = WriteOptions(ack="quorum")
 _NAMED: Final = (PutRoute, DeleteRoute, AddUtterances, RemoveUtterances, PatchRoute)
@@ -139,6 +139,8 @@ class ClusterAdmin:
         return self._follower
 
     async def recovery(self) -> RecoveryOutlook:
+        from synaptoroute.replication.session import LogState
+
         follower = self._member()
         found = await follower.recovery.outlook()
         status = follower.status()
@@ -165,6 +167,9 @@ class ClusterAdmin:
 
     async def unfreeze(self) -> RecoveryOutlook:
         """Undo a state ``frozen`` of the log; return its state afterwards."""
+        from synaptoroute.replication.session import LogState
+        from synaptoroute.sequencer.scripts import Head
+
         session = self._member().session
         await session.log.epochs.unfreeze(session.node_id)
         session.heartbeat_wanted.set()

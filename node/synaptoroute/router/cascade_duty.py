@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from synaptoroute.cascade import Calibration, StaticTable, tables_of
 from synaptoroute.cascade.calibrator import Calibrator, calibrate_cascade
@@ -16,11 +16,13 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.table_files import parse_table
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.models import WriteResult
-from synaptoroute.replication.follower import Follower
 from synaptoroute.router.writes import WriteOptions, Writer
-from synaptoroute.sequencer import RedisLog
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.serving.query import QueryEngine
+from synaptoroute.threads import end_task
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.follower import Follower
+    from synaptoroute.sequencer import RedisLog
 
 FETCH_SECONDS: Final = 5.0
 """Seconds between two looks for tables that this node lacks."""

@@ -19,7 +19,7 @@ import heapq
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,6 @@ from synaptoroute.models import (
     check_text,
 )
 from synaptoroute.ports import AppliedState, EnginePort
-from synaptoroute.replication.encoder_migration import MigrationProgress
-from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.scrub import Scrub, scrub
 from synaptoroute.router.queries import make_query
 from synaptoroute.router.revision_preview import (
@@ -59,6 +57,10 @@ from synaptoroute.scoring import Scratch, rank, rule_of
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import QueryEngine, UnmatchedQuery
 from synaptoroute.tensor import Tensor
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.encoder_migration import MigrationProgress
+    from synaptoroute.replication.follower import Follower
 
 CONFLICT_ROWS_MAX: Final = 10_000
 """More rows are not compared: the work grows with their square."""
@@ -308,6 +310,8 @@ class Diagnostics:
                     missing = len(missing_texts(routes, vectors_in(staged)))
                     found.append(StagedVectors(*encoder, staged.row_count, missing))
             return tuple(found)
+
+        from synaptoroute.replication.encoder_migration import MigrationProgress
 
         staged = await asyncio.wrap_future(engine.run_on_applier(read))
         follower = self._follower

@@ -34,8 +34,8 @@ from synaptoroute.log import Log
 from synaptoroute.models import WriteResult
 from synaptoroute.ports import AppliedState
 from synaptoroute.router.op_ids import derived_op_id
+from synaptoroute.router.shared_log import shared_log
 from synaptoroute.router.writes import WriteOptions, Writer
-from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.query import QueryEngine
 
 ERASED_AT_ONCE: Final = 100
@@ -175,7 +175,8 @@ class Eraser:
         if seq is None:
             return ErasureStatus(node=node, version=None, is_clean=True)
         waiting = []
-        if isinstance(self._log, RedisLog) and not await self._log.retention.is_dropped(seq - 1):
+        log = shared_log(self._log)
+        if log is not None and not await log.retention.is_dropped(seq - 1):
             waiting.append("redis")
         if self.purged_seq < seq:
             waiting.append("database")
@@ -192,7 +193,8 @@ class Eraser:
 
         A log has no gaps, so all entries before it go.
         """
-        if isinstance(self._log, RedisLog) and not await self._log.retention.drop_through(seq - 1):
+        log = shared_log(self._log)
+        if log is not None and not await log.retention.drop_through(seq - 1):
             return False  # a node is behind; the next round looks again
         if self.purged_seq >= seq:
             return True

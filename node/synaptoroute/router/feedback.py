@@ -65,8 +65,8 @@ from synaptoroute.router.revision_preview import (
     effect_of,
 )
 from synaptoroute.router.route_checks import checked_name
+from synaptoroute.router.shared_log import shared_log
 from synaptoroute.router.writes import WriteOptions, Writer
-from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.query import QueryEngine
 
 PAGE_ITEMS_MAX: Final = 500
@@ -433,7 +433,8 @@ class FeedbackQueue:
         seq = await asyncio.to_thread(database.last_feedback, before_us)
         if seq is None:
             return True
-        if isinstance(self._log, RedisLog) and not await self._log.retention.drop_through(seq):
+        log = shared_log(self._log)
+        if log is not None and not await log.retention.drop_through(seq):
             return False  # a node is behind; the next round looks again
 
         def trim(state: AppliedState) -> None:

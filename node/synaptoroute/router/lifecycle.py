@@ -14,11 +14,13 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from synaptoroute.errors import ConfigError, NotReady
-from synaptoroute.replication.follower import Follower
 from synaptoroute.serving.query import QueryEngine
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.follower import Follower
 
 ResultT = TypeVar("ResultT")
 

@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from synaptoroute.core.change import StagedImport
 from synaptoroute.core.imports import encoder_of
@@ -27,14 +27,15 @@ from synaptoroute.errors import ImportNotFound, ImportRejected, SynaptoRouteErro
 from synaptoroute.log import Log
 from synaptoroute.models import WriteResult
 from synaptoroute.ports import AppliedState, EnginePort
-from synaptoroute.replication.follower import Follower
-from synaptoroute.replication.session import LogState
 from synaptoroute.router.imports import RUN_SEPARATOR
 from synaptoroute.router.op_ids import scoped_op_id
+from synaptoroute.router.shared_log import shared_log
 from synaptoroute.router.write_results import result_of
 from synaptoroute.router.writes import WriteOptions, Writer
-from synaptoroute.sequencer import RedisLog
 from synaptoroute.sequencer.append_errors import NotPlaced
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.follower import Follower
 
 CHECK_SECONDS_MIN: Final = 0.2
 CHECK_SECONDS_MAX: Final = 15.0
@@ -136,6 +137,8 @@ class OpenImports:
 
     async def expire(self) -> int:
         """Abort the imports that were idle for too long; return how many aborts were sent."""
+        from synaptoroute.replication.session import LogState
+
         if self._follower and self._follower.session.log_state is not LogState.OPEN:
             self._since.clear()  # no chunk can arrive, so silence proves nothing
             return 0
@@ -156,9 +159,9 @@ class OpenImports:
         name = f"abort|{seen.import_id}|{seen.touched_seq}".encode()
         op_id = hashlib.sha256(name).digest()[:16]
         proposal = Proposal(op_id, ImportAbort(seen.import_id), route_set=seen.route_set)
-        if isinstance(self._log, RedisLog):
+        if (log := shared_log(self._log)) is not None:
             encoder = self._engine.encoder
-            placed = await self._log.append_unless_named(
+            placed = await log.append_unless_named(
                 at, proposal, seen.import_id, encoder.fingerprint, encoder.dim
             )
             if isinstance(placed, NotPlaced):

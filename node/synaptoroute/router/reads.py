@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel
 
@@ -31,12 +31,14 @@ from synaptoroute.models import (
     normal_name,
 )
 from synaptoroute.ports import Admission, EngineCounters, EnginePort, EngineStatus
-from synaptoroute.replication.follower import Follower
-from synaptoroute.replication.session import FollowerStatus
 from synaptoroute.router.decision_fits import DecisionFitter, FitOutlook
 from synaptoroute.router.set_engine import of_set
 from synaptoroute.serving.query import QueryEngine, load_json
 from synaptoroute.tensor import Tensor
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.follower import Follower
+    from synaptoroute.replication.session import FollowerStatus
 
 PAGE_ROUTES_MAX: Final = 1_000
 

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import copy
-from typing import Any, Final, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, overload
 
 from synaptoroute.cascade import Calibration, StaticTable
 from synaptoroute.cascade.table_store import TableStore
@@ -44,8 +44,6 @@ from synaptoroute.models import (
     canonical_json,
 )
 from synaptoroute.ports import Published
-from synaptoroute.replication.follower import Follower
-from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin, ClusterOperations
 from synaptoroute.router.cascade_duty import CascadeDuty, calibrate_set, make_cascade
@@ -85,13 +83,15 @@ from synaptoroute.router.route_sets import RouteSetAdmin, RouteSetOperations
 from synaptoroute.router.set_changes import SetChanger
 from synaptoroute.router.set_engine import of_set
 from synaptoroute.router.set_rates import SetRates
+from synaptoroute.router.shared_log import follower_of, shared_log
 from synaptoroute.router.write_results import result_of
 from synaptoroute.router.writes import Ack, WriteOptions, Writer
-from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.encoder_workers import Observer
 from synaptoroute.serving.query import QueryEngine
 from synaptoroute.storage import SQLiteStorage
-from synaptoroute.web.tls import TlsFiles, client_tls
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.follower import Follower
 
 BOUND_ROUTERS_MAX: Final = 4_096
 READY_POLL_SECONDS: Final = 0.02
@@ -239,14 +239,10 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
             raise ConfigError("a router that is bound to a route set starts with its router")
         self._live.loop = asyncio.get_running_loop()
         await self._lifecycle.start()
-        if isinstance(self._log, RedisLog) and self.follower is None:
-            engine, cluster = self._engine(), self._cluster or ClusterConfig()
-            database = str(engine.database.path)
-            identity = await asyncio.to_thread(open_identity, cluster, database)
-            files = TlsFiles(cluster.peer_cert_file, cluster.peer_key_file, cluster.peer_ca_file)
-            tls = await asyncio.to_thread(client_tls, files)
-            self._live.follower = Follower(engine, self._log, cluster, identity, tls)
-            await self._live.follower.start()
+        if self.follower is None and (log := shared_log(self._log)) is not None:
+            found = await follower_of(self._engine(), log, self._cluster or ClusterConfig())
+            self._live.follower = found
+            await found.start()
         if self._open_imports is None:
             self._open_imports = self.open_imports
             self._open_imports.start()

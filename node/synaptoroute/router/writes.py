@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,6 @@ from synaptoroute.models import (
     WriteResult,
 )
 from synaptoroute.ports import EnginePort
-from synaptoroute.replication.follower import Follower
 from synaptoroute.router.chunks import pieces_of
 from synaptoroute.router.large_writes import (
     LargeWrites,
@@ -82,6 +81,9 @@ from synaptoroute.router.vectors import checked_rows, row_bytes
 from synaptoroute.router.write_results import outcome_of_failure, pending, result_of
 from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.tracing import SPAN
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.follower import Follower
 
 INLINE_TIMEOUT_SECONDS: Final = 60.0
 JOIN_TRIES_MAX: Final = 3

@@ -21,6 +21,19 @@ and fetches what it lacks.
 Everything here runs on the event loop and belongs to it.
 """
 
-from synaptoroute.sequencer.log import RedisLog
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from synaptoroute.sequencer.log import RedisLog
 
 __all__ = ["RedisLog"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the log on first use: the reasons of refusals are needed without its client."""
+    if name == "RedisLog":
+        return import_module("synaptoroute.sequencer.log").RedisLog
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

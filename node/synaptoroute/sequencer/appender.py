@@ -40,8 +40,9 @@ from synaptoroute.errors import (
 )
 from synaptoroute.log import Appended
 from synaptoroute.sequencer.append_errors import Reason, error_of, unavailable
-from synaptoroute.sequencer.client import command_attributes, end_task
+from synaptoroute.sequencer.client import command_attributes
 from synaptoroute.sequencer.scripts import Placed, Script, Scripts
+from synaptoroute.threads import end_task
 from synaptoroute.tracing import SPAN, Span
 
 _RETRY_MIN_SECONDS: Final = 0.05

@@ -405,20 +405,6 @@ def _say(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-_REPEAT_SECONDS: Final = 0.1
-
-
-async def end_task(task: asyncio.Task[Any]) -> None:
-    """Cancel a task until it has ended; its result is discarded."""
-    # Before Python 3.12 a cancellation that arrives in the same turn of the loop as a timeout
-    # inside the client library can be taken for that timeout and swallowed.  So it is repeated.
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=_REPEAT_SECONDS)
-    if not task.cancelled():
-        task.exception()  # retrieved, so that asyncio does not log it
-
-
 def split_urls(text: str) -> list[str]:
     """Split addresses by commas or spaces; the commas within a Sentinel URL stay."""
     return [url for url in re.split(r"[,\s]+(?=[a-z+]+://)", text.strip(", \n\t")) if url]

@@ -22,10 +22,11 @@ import redis.exceptions
 
 from synaptoroute.errors import ClusterError, ProtocolError, SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason
-from synaptoroute.sequencer.client import IO_ERRORS, Connector, Link, end_task
+from synaptoroute.sequencer.client import IO_ERRORS, Connector, Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.scripts import NoLog, Script, Scripts
 from synaptoroute.sequencer.wire import Message, SigningKeys, keepalive_record, parse_message
+from synaptoroute.threads import end_task
 
 SILENCE_SECONDS_MAX: Final = 3.0
 RECONNECT_MIN_SECONDS: Final = 0.2

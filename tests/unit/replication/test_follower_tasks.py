@@ -14,7 +14,7 @@ import pytest
 
 from synaptoroute.replication.maintenance import Maintenance
 from synaptoroute.replication.recovery import Recovery
-from synaptoroute.sequencer.client import end_task
+from synaptoroute.threads import end_task
 
 pytestmark = pytest.mark.timeout(20)
 
