@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 DATA_VARIABLE = "SYNAPTOROUTE_BENCH_DATA"
 COMMIT_VARIABLE = "SYNAPTOROUTE_BENCH_COMMIT"
 """The commit as it was when the report began, which then writes tracked files."""
+_WRITTEN = (":!BENCHMARKS.md", ":!benchmarks/results", ":!docs/benchmarks", ":!docs/plots")
+"""What a report writes: a part is of the same commit after the parts before it were written."""
 _HIDDEN = ("--data", "--json", "--out", "--model")
 """Options whose folders a command does not show."""
 ResultT = TypeVar("ResultT")
@@ -159,17 +161,18 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """Commit of the code, with a mark where files differ from it."""
+    """Commit of the code, with a mark where files differ from it that are not written by a run."""
     if COMMIT_VARIABLE in os.environ:
         return os.environ[COMMIT_VARIABLE]
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
+    name = _git("rev-parse", "--short=12", "HEAD").strip()
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *_WRITTEN)
+    return f"{name}-dirty" if name and changed else name or "unknown"
+
+
+def _git(*words: str) -> str:
+    """Output of git; empty where there is no repository."""
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout
 
 
 def now() -> str:

@@ -254,6 +254,30 @@ def test_part_is_written_when_it_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_
     assert ["invariance", "lanes", "lanes"] == ran
 
 
+def test_commit_is_the_same_after_a_part_was_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Pages and results of a run do not mark the code as changed; a changed program does."""
+    harness = load(monkeypatch, "harness")
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    monkeypatch.delenv(harness.COMMIT_VARIABLE, raising=False)
+    names = ("BENCHMARKS.md", "benchmarks/results/avx2.json", "node/program.py")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "first")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+
+    for name in names[:2]:
+        (tmp_path / name).write_text("after")
+    clean = harness.commit()
+    (tmp_path / names[2]).write_text("after")
+
+    assert 12 == len(clean)
+    assert f"{clean}-dirty" == harness.commit()
+
+
 def test_bound_of_few_texts_is_wider(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal answers prove little on few texts; a gain on most texts has a bound above nought."""
     bound = load(monkeypatch, "bench_cascade").lower_bound
