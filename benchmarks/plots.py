@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ _BARS = {
 """Beginnings of the goals' names, with what the plot calls them."""
 
 
-def draw_kinds(goals: dict[str, Sequence[Goal]], folder: Path = FOLDER) -> Path | None:
+def draw_kinds(goals: Mapping[str, Sequence[Goal]], folder: Path = FOLDER) -> Path | None:
     """Draw throughput against semantic-router by kind; None where nothing was measured."""
     import matplotlib as mpl
 
