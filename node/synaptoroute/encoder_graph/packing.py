@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.config import cpu_limit
 from synaptoroute.decision import fit_decision
 from synaptoroute.encoder.contract import Tokens
 from synaptoroute.encoder.measuring import probe_texts
@@ -224,10 +226,11 @@ class _Comparison:
         self, session: Session, tokens: Sequence[Tokens], batch: int, order: int = 1
     ) -> Float32s:
         """Encode in batches, from the first text on or from the last."""
-        ordered = list(tokens)[::order]
-        starts = range(0, len(ordered), batch)
-        parts = [self._encode_batch(session, ordered[start : start + batch]) for start in starts]
-        return np.concatenate(parts)[::order]
+        batches = _batches(list(tokens)[::order], batch)
+        # On all CPUs: on one, this is most of the time of packing.
+        with ThreadPoolExecutor(cpu_limit(), thread_name_prefix="pack") as threads:
+            parts = threads.map(lambda each: self._encode_batch(session, each), batches)
+            return np.concatenate(list(parts))[::order]
 
     def _encode_batch(self, session: Session, tokens: Sequence[Tokens]) -> Float32s:
         rows: list[tuple[int, Float32s]] = []
@@ -259,10 +262,15 @@ class _Comparison:
         def seconds(session: Session) -> float:
             # Of this thread, so that other work of the machine does not count.
             started = time.thread_time()
-            self._encode(session, tokens, batch)
+            for each in _batches(tokens, batch):
+                self._encode_batch(session, each)
             return max(time.thread_time() - started, 1e-9)
 
         return seconds(self._original) / seconds(self._packed)
+
+
+def _batches(tokens: Sequence[Tokens], size: int) -> list[Sequence[Tokens]]:
+    return [tokens[start : start + size] for start in range(0, len(tokens), size)]
 
 
 def _nearest(vectors: Float32s) -> NDArray[np.int64]:

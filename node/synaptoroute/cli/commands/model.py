@@ -295,7 +295,7 @@ def prepare(
     A packed graph runs texts of unequal length without padding. It is used if its vectors are
     those of the model; otherwise the reason is shown. Makes the numbers of the confidence that
     hold before the first fit, and finds the languages that the model understands. Takes some
-    seconds, and about a millisecond for each token of the vocabulary.
+    seconds, and about a millisecond of one core for each token of the vocabulary, on all cores.
     """
     from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
     from synaptoroute.encoder.measuring import OwnRoutes
@@ -463,6 +463,8 @@ def _summary(found: Prepared) -> dict[str, Any]:
 def _distilled(encoder: Any, cache_dir: Path | None, again: bool) -> dict[str, Any]:
     """Distil the cascade's table, unless one ships or exists; the report of it."""
     from synaptoroute.cascade.table_store import NO_TABLE, WHY_NO_TABLE, why_no_table
+    from synaptoroute.config import cpu_limit
+    from synaptoroute.encoder.parallel import ParallelEncoder
     from synaptoroute.encoder.static_table import distil
     from synaptoroute.encoder.table_files import (
         SHIPPED_FILE,
@@ -484,7 +486,7 @@ def _distilled(encoder: Any, cache_dir: Path | None, again: bool) -> dict[str, A
     is_new = table is None
     if table is None:
         with waiting("Distilling ..."):
-            table = distil(encoder)
+            table = distil(ParallelEncoder(encoder, cpu_limit()))
         save_table(table, path)
     return {
         "table": table.checksum,
