@@ -49,6 +49,8 @@ class EngineConfig(BaseSettings):
         node_name: Name of this node in its answers; empty for its stored identity.
         fit_confidence: Whether this node fits the numbers behind the confidence by itself when
             routes have changed enough.
+        distil_tokens_max: Vocabulary up to which a node distils the cascade's table of its encoder
+            in the background, if no node has one; 0 leaves it to ``model prepare``.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -65,6 +67,7 @@ class EngineConfig(BaseSettings):
     import_idle_seconds: float = Field(default=900.0, ge=1, le=604_800)
     node_name: str = Field(default="", max_length=128)
     fit_confidence: bool = True
+    distil_tokens_max: int = Field(default=65_536, ge=0, le=1_000_000)
 
 
 class ClusterConfig(BaseSettings):

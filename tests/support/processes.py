@@ -67,6 +67,8 @@ class NodeProcess:
             "lanes": "1",
             # A fit is an entry that comes by itself: most tests expect their own entries alone.
             "fit_confidence": "false",
+            # So is a table that comes by itself, and it would take a core.
+            "distil_tokens_max": "0",
             **self.settings,
         }
         path = self.folder / "log"

@@ -100,6 +100,7 @@ class CascadeStatus:
     deferred: int = 0
     changed_share: float = 0.0
     calibration: Calibration | None = None
+    distilled_share: float | None = None
 
 
 class StageCounts:
@@ -216,13 +217,15 @@ class Cascade:
 
     @property
     def status(self) -> CascadeStatus:
+        tables, reason = self.tables, self._reason
         return CascadeStatus(
             self._state,
-            self._reason,
+            tables.reason if reason == NO_TABLE else reason,
             self._static,
             self._deferred,
             self._changed_share(),
             self._calibration,
+            tables.distilled_share if reason == NO_TABLE else None,
         )
 
     @property

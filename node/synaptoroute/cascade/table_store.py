@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from synaptoroute.core.mutation import CascadeMode
@@ -13,6 +13,8 @@ NAME_DIGITS: Final = 16
 NO_TABLE: Final = "not_prepared"
 STATIC_ENCODER: Final = "static_encoder"
 NO_VOCABULARY: Final = "no_vocabulary"
+DISTILLING: Final = "distilling"
+TOO_LARGE: Final = "vocabulary_too_large"
 WHY_NO_TABLE: Final = {
     NO_TABLE: "this node has no table for its encoder: `synaptoroute model prepare`",
     STATIC_ENCODER: "the encoder is a static table itself: there is nothing to prepare",
@@ -40,9 +42,22 @@ class TableStore:
 
     A name is the first digits of a table's checksum, as calibrations have it.  Of one encoder there
     may be several: tables that were distilled on unlike CPUs differ.
+
+    Attributes:
+        keep: Writes a table to disk that this node distilled or read from a peer; None where
+            tables are not kept, and then none is distilled.
+        reason: What to say of an encoder whose table could be prepared.
+        distilled_share: Share of the tokens of a table that is being distilled; else None.
     """
 
-    def __init__(self, tables: Iterable[StaticTable] = ()) -> None:
+    def __init__(
+        self,
+        tables: Iterable[StaticTable] = (),
+        keep: Callable[[StaticTable], None] | None = None,
+    ) -> None:
+        self.keep = keep
+        self.reason = NO_TABLE
+        self.distilled_share: float | None = None
         self._found: dict[str, dict[str, StaticTable]] = {}
         for table in tables:
             self.add(table)

@@ -19,7 +19,7 @@ Source: Tulkens and van Dongen, Model2Vec: Fast State-of-the-Art Static Embeddin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.encoder.contract import Tokens, Vocabulary, freeze_tokens
 from synaptoroute.errors import ConfigError
+from synaptoroute.threads import single_blas_thread
 
 RECIPE_VERSION: Final = 1
 """Raise it when the same encoder gives another table or the same table other embeddings."""
@@ -122,24 +123,35 @@ class StaticTable:
         return whole
 
 
-def distil(encoder: Distillable, *, tokens_max: int | None = None) -> StaticTable:
-    """Distil the table of an encoder; takes about 1 ms of one core per token."""
+def distil(
+    encoder: Distillable,
+    *,
+    tokens_max: int | None = None,
+    tokens_a_run: int = _TOKENS_A_RUN,
+    on_run: Callable[[float], None] | None = None,
+) -> StaticTable:
+    """Distil the table of an encoder; takes about 1 ms of one core per token.
+
+    Args:
+        on_run: Called with the share of the tokens after each run; what it raises stops it.
+    """
     if not hasattr(encoder, "vocabulary"):
         raise ConfigError("this encoder has no vocabulary, so no cascade can be distilled from it")
     vocabulary = encoder.vocabulary()
     count = min(vocabulary.count, tokens_max or vocabulary.count)
     ids = [number for number in range(count) if number not in vocabulary.special]
-    vectors = [
-        encoder.encode_tokens(
-            [
-                freeze_tokens([*vocabulary.before, number, *vocabulary.after])
-                for number in ids[start : start + _TOKENS_A_RUN]
-            ]
-        )
-        for start in range(0, len(ids), _TOKENS_A_RUN)
-    ]
+    vectors = []
+    for start in range(0, len(ids), tokens_a_run):
+        texts = [
+            freeze_tokens([*vocabulary.before, number, *vocabulary.after])
+            for number in ids[start : start + tokens_a_run]
+        ]
+        vectors.append(encoder.encode_tokens(texts))
+        if on_run is not None:
+            on_run(min(1.0, (start + tokens_a_run) / len(ids)))
     rows = np.zeros((count, DIM), np.int16)
-    rows[ids] = _reduced(np.concatenate(vectors).astype(np.float64))
+    with single_blas_thread():
+        rows[ids] = _reduced(np.concatenate(vectors).astype(np.float64))
     return StaticTable(encoder.fingerprint, rows)
 
 

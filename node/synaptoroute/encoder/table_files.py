@@ -29,6 +29,10 @@ SHIPPED_FINGERPRINT: Final = "409e5889050bb98973faa9ec8227e5291df10f723a7a3e8224
 SHIPPED_CHECKSUM: Final = "881ad66c73f230e16e3b6dca6fcceaa1847fc456e440cd42f89d920b26b47770"
 SHIPPED_FILE: Final = DATA / "static.table"
 
+KEPT_MAX: Final = 2
+"""Tables of one encoder beside the prepared one: that of the calibration and the one before."""
+
+_KEPT_DIGITS: Final = 16
 _FORMAT: Final = "synaptoroute-static-table"
 _HEADER_BYTES_MAX: Final = 4_096
 _HEADER_BYTES_MULTIPLE: Final = 64
@@ -39,6 +43,29 @@ def table_file(fingerprint: str, cache_dir: Path | None = None) -> Path:
     home = os.path.expanduser("~")
     folder = cache_dir or Path(home) / ".cache" / "synaptoroute"
     return folder / "static" / f"{fingerprint[:32]}-{RECIPE_VERSION}.table"
+
+
+def kept_tables(fingerprint: str, cache_dir: Path | None = None) -> list[Path]:
+    """Paths of the tables of an encoder that a node distilled or read from a peer, newest first."""
+    prepared = table_file(fingerprint, cache_dir)
+    found = []
+    for path in prepared.parent.glob(f"{prepared.stem}.*{prepared.suffix}"):
+        with suppress(OSError):  # another node of this machine removed it
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def keep_table(table: StaticTable, cache_dir: Path | None = None) -> None:
+    """Write a table beside the prepared one, named by its checksum; the oldest ones go.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    prepared = table_file(table.fingerprint, cache_dir)
+    name = f"{prepared.stem}.{table.checksum[:_KEPT_DIGITS]}{prepared.suffix}"
+    save_table(table, prepared.with_name(name))
+    for path in kept_tables(table.fingerprint, cache_dir)[KEPT_MAX:]:
+        path.unlink(missing_ok=True)
 
 
 def shipped_table(fingerprint: str) -> StaticTable | None:

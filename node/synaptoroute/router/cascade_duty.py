@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.table_files import parse_table
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.models import WriteResult
+from synaptoroute.router.table_distilling import LEASE_MS, TableDistiller
 from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.serving.query import QueryEngine
 from synaptoroute.threads import end_task
@@ -23,6 +25,7 @@ from synaptoroute.threads import end_task
 if TYPE_CHECKING:
     from synaptoroute.replication.follower import Follower
     from synaptoroute.sequencer import RedisLog
+    from synaptoroute.sequencer.lease import Lease
 
 FETCH_SECONDS: Final = 5.0
 """Seconds between two looks for tables that this node lacks."""
@@ -45,7 +48,8 @@ def make_cascade(
     if tables is None:
         tables = TableStore(tables_of(encoders))
     if isinstance(tables, TableStore):
-        may_learn = is_member and any(hasattr(each, "vocabulary") for each in encoders)
+        may_learn = is_member or tables.keep is not None
+        may_learn = may_learn and any(hasattr(each, "vocabulary") for each in encoders)
         return Cascade(tables) if tables.names or may_learn else None
     return Cascade(tables) if tables else None
 
@@ -62,6 +66,7 @@ class CascadeDuty:
         follower: Follower | None,
         *,
         is_fitting: bool = False,
+        distil_tokens_max: int = 0,
     ) -> None:
         """Prepare.
 
@@ -69,6 +74,7 @@ class CascadeDuty:
             calibrate: Measures one route set, by its name.
             follower: Follows the log of a cluster; None for a router on its own.
             is_fitting: Whether this node fits the confidence of its sets by itself.
+            distil_tokens_max: See ``TableDistiller``.
         """
         log = None if follower is None else follower.session.log
         self._calibrator = Calibrator(
@@ -80,26 +86,41 @@ class CascadeDuty:
             is_fitting=is_fitting,
         )
         self._engine, self._follower = engine, follower
+        self._tables, self._writer = cascade.tables, writer
+        self._distiller = TableDistiller(
+            engine, cascade.tables, distil_tokens_max, None if log is None else _lease_of(log)
+        )
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._calibrator.start()
-        if self._follower is not None:
-            self._task = asyncio.get_running_loop().create_task(self._run(self._follower))
+        if self._follower is not None or self._tables.keep is not None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
         await self._calibrator.stop()
         if self._task is not None:
             await end_task(self._task)
             self._task = None
+        await self._distiller.stop()
 
-    async def _run(self, follower: Follower) -> None:
+    async def _run(self) -> None:
         while True:
             await asyncio.sleep(FETCH_SECONDS)
             try:
-                await self._fetch(follower)
+                if self._follower is not None:
+                    await self._fetch(self._follower)
+                await self._distiller.look(is_missed=self._misses_table())
             except (ClusterError, ProtocolError, NotReady) as error:
                 _log.info("no static table could be fetched: %s", error)
+
+    def _misses_table(self) -> bool:
+        """Whether route sets would be measured, if this node had a table."""
+        is_auto_measured = self._writer().level >= SETS_LEVEL
+        return any(
+            each.lacks_table and (is_auto_measured or not each.is_automatic)
+            for each in self._engine().cascades.values()
+        )
 
     async def _fetch(self, follower: Follower) -> None:
         """Fetch one table that calibrations name, or any where this node has none."""
@@ -119,8 +140,15 @@ class CascadeDuty:
                 table = await _read_table(follower, report.url, fingerprint, name)
                 if table is not None:
                     await asyncio.wrap_future(engine.learn_table(table))
+                    if self._tables.keep is not None:
+                        await asyncio.to_thread(self._tables.keep, table)
                     _log.info("fetched the static table %s from a peer", name)
                     return
+
+
+def _lease_of(log: RedisLog) -> Callable[[str], Lease]:
+    owner = f"distil-{uuid.uuid4().hex}"  # another one after a restart
+    return lambda fingerprint: log.lease(f"distil-{fingerprint[:32]}", owner, lease_ms=LEASE_MS)
 
 
 async def _read_table(

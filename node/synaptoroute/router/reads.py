@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from synaptoroute.cascade.cascade import NOT_FINALIZED, Cascade, CascadeStatus
 from synaptoroute.cascade.table_store import state_without_table
@@ -129,6 +129,7 @@ class CascadeReport(BaseModel):
         strays: Share of out-of-scope queries that it would answer against the encoder.
         confidence: Whether a static answer has a confidence of its own, and needs the least
             confidence of its route.
+        distilled_share: Share of the vocabulary, while this node distils the table.
     """
 
     state: str
@@ -145,6 +146,7 @@ class CascadeReport(BaseModel):
     agreement: float | None = None
     strays: float | None = None
     confidence: bool | None = None
+    distilled_share: float | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 # --- the route set -------------------------------------------------------------------------
@@ -251,6 +253,9 @@ def cascade_report(status: CascadeStatus) -> CascadeReport:
         static=status.static,
         deferred=status.deferred,
         changed_share=round(status.changed_share, 4),
+        distilled_share=None
+        if status.distilled_share is None
+        else round(status.distilled_share, 3),
     )
     calibration = status.calibration
     if calibration is None:

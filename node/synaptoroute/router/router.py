@@ -261,6 +261,7 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
                 self._cascade,
                 self.follower,
                 is_fitting=self._config.fit_confidence,
+                distil_tokens_max=self._config.distil_tokens_max,
             )
             self._calibrator.start()
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 from synaptoroute.cascade import StaticTable, load_table, shipped_table, table_file
 from synaptoroute.config import NodeConfig, Precision
 from synaptoroute.encoder import TextEncoder, open_encoder
+from synaptoroute.encoder.table_files import keep_table, kept_tables
 from synaptoroute.errors import ModelCorrupt
 from synaptoroute.web.logs import server_log
 
@@ -43,10 +45,37 @@ def load_tables(config: NodeConfig, encoders: Sequence[TextEncoder]) -> list[Sta
     """Read the tables of these encoders; a damaged one counts as none.
 
     The one that ships comes first, so that all nodes of a release have the same.  Then come the
-    table that an operator prepared, and the one of ``table_dir``.
+    table that an operator prepared, and the one of ``table_dir``.  Those that this node distilled
+    or read from a peer are there as well: a calibration may name them.
     """
-    found = (_load_table(config, encoder.fingerprint) for encoder in encoders)
-    return [table for table in found if table is not None]
+    found: list[StaticTable] = []
+    for encoder in encoders:
+        table = _load_table(config, encoder.fingerprint)
+        found += [] if table is None else [table]
+        for path in kept_tables(encoder.fingerprint, config.model_cache_dir):
+            kept = _load_kept(path, encoder.fingerprint)
+            found += [] if kept is None else [kept]
+    return found
+
+
+def table_keeper(config: NodeConfig) -> Callable[[StaticTable], None]:
+    """Make what writes a table to the cache folder; without room the node goes on without it."""
+
+    def keep(table: StaticTable) -> None:
+        try:
+            keep_table(table, config.model_cache_dir)
+        except OSError as error:
+            server_log().warning("static_table_not_kept", detail=str(error))
+
+    return keep
+
+
+def _load_kept(path: Path, fingerprint: str) -> StaticTable | None:
+    try:
+        return load_table(path, fingerprint)
+    except ModelCorrupt as error:
+        server_log().warning("static_table_refused", detail=str(error))
+        return None
 
 
 def _load_table(config: NodeConfig, fingerprint: str) -> StaticTable | None:

@@ -27,7 +27,13 @@ from synaptoroute.sequencer import RedisLog
 from synaptoroute.sequencer.client import SentinelAccess, Tls, split_urls
 from synaptoroute.sequencer.retention import RetentionLimits
 from synaptoroute.server.app import create_app
-from synaptoroute.server.encoder_loading import LoadEncoder, load_encoder, load_spare, load_tables
+from synaptoroute.server.encoder_loading import (
+    LoadEncoder,
+    load_encoder,
+    load_spare,
+    load_tables,
+    table_keeper,
+)
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.storage import SQLiteStorage
@@ -218,7 +224,10 @@ def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> Op
                 cluster=cluster_config(config),
                 observer=metrics,
                 spare=spare,
-                cascade=TableStore(load_tables(config, [encoder, spare] if spare else [encoder])),
+                cascade=TableStore(
+                    load_tables(config, [encoder, spare] if spare else [encoder]),
+                    table_keeper(config),
+                ),
             )
         except BaseException:
             encoder.close()
