@@ -20,7 +20,7 @@ from servers import Server
 from synaptoroute.cascade import StaticTable
 from synaptoroute.cascade import calibrator as calibrator_module
 from synaptoroute.cascade import cascade as cascade_module
-from synaptoroute.cascade.cascade import QueryCoalescer
+from synaptoroute.cascade.coalescer import QueryCoalescer
 from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import CascadeMode

@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cascade.cascade import Cascade, CascadeStatus, QueryCoalescer, StageCounts
+from synaptoroute.cascade.cascade import Cascade, CascadeStatus, StageCounts
+from synaptoroute.cascade.coalescer import QueryCoalescer
 from synaptoroute.cascade.set_cascades import SetCascades
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import AliasRecord, Commit, Outcome, SetRecord, StagedImport
@@ -105,11 +106,10 @@ class Engine:
             nice=config.lanes_nice,
             observer=observer,
         )
-        self._coalescer = (
-            QueryCoalescer(cascade, self._enqueue, self.scorer.node) if cascade else None
-        )
+        paths = self._enqueue, self.scorer.node, self._queue.check_queue
+        self._coalescer = QueryCoalescer(cascade, *paths) if cascade else None
         self._set_cascades = SetCascades(self.scorer.sets)
-        self._set_coalescer = QueryCoalescer(self._set_cascades, self._enqueue, self.scorer.node)
+        self._set_coalescer = QueryCoalescer(self._set_cascades, *paths)
         self._lone_queries = LoneQueries(self._queue, self._workers, self.scorer, self._enqueue)
         self.is_started = False
         self._is_stopped = False
@@ -234,29 +234,18 @@ class Engine:
         Where a first stage is on it may answer without the queue: then queries are refused
         here only while others wait for that stage itself.
         """
-        if not self.has_first_stage:
-            self._queue.check_queue(texts, share, deadline_seconds, flow)
-        elif ahead := self._ahead_seconds():
+        coalescer = self._coalescer
+        ahead = coalescer.wait_seconds if coalescer is not None else 0.0
+        ahead = ahead or self._set_coalescer.wait_seconds
+        if ahead or not self.has_first_stage:
             self._queue.check_queue(texts, share, deadline_seconds, flow, ahead)
-
-    def _ahead_seconds(self) -> float:
-        """Predict the wait for the first stages."""
-        own = self._coalescer.wait_seconds if self._coalescer is not None else 0.0
-        return max(own, self._set_coalescer.wait_seconds)
 
     def submit(self, query: Query) -> None:
         coalescer = self._coalescer
         if query.route_set and coalescer is not None:
             coalescer = self._set_coalescer if self._set_cascades.may_answer(query) else None
-        if coalescer is not None:
-            if ahead := coalescer.wait_seconds:
-                self._queue.check_queue(
-                    (query.text,), query.use_cache, query.deadline_seconds, query.flow, ahead
-                )
-                # What is left of its deadline when the first stage hands it to the queue.
-                query.deadline_seconds -= ahead
-            if coalescer.add(query):
-                return
+        if coalescer is not None and coalescer.add(query):
+            return
         if not self._lone_queries.add(query):
             self._enqueue(query)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import pytest
 
-from synaptoroute.cascade.cascade import QUERIES_PER_ITERATION_MAX, Cascade, QueryCoalescer
+from synaptoroute.cascade.cascade import Cascade
+from synaptoroute.cascade.coalescer import QUERIES_PER_ITERATION_MAX, QueryCoalescer
 from synaptoroute.errors import EncoderError, Overloaded
 from synaptoroute.models import Match
 from synaptoroute.serving.query import Query
@@ -64,8 +66,15 @@ class World:
     def __init__(self) -> None:
         self.stage, self.encoder = Stage(), Encoder()
         self.coalescer = QueryCoalescer(
-            self.stage, self.encoder.submit, NODE, lambda: self.stage.now
+            self.stage, self.encoder.submit, NODE, self.check_queue, lambda: self.stage.now
         )
+        self.wait_max = math.inf
+
+    def check_queue(
+        self, texts: Sequence[object], share: bool, deadline: float, flow: str, seconds: float
+    ) -> None:
+        if seconds > self.wait_max:
+            raise Overloaded("late")
 
     def ask(self, text: str, routes: frozenset[str] | None = None) -> Query:
         loop = asyncio.get_running_loop()
@@ -126,7 +135,11 @@ async def test_wait_is_predicted_while_queries_outnumber_the_slices() -> None:
     asked = [world.ask(f"sure {number}") for number in range(12 * QUERIES_PER_ITERATION_MAX)]
     await answered(asked[6 * QUERIES_PER_ITERATION_MAX - 1])
     predicted = world.coalescer.wait_seconds
+    world.wait_max = predicted / 2
+    with pytest.raises(Overloaded, match="late"):
+        world.ask("sure 1")
     await answered(asked[-1])
+    await answered(world.ask("sure 1"))
 
     assert 5 * 0.009 < predicted < 6 * 0.01
     assert 0.0 == world.coalescer.wait_seconds
