@@ -339,9 +339,7 @@ async def measure(options: Options, folder: Path, server: Server) -> dict[str, A
         count, seconds = options.pick(500, 200, 20), options.pick(20.0, 5.0, 1.0)
         figures["propagation"] = await bench_propagation(writer, others, count)
         figures["sustained"] = await bench_sustained(writer, others, seconds)
-        figures["import"] = await bench_import(
-            writer, others, options.pick(50_000, 10_000, 500, standard=50_000)
-        )
+        figures["import"] = await bench_import(writer, others, options.pick(50_000, 50_000, 500))
         figures["memory"] = await bench_memory(server.url)
         at = revision(writer.status().version)
         figures["joining"] = await bench_joining(folder, server.url, at)

@@ -15,7 +15,8 @@ def page_of_peers(figures: dict[str, Any]) -> str:
         f"{figures['utterances_a_route']} utterances a route, the same texts and, where a router "
         "takes one, the same model file. Each has its own defaults and thresholds; a text without "
         "a route counts as wrong. MicroResolve and wordllama have no threshold here: every text "
-        "gets its best route. fastembed encodes and does not route.\n\n"
+        "gets its best route; the part about `fast` compares best routes. fastembed encodes and "
+        "does not route.\n\n"
     )
     for name, found in figures["sets"].items():
         speeds = found.get("speed", {})

@@ -220,6 +220,16 @@ def test_figure_is_shown_under_its_own_kind_alone(monkeypatch: pytest.MonkeyPatc
     assert f"| avx2 | {missing} |" in page
 
 
+def test_tiny_run_meets_no_goal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its counts are not those that the names of the goals say."""
+    judge = load(monkeypatch, "goals").judge
+
+    for size, expected in (("tiny", None), ("standard", True)):
+        goals = judge({"boot": result_of(boot_of(0.1), size=size)})
+        (boot,) = (goal for goal in goals if goal.name == "cold boot of 50,000 vectors")
+        assert expected is boot.is_met
+
+
 def test_part_is_written_when_it_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A part that fails later takes nothing away; other parts of the kind stay as they were."""
     report, kinds = load(monkeypatch, "report"), load(monkeypatch, "kinds")
