@@ -281,7 +281,10 @@ def test_model_prepare_of_an_own_model(tmp_path: Path) -> None:
     cache = ["--cache-dir", str(tmp_path / "cache")]
     runner = CliRunner()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("synaptoroute.cascade.distil", lambda encoder: distil(encoder, tokens_max=10))
+        patch.setattr(
+            "synaptoroute.encoder.static_table.distil",
+            lambda encoder: distil(encoder, tokens_max=10),
+        )
         # Packing has a test of its own, with a smaller model.
         patch.setattr("synaptoroute.cli.commands.model._packed", lambda *_: None)
         words = ["model", "prepare", str(folder), "--routes", str(ROUTES), "--json", *cache]

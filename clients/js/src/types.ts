@@ -136,6 +136,8 @@ export interface RouteSetSettings {
   topk: number;
   threshold: number | null;
   capacity_slots: number;
+  /** Whether sure queries are answered without the encoder; "auto" where that pays. */
+  cascade?: "auto" | boolean;
   [setting: string]: unknown;
 }
 

@@ -34,7 +34,9 @@ from synaptoroute.client import (
 )
 from synaptoroute.client.transport import OF_CLUSTER, placed
 from synaptoroute.config import NodeConfig
+from synaptoroute.core.mutation import CascadeMode
 from synaptoroute.errors import ConfigError
+from synaptoroute.models import RouteSetSettings
 from synaptoroute.server.app import create_app as create_node
 from synaptoroute.web.set_paths import is_of_a_set
 
@@ -547,3 +549,18 @@ def test_malformed_name_of_a_set_is_no_path(name: str) -> None:
     with pytest.raises(ValueError, match="no name of a route set"):
         placed("/v1/routes/refund", name)
     assert "/v1/sets/support%4013/query" == placed("/v1/query", "support@13")
+
+
+@pytest.mark.parametrize("mode", ["auto", True, False])
+def test_cascade_of_the_settings_is_read_and_written(run: Run, mode: CascadeMode) -> None:
+    document = {"aggregation": "max", "topk": 3, "threshold": 0.5, "capacity_slots": 100}
+    answered = {**document, "cascade": mode}
+    with scripted_server(Answer(document=answered)) as server:
+        found = run(server.url, "get_settings")
+    written = {"status": "applied", "op_id": "a", "version": "1.2", "revision": None, "count": 0}
+    with scripted_server(Answer(document={**written, "ack": "applied"})) as server:
+        run(server.url, "put_settings", RouteSetSettings.model_validate(answered))
+        (sent,) = server.asked
+
+    assert found.cascade == mode
+    assert json.loads(sent.body)["cascade"] == mode

@@ -49,6 +49,19 @@ def refusal(files: dict[str, str | bytes]) -> FileRefused:
     return caught.value
 
 
+@pytest.mark.parametrize(("written", "read"), [("auto", "auto"), ("true", True), ("false", False)])
+def test_cascade_has_three_values(written: str, read: object) -> None:
+    """They are read from a folder, and written as they were read."""
+    given = {**GOOD, "settings.yaml": f"cascade: {written}\n"}
+    folders = read_set_folders(source(dict(given)))
+    again = read_set_folders(source(dict(write_set_folders(folders))))
+
+    assert {"cascade": read} == folders.sets[0].settings
+    assert again.sets[0].settings["cascade"] == read  # type: ignore[index]
+    refused = refusal({**GOOD, "settings.yaml": "cascade: sometimes\n"})
+    assert "cascade" in str(refused)
+
+
 def test_folder_is_read() -> None:
     """Files of any name, settings that are named, tests, the set's name and limits."""
     (found,) = read_set_folders(source(dict(GOOD))).sets
