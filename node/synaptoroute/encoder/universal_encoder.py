@@ -22,7 +22,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens, freeze_tokens
+from synaptoroute.encoder.contract import (
+    EncoderStats,
+    StatsCounter,
+    Tokens,
+    Vocabulary,
+    freeze_tokens,
+)
 from synaptoroute.encoder.prepared import use_prepared
 from synaptoroute.encoder.understanding import is_understood
 from synaptoroute.errors import EncoderError, InvalidQuery, ModelCorrupt, ModelNotFound
@@ -44,6 +50,9 @@ _DIGESTS: Final = {
     "weights.npz": "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
 }
 _UNKNOWN: Final = 0
+_BEGIN: Final = 1
+_END: Final = 2
+_RESERVED: Final = "extra_token_id_"
 _ENDS: Final = 2
 """Ids around a text: one before it and one after it."""
 _WORD_MARK: Final = "\u2581"
@@ -133,6 +142,16 @@ class UniversalEncoder:
 
     def encode_utterances(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self.encode_tokens(self.tokenize_utterances(texts))
+
+    def vocabulary(self) -> Vocabulary:
+        pieces = self._tokenizer._pieces
+        reserved = {number for number, piece in enumerate(pieces) if piece.startswith(_RESERVED)}
+        return Vocabulary(
+            count=len(pieces),
+            before=(_BEGIN,),
+            after=(_END,),
+            special=frozenset({_UNKNOWN, _BEGIN, _END, *reserved}),
+        )
 
     def whole_words(self) -> Mapping[str, int]:
         """Words that are one piece each, in lower case, with their ranks."""

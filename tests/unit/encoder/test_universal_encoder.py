@@ -7,7 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from synaptoroute.encoder import TextEncoder, list_models, open_encoder, universal_encoder
+from synaptoroute.encoder import (
+    TextEncoder,
+    distil,
+    list_models,
+    open_encoder,
+    universal_encoder,
+)
 from synaptoroute.encoder.presets import PRESETS, measured, resolve
 from synaptoroute.errors import EncoderError, InvalidQuery, ModelCorrupt, ModelNotFound
 
@@ -127,3 +133,19 @@ def test_figures_are_shares_and_name_a_processor() -> None:
     assert all(0.5 < share < 1.0 for share in figures.accuracy.values())
     assert figures.cpu
     assert measured("a model that nobody measured") is None
+
+
+def test_table_is_distilled_from_its_pieces(encoder: TextEncoder) -> None:
+    """A text is made of the ids of the vocabulary between those that stand around every text."""
+    assert isinstance(encoder, universal_encoder.UniversalEncoder)
+    vocabulary = encoder.vocabulary()
+    (text,) = encoder.tokenize(["Wo ist mein Paket?"])
+    ids = tuple(text.ids.tolist())
+    table = distil(encoder, tokens_max=300)
+
+    inner = ids[len(vocabulary.before) : -len(vocabulary.after)]
+    assert vocabulary.before + inner + vocabulary.after == ids
+    assert vocabulary.count > max(inner)
+    assert not vocabulary.special & set(inner)
+    assert table.embed(text.ids) is not None
+    assert not table.rows[list(vocabulary.special & set(range(300)))].any()
