@@ -127,23 +127,22 @@ class StatsCounter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stats = EncoderStats()
+        self._texts = self._tokens = self._padding_tokens = self._truncated_texts = 0
 
     def add(
         self, *, texts: int = 0, tokens: int = 0, padding_tokens: int = 0, truncated_texts: int = 0
     ) -> None:
         with self._lock:
-            so_far = self._stats
-            self._stats = EncoderStats(
-                so_far.texts + texts,
-                so_far.tokens + tokens,
-                so_far.padding_tokens + padding_tokens,
-                so_far.truncated_texts + truncated_texts,
-            )
+            self._texts += texts
+            self._tokens += tokens
+            self._padding_tokens += padding_tokens
+            self._truncated_texts += truncated_texts
 
     def read(self) -> EncoderStats:
         with self._lock:
-            return self._stats
+            return EncoderStats(
+                self._texts, self._tokens, self._padding_tokens, self._truncated_texts
+            )
 
 
 def freeze_tokens(

@@ -97,7 +97,10 @@ class _Plan:
         self._block = block
         self._rows, self._similarities = _stack(block.rows, len(block.rows), dim)
         self._flat = self._similarities.reshape(-1)
-        self._by_route = np.empty(len(block.order), np.float32)
+        # Utterances that were added route by route lie as they are read.
+        used = len(block.order)
+        self._is_in_order = bool((block.order == np.arange(used)).all())
+        self._by_route = self._flat[:used] if self._is_in_order else np.empty(used, np.float32)
         self._bounds = [*block.starts.tolist(), len(block.order)]
         self._largest = np.empty(routes, np.float32)
         self.upper, self.leading = np.empty(routes), np.empty(routes)
@@ -129,8 +132,9 @@ class _Plan:
         """Approximate similarities and scores of a query, float32[dim, 1]."""
         upper = self.upper
         np.matmul(self._rows, column, self._similarities)
-        # ``clip`` spares numpy's bounds check; the indexes are within the block.
-        self._flat.take(self._block.order, None, self._by_route, "clip")
+        if not self._is_in_order:
+            # ``clip`` spares numpy's bounds check; the indexes are within the block.
+            self._flat.take(self._block.order, None, self._by_route, "clip")
         np.maximum.reduceat(self._by_route, self._block.starts, 0, None, self._largest)
         np.multiply(self._largest, self._weight, upper)
         if self._has_linear:
