@@ -47,7 +47,7 @@ class LoneQueries:
         self._scorer = scorer
         self._submit = submit
         # An event loop is a key exactly while a call of ``_flush`` is scheduled.
-        self._waiting: dict[asyncio.AbstractEventLoop, Query | None] = {}
+        self._waiting: dict[asyncio.AbstractEventLoop | None, Query | None] = {}
 
     def add(self, query: Query) -> bool:
         """Answer a query at the end of this turn of its event loop, if it is alone until then.
@@ -56,16 +56,16 @@ class LoneQueries:
             Whether its future gets an answer here.
         """
         loop = query.loop
+        if loop in self._waiting:  # two of one turn: both are queued
+            earlier, self._waiting[loop] = self._waiting[loop], None
+            if earlier is not None:
+                self._queue_late(earlier)
+            return False
         if loop is None or not self._may_answer(query):
             return False
-        if loop not in self._waiting:
-            self._waiting[loop] = query
-            loop.call_soon(self._flush, loop)
-            return True
-        earlier, self._waiting[loop] = self._waiting[loop], None
-        if earlier is not None:
-            self._queue_late(earlier)
-        return False
+        self._waiting[loop] = query
+        loop.call_soon(self._flush, loop)
+        return True
 
     def answer(self, query: Query) -> Match | None:
         """Answer a query on this thread; None where it must take the usual way."""
