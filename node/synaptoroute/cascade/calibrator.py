@@ -37,7 +37,7 @@ from synaptoroute.errors import ClusterError, ConfigError, ProtocolError, Synapt
 from synaptoroute.models import WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.tensor import Tensor
-from synaptoroute.threads import end_task
+from synaptoroute.threads import end_task, release_memory
 
 POLL_SECONDS: Final = 1.0
 SETTLE_SECONDS: Final = 1.0
@@ -48,6 +48,8 @@ LOOK_SECONDS: Final = 5.0
 """Seconds between two questions to the nodes for a table that this node lacks."""
 FIT_SECONDS_MAX: Final = 60.0
 """Seconds that a first measurement waits for the first fit, which would undo it."""
+_RELEASED_UTTERANCES_MIN: Final = 8_192
+"""A measurement of fewer takes some ten mebibytes."""
 ABANDONED_SECONDS: Final = 30.0
 """A table is abandoned if no live node had it for so long; a restart takes less."""
 
@@ -199,6 +201,9 @@ async def calibrate_cascade(
         measured = await asyncio.to_thread(
             _measure, copied, engine.encoder, *found, is_by_route=is_by_route
         )
+        if len(copied.texts) >= _RELEASED_UTTERANCES_MIN:
+            del copied
+            await asyncio.to_thread(release_memory)
         return measured, await write(Calibrate(measured.dump()))
     finally:
         cascade.is_calibrating = False
@@ -267,7 +272,7 @@ def _measure(
             at, fingerprint, name, count, reason, scored=scored, is_by_route=is_by_route
         )
     owners = np.repeat(np.arange(len(copied.counts)), copied.counts)
-    static_rows = table.embed_all(encoder.tokenize_utterances(copied.texts))
+    static_rows = table.embed_texts(copied.texts, encoder.tokenize_utterances)
     given = Utterances(
         copied.vectors, static_rows, owners, copied.thresholds, copied.aggregation, copied.rule
     )

@@ -408,20 +408,18 @@ class Cascade:
         routes = StaticRoutes(dim, settings, revision, read_projection(calibration.turn, dim))
         routes.table = found[0]
         routes.measured = _measured(calibration)
-        routes.load(kept, [self._embed(encoder, found[0], each.utterances) for each in kept])
+        tokenize = encoder.tokenize_utterances
+        routes.load(kept, [found[0].embed_texts(each.utterances, tokenize) for each in kept])
         return routes
 
     def embed(self, change: Change, encoder: TextEncoder) -> StaticRows:
         routes = self._routes
         if routes is None or routes.table is None or not change.writes:
             return {}
-        rows = self._embed(encoder, routes.table, [write.utterance for write in change.writes])
+        texts = [write.utterance for write in change.writes]
+        rows = routes.table.embed_texts(texts, encoder.tokenize_utterances)
         slots = (write.slot for write in change.writes)
         return EmbeddedRows(routes.table, zip(slots, rows, strict=True))
-
-    @staticmethod
-    def _embed(encoder: TextEncoder, table: StaticTable, texts: Sequence[str]) -> NDArray[np.int8]:
-        return table.embed_all(encoder.tokenize_utterances(texts))
 
     def sibling(self, number: int, place: ServedPlace) -> Cascade:
         """Make the first stage of another route set, which is off until ``install``."""

@@ -70,7 +70,7 @@ def _scored(
     if given.aggregation == "adaptive" and weights is not None:
         yield from _scored_by_folds(given, chosen, rule, weights)
         return
-    sums = sums_of(given.vectors.astype(np.float64), given)
+    sums = sums_of(given.vectors, given, np.float64)
     for part in blocks(chosen, len(given.owners)):
         scores = encoder_scores(given, part, sums)
         yield part, scores, scores.copy()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,12 @@ Float64s: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
 
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
 OFFERED: Final[tuple[Aggregation, ...]] = ("blend", "max", "mean", "centroid")
 FOLDS: Final = 4
 _CELLS_A_BLOCK: Final = 1 << 22
+_ROWS_A_BLOCK: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +155,12 @@ def evaluate(
         is_route_left_out: Leave out the whole route, not only the utterance.
     """
     found: list[Evaluation] = []
-    sums = sums_of(rows.astype(np.int64), given)
-    vector_sums = sums_of(given.vectors.astype(np.float64), given)
+    first = _FirstStage(given, rows)
+    # Where the confidence decides, the encoder is evaluated apart, for all of them at once.
+    vector_sums = sums_of(given.vectors, given, np.float64) if given.rule is None else None
     for part in blocks(chosen, len(given.owners)):
-        static = _static_scores(given, rows, part, sums)
-        # Where the confidence decides, the encoder is evaluated apart, for all of them at once.
-        scores = encoder_scores(given, part, vector_sums) if given.rule is None else None
+        static = first.scores(part)
+        scores = None if vector_sums is None else encoder_scores(given, part, vector_sums)
         found.append(_compare(given, static, scores, part, is_route_left_out=is_route_left_out))
     return _joined(found)
 
@@ -168,8 +171,18 @@ def blocks(chosen: Numbers, width: int) -> Iterator[Numbers]:
         yield chosen[start : start + step]
 
 
-def sums_of(rows: NDArray[np.generic], given: Utterances) -> NDArray[np.generic]:
-    return np.add.reduceat(rows, given.starts, axis=0)
+def sums_of(rows: NDArray[np.generic], given: Utterances, dtype: type[ScalarT]) -> NDArray[ScalarT]:
+    """Add up the rows of each route, in a wider type without a copy of all rows."""
+    starts, total = given.starts, len(rows)
+    sums = np.empty((len(starts), rows.shape[1]), dtype)
+    # Of the routes that begin in a block; the rows of the last one may lie behind its end.
+    bounds = np.searchsorted(starts, np.arange(0, total, _ROWS_A_BLOCK)).tolist()
+    for first, last in zip(bounds, [*bounds[1:], len(starts)], strict=True):
+        if first < last:
+            begin, end = starts[first], starts[last] if last < len(starts) else total
+            wide = rows[begin:end].astype(dtype)
+            np.add.reduceat(wide, starts[first:last] - begin, axis=0, out=sums[first:last])
+    return sums
 
 
 def _largest(similarities: Float64s, part: Numbers, given: Utterances) -> Float64s:
@@ -179,32 +192,40 @@ def _largest(similarities: Float64s, part: Numbers, given: Utterances) -> Float6
     return largest
 
 
-def _static_scores(
-    given: Utterances, rows: Int8s, part: Numbers, sums: NDArray[np.generic]
-) -> tuple[Float64s, Float64s]:
-    """Scores of the first stage and similarities to centroids, both float64[n, routes]."""
-    queries = rows[part].astype(np.float32)
-    lengths = lengths_of(rows[part])[:, np.newaxis]
-    similarities = (queries @ rows.T.astype(np.float32)).astype(np.float64)
-    similarities /= lengths_of(rows)
-    similarities /= lengths
-    whole = np.asarray(sums, np.int64)
-    centroids = rounded(whole)
-    centred = (queries @ centroids.T).astype(np.float64)
-    centred /= lengths_of(centroids)
-    own = given.owners[part]
-    # The own centroid is computed without the utterance, and rounded like all others.
-    left = rounded(whole[own] - rows[part])
-    alone = np.einsum("ij,ij->i", queries, left, dtype=np.float64) / lengths_of(left)
-    centred[np.arange(len(part)), own] = alone
-    centred /= lengths
-    return (_largest(similarities, part, given) + centred) / 2.0, centred
+class _FirstStage:
+    """Static rows of a route set, ready for any of them as queries."""
+
+    def __init__(self, given: Utterances, rows: Int8s) -> None:
+        self._given, self._rows = given, rows
+        self._lengths = np.concatenate(
+            [lengths_of(rows[at : at + _ROWS_A_BLOCK]) for at in range(0, len(rows), _ROWS_A_BLOCK)]
+        )
+        self._columns = rows.T.astype(np.float32)
+        self._sums = sums_of(rows, given, np.int64)
+        self._centroids = rounded(self._sums)
+
+    def scores(self, part: Numbers) -> tuple[Float64s, Float64s]:
+        """Scores of the first stage and similarities to centroids, both float64[n, routes]."""
+        given, centroids = self._given, self._centroids
+        rows = self._rows[part]
+        queries, lengths = rows.astype(np.float32), self._lengths[part][:, np.newaxis]
+        similarities = (queries @ self._columns).astype(np.float64)
+        similarities /= self._lengths
+        similarities /= lengths
+        centred = (queries @ centroids.T).astype(np.float64)
+        centred /= lengths_of(centroids)
+        own = given.owners[part]
+        # The own centroid is computed without the utterance, and rounded like all others.
+        left = rounded(self._sums[own] - rows)
+        alone = np.einsum("ij,ij->i", queries, left, dtype=np.float64) / lengths_of(left)
+        centred[np.arange(len(part)), own] = alone
+        centred /= lengths
+        return (_largest(similarities, part, given) + centred) / 2.0, centred
 
 
-def encoder_scores(given: Utterances, part: Numbers, sums: NDArray[np.generic]) -> Float64s:
-    """Scores of the encoder, float64[n, routes]."""
+def encoder_scores(given: Utterances, part: Numbers, everything: Float64s) -> Float64s:
+    """Scores of the encoder, float64[n, routes]; ``everything`` has the sum of each route."""
     queries = given.vectors[part]
-    everything = np.asarray(sums, np.float64)
     own, every = given.owners[part], np.arange(len(part))
     inner = queries @ everything.T
     rest = everything[own] - queries

@@ -96,6 +96,16 @@ class StaticTable:
             embeddings[block] = self._rounded(self._sums([text.ids for text in tokens[block]]))
         return embeddings
 
+    def embed_texts(
+        self, texts: Sequence[str], tokenize: Callable[[Sequence[str]], Sequence[Tokens]]
+    ) -> Int8s:
+        """Tokenize and embed texts, few at a time: tokens take kilobytes a text."""
+        embeddings = np.empty((len(texts), self.dim), np.int8)
+        for start in range(0, len(texts), _TEXTS_A_BLOCK):
+            block = slice(start, start + _TEXTS_A_BLOCK)
+            embeddings[block] = self.embed_all(tokenize(texts[block]))
+        return embeddings
+
     def _sums(self, texts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
         """Sum the rows of each text's tokens: the first token of all texts, then the second."""
         known = [ids[:TOKENS_MAX] for ids in texts]

@@ -16,13 +16,14 @@ from synaptoroute.cascade import (
     read_calibration,
     read_projection,
 )
+from synaptoroute.cascade import leave_one_out as evaluation
 from synaptoroute.cascade.calibration import (
     AGREEMENT_MIN,
     SHARE_MIN,
     STRAY_SHARE_MAX,
     is_answered,
 )
-from synaptoroute.cascade.leave_one_out import leave_one_out
+from synaptoroute.cascade.leave_one_out import leave_one_out, sums_of
 from synaptoroute.core.mutation import Calibrate
 from synaptoroute.core.validation import check_mutation
 
@@ -77,6 +78,22 @@ def test_guard_holds_its_conditions_on_the_measured_routes(noise: float) -> None
 def test_equal_route_sets_give_equal_calibrations() -> None:
     """They are equal bit for bit, so it does not matter which node measures."""
     assert judged(route_set()).dump() == judged(route_set()).dump()
+
+
+@pytest.mark.parametrize("block", [1, 7, 30, 31, 4_096])
+def test_sums_of_routes_do_not_depend_on_the_blocks(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A route may be longer than a block, and begin anywhere in it."""
+    monkeypatch.setattr(evaluation, "_ROWS_A_BLOCK", block)
+    given = route_set()
+    lengths = np.array([1, 59, 30, 7, 23, 30, 90, 1, 1, 28, 60, 30])
+    given = replace(given, owners=np.repeat(np.arange(12), lengths))
+    whole = np.add.reduceat(given.static_rows.astype(np.int64), given.starts, axis=0)
+    exact = np.add.reduceat(given.vectors.astype(np.float64), given.starts, axis=0)
+
+    assert (whole == sums_of(given.static_rows, given, np.int64)).all()
+    assert (exact == sums_of(given.vectors, given, np.float64)).all()
 
 
 def test_cascade_is_refused_if_the_stages_disagree() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from synaptoroute.cascade import StaticTable, distil, load_table, save_table, table_file
 from synaptoroute.encoder import Encoder, HashEncoder
+from synaptoroute.encoder.contract import Tokens, freeze_tokens
 from synaptoroute.encoder.static_table import DIM
 from synaptoroute.errors import ConfigError, ModelCorrupt
 
@@ -35,6 +37,24 @@ def test_embedding_does_not_depend_on_the_batch() -> None:
     assert alone is not None
     assert (alone == table.embed(ids[::-1].copy())).all()
     assert np.int8 == alone.dtype
+
+
+def test_many_texts_have_the_embeddings_of_each() -> None:
+    """They are tokenized in parts of bounded size."""
+    table = some_table()
+    texts = [f"{number:03d}" for number in range(600)]
+    parts: list[int] = []
+
+    def tokenize(some: Sequence[str]) -> list[Tokens]:
+        parts.append(len(some))
+        return [freeze_tokens([1 + int(digit) for digit in text]) for text in some]
+
+    embedded = table.embed_texts(texts, tokenize)
+
+    assert (embedded == table.embed_all(tokenize(texts))).all()
+    assert embedded.any()
+    assert parts.pop() == len(texts) == sum(parts)
+    assert max(parts) < len(texts)
 
 
 def test_embedding_has_the_direction_of_the_sum() -> None:
