@@ -76,6 +76,8 @@ def change_to(cluster: Cluster, member: Member, encoder: str) -> None:
         order(cluster, member, kind, encoder)
         until(lambda: generations(member)["progress"]["encoder"] == encoder)
         until(lambda: done(member), 60)
+    # What was done may still be the first order.
+    until(lambda: done(member) and generations(member)["serving"] == encoder)
 
 
 def serving(cluster: Cluster) -> set[str]:

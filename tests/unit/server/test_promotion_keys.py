@@ -49,7 +49,8 @@ async def tenants(tmp_path: Path) -> AsyncIterator[Tenants]:
             base = f"/v1/sets/{name}"
             assert 201 == (await tenants.ask("all", "PUT", base)).status_code
             route = {"utterances": [text]}
-            assert 201 == (await tenants.ask("all", "PUT", f"{base}/routes/a", route)).status_code
+            put = f"{base}/routes/a?ack_timeout=30"
+            assert 201 == (await tenants.ask("all", "PUT", put, route)).status_code
             tests = {"tests": [{"text": f"test of {text}", "route": "a"}]}
             assert 200 == (await tenants.ask("all", "PUT", f"{base}/tests", tests)).status_code
         done = await tenants.ask("all", "PUT", "/v1/aliases/ours", {"set": "ours@1"})
