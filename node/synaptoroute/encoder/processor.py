@@ -42,7 +42,10 @@ def kind_of_cpu() -> CpuKind:
 def kind_of(cpu_info: str) -> CpuKind:
     """Kind of the processor that a text in the form of ``/proc/cpuinfo`` describes."""
     flags = flags_of(cpu_info)
-    return next((kind for flag, kind in _FLAGS if flag in flags), "unknown")
+    for flag, kind in _FLAGS:
+        if flag in flags:
+            return kind
+    return "unknown"
 
 
 def flags_of(cpu_info: str) -> frozenset[str]:
