@@ -153,7 +153,7 @@ def utterances_of(tensor: Tensor, vectors: Vectors) -> tuple[Utterances, StaticR
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What one choice of utterances gives.
+    """Figures of one choice of utterances.
 
     Attributes:
         figures: Accuracy, confidence, share and agreement.

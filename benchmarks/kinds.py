@@ -30,7 +30,7 @@ APART: Final = ("deploy", "outage", "chaos")
 
 @dataclass(frozen=True)
 class Places:
-    """Where results and pages are written.
+    """Folders for results and pages.
 
     Attributes:
         root: Folder that stands for the repository.
@@ -64,7 +64,7 @@ class Places:
 
 @dataclass
 class KindResults:
-    """What was measured on one kind.
+    """Results of one kind of processor.
 
     Attributes:
         kind: Name of the kind.

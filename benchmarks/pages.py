@@ -125,7 +125,7 @@ def goals_table(goals: Sequence[Goal]) -> str:
 
 
 def reasons(goal: Goal) -> list[str]:
-    """What a missed goal is known to hang on."""
+    """Return the known reason of a missed goal; empty for others."""
     if goal.is_met is not False:
         return []
     return [reason for start, reason in REASONS.items() if goal.name.startswith(start)]

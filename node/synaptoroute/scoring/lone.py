@@ -76,7 +76,7 @@ def rank_small(
 
 
 class _Plan:
-    """What scoring one query needs of a view, in arrays that are kept; belongs to one thread.
+    """Arrays for scoring one query against a view, kept between queries; belongs to one thread.
 
     Attributes:
         view: The view that it was made for; valid until the next change.

@@ -103,7 +103,7 @@ def test_last_layer_of_a_graph_pooled_by_one_row_goes_on_with_that_row(
 
 
 def test_folded_biases_give_the_same_layer(tmp_path: Path) -> None:
-    """What the residual's rows gain, the products that read them lose."""
+    """Factors move from the products that read the rows of a residual into those rows."""
     onnx = small_encoder("bert", tmp_path / "bert") / "model.onnx"
     weights = read_weights(read_graph(onnx.read_bytes()), "last_hidden_state")
     folded = fold_biases(weights)

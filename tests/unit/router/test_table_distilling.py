@@ -41,7 +41,7 @@ def own_encoder(tmp_path: Path) -> Any:
 
 
 class Engine:
-    """What a distiller uses of an engine."""
+    """The part of an engine that a distiller uses."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder

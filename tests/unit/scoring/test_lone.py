@@ -46,7 +46,7 @@ def test_plan_gives_the_ranking_of_a_batch(aggregation: Aggregation) -> None:
 
 
 def test_one_scratch_serves_route_sets_in_turn() -> None:
-    """What is kept for one set must never answer for another, or for a state before."""
+    """Arrays kept for one route set answer neither for another set nor for an earlier state."""
     sets = [small_set(seed, routes=routes) for seed, routes in ((3, 30), (4, 30), (5, 17))]
     kept, queries = Scratch(), asked(6)
     wanted = [rank(each, queries, [QuerySpec()] * len(queries)) for each in sets]
