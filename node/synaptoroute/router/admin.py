@@ -139,9 +139,9 @@ class ClusterAdmin:
         return self._follower
 
     async def recovery(self) -> RecoveryOutlook:
-        from synaptoroute.replication.session import LogState
-
         follower = self._member()
+        from synaptoroute.replication.session import LogState  # a member has loaded it
+
         found = await follower.recovery.outlook()
         status = follower.status()
         session = follower.session
@@ -167,10 +167,10 @@ class ClusterAdmin:
 
     async def unfreeze(self) -> RecoveryOutlook:
         """Undo a state ``frozen`` of the log; return its state afterwards."""
-        from synaptoroute.replication.session import LogState
+        session = self._member().session
+        from synaptoroute.replication.session import LogState  # a member has loaded both
         from synaptoroute.sequencer.scripts import Head
 
-        session = self._member().session
         await session.log.epochs.unfreeze(session.node_id)
         session.heartbeat_wanted.set()
         head = await session.log.head()

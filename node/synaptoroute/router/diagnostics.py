@@ -311,11 +311,12 @@ class Diagnostics:
                     found.append(StagedVectors(*encoder, staged.row_count, missing))
             return tuple(found)
 
-        from synaptoroute.replication.encoder_migration import MigrationProgress
-
         staged = await asyncio.wrap_future(engine.run_on_applier(read))
         follower = self._follower
-        progress = follower.maintenance.migration.progress if follower else MigrationProgress()
+        if follower is None:
+            progress = await asyncio.to_thread(_no_migration)
+        else:
+            progress = follower.maintenance.migration.progress
         names = engine.encoders.names
         details = {each: _details_of(engine.encoders.find(each)) for each in names}
         return EncoderStatus(engine.encoder.fingerprint, names, staged, progress, details)
@@ -605,3 +606,10 @@ def _best_threshold(cases: Sequence[LabelledText], best: Sequence[RoutedText]) -
         if correct > top and following > score:
             top, threshold = correct, (score + following) / 2
     return round(threshold, 3), top
+
+
+def _no_migration() -> MigrationProgress:
+    """Make the progress of a router on its own; loading the replication reads files."""
+    from synaptoroute.replication.encoder_migration import MigrationProgress
+
+    return MigrationProgress()

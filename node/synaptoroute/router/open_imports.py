@@ -137,9 +137,8 @@ class OpenImports:
 
     async def expire(self) -> int:
         """Abort the imports that were idle for too long; return how many aborts were sent."""
-        from synaptoroute.replication.session import LogState
-
-        if self._follower and self._follower.session.log_state is not LogState.OPEN:
+        # The text of ``LogState.OPEN``: loading the replication here would block the event loop.
+        if self._follower and self._follower.session.log_state != "open":
             self._since.clear()  # no chunk can arrive, so silence proves nothing
             return 0
         at, seen = await self._read()
