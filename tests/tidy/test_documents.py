@@ -36,6 +36,8 @@ _TEST_NAME = re.compile(r"`(test_\w+)`")
 _TEST = re.compile(r"^(?:async )?def (test_\w+)\(", re.MULTILINE)
 # A stop of a walk: `file.py:function`, `room/file.py:Class.method`.
 _STOP = re.compile(r"`([\w./-]+\.py):([A-Za-z_][\w.]*)`")
+_EVENT_NAME = re.compile(r"[a-z]+(?:_[a-z]+)*")
+_LOG_LEVELS = {"debug", "info", "warning", "error", "exception", "log"}
 _NAMED_FILE = re.compile(r"`([\w./-]+\.(?:py|sql|lua|yaml|yml|toml))`")
 
 
@@ -328,3 +330,37 @@ def test_codes_of_the_redis_checks_are_documented() -> None:
     }
 
     assert codes | {"settings"} == documented
+
+
+def log_events() -> set[str]:
+    """Return the names of the events in the code; other lines of the log are sentences."""
+    found: set[str] = set()
+    for path in python_files():
+        if path.is_relative_to(ROOT / "tests") or path.is_relative_to(ROOT / "benchmarks"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                found |= _events_of(node, node.func)
+    return found
+
+
+def _events_of(call: ast.Call, called: ast.Attribute) -> set[str]:
+    names = [
+        each.value
+        for argument in call.args[:2]
+        for each in ast.walk(argument)
+        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+    ]
+    is_log = called.attr in _LOG_LEVELS and "log" in ast.unparse(called.value).lower()
+    is_refusals = called.attr == "_log_refusals"
+    is_event = [bool(_EVENT_NAME.fullmatch(each)) for each in names]
+    return set(names) if names and (is_log or is_refusals) and all(is_event) else set()
+
+
+def test_every_log_event_is_explained() -> None:
+    section = OPERATIONS.split("\n## Log events\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    documented = set(re.findall(r"`(\w+)`", " ".join(rows)))
+
+    assert {"listening", "queries_refused", "static_table_refused"} <= documented
+    assert log_events() == documented

@@ -131,9 +131,14 @@ function factsOf(each) {
 }
 
 // What to say of a reason that is no fault and needs nothing.
-const CASCADE_REASONS = { static_encoder: "the encoder is such a table itself" };
+const CASCADE_REASONS = { static_encoder: "the encoder is such a table itself", agreement_not_reached: "its answers would be wrong too often",
+  too_few_utterances: "it needs three routes, 200 utterances and five a route", too_many_utterances: "there are more utterances than it is offered for",
+  aggregation_not_offered: "it is not offered for this score", other_table: "this node has another table than the one that was measured",
+  unreadable: "a later release measured it", no_vocabulary: "no table can be distilled from this encoder", not_prepared: "it comes from another node, or is distilled by one",
+  distilling: "a node distils it", vocabulary_too_large: "run synaptoroute model prepare", not_finalized: "the upgrade is not finalized",
+  starting: "the node starts", routes_changed: "the routes changed since it was measured" };
 const CASCADES = { off: "off: the encoder answers every query", no_table: "there is no static table of this encoder", uncalibrated: "not calibrated yet",
-  refused: "calibration refused it: it would be wrong too often", suspended: "suspended: the routes changed since it was calibrated", on: "on" };
+  refused: "the encoder answers every query", suspended: "suspended: the encoder answers every query", on: "on" };
 
 // The cascade of each node, and the encoders to choose from.
 function drawBackground(pane, { cascades, presets, encoders }) {
