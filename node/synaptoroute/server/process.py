@@ -279,7 +279,8 @@ def cluster_config(config: NodeConfig) -> NodeConfig:
         "peer_cert_file": files.cert,
         "peer_key_file": files.key,
     }
-    if not config.advertise_url and config.host not in ("0.0.0.0", "::", ""):
+    is_known = config.host not in ("0.0.0.0", "::", "") and config.port != 0
+    if not config.advertise_url and is_known:
         address = (config.host, config.port)
         changes["advertise_url"] = url_of(address, is_tls=config.tls_cert is not None)
     return config.model_copy(update=changes)

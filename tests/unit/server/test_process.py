@@ -67,3 +67,18 @@ def test_no_api_key_is_made_where_none_is_needed(tmp_path: Path, settings: dict[
 
     assert None is process.first_api_key_file(NodeConfig(first_api_key_file=path, **settings))
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({"host": "10.0.0.7", "port": 8411}, "http://10.0.0.7:8411"),
+        ({"host": "10.0.0.7", "port": 0}, ""),  # the system chooses the port at the start
+        ({"host": "0.0.0.0", "port": 8411}, ""),
+        ({"port": 0, "advertise_url": "http://node-1:80"}, "http://node-1:80"),
+    ],
+)
+def test_node_advertises_an_address_that_it_knows(settings: dict[str, Any], url: str) -> None:
+    config = process.cluster_config(NodeConfig(**settings))
+
+    assert url == config.advertise_url
