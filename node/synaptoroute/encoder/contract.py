@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -149,7 +150,7 @@ def freeze_tokens(
     ids: Sequence[int], *, is_understood: bool = True, is_truncated: bool = False
 ) -> Tokens:
     """Make ``Tokens`` of token ids; the key is little-endian on every machine."""
-    array = np.array(ids, dtype=np.int64)
-    array.setflags(write=False)
-    key = (array if _IS_LITTLE else array.astype("<i8")).tobytes()
-    return Tokens(array, key, len(array), is_understood, is_truncated)
+    content = array("q", ids).tobytes()
+    found = np.frombuffer(content, np.int64)  # of bytes, so it is read-only
+    key = content if _IS_LITTLE else found.astype("<i8").tobytes()
+    return Tokens(found, key, len(found), is_understood, is_truncated)

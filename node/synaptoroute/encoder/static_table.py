@@ -39,6 +39,8 @@ TOKENS_MAX: Final = 512
 """More tokens of a text than this are left out, so that sums stay exact."""
 
 _ROW_PEAK: Final = 32_767
+_EXACT_TOKENS: Final = 128
+"""Up to so many, float64 adds the squares of a sum's components without error."""
 _TOKENS_A_RUN: Final = 1_024
 _TEXTS_A_BLOCK: Final = 256
 
@@ -85,7 +87,7 @@ class StaticTable:
 
     def embed(self, ids: NDArray[np.int64]) -> Int8s | None:
         """Embed one tokenized text: int8[dim]; None if no token has a row."""
-        embedding: Int8s = self._rounded(self._sums([ids]))[0]
+        embedding: Int8s = self._rounded(*self._sums([ids]))[0]
         return embedding if embedding.any() else None
 
     def embed_all(self, tokens: Sequence[Tokens]) -> Int8s:
@@ -93,7 +95,7 @@ class StaticTable:
         embeddings = np.zeros((len(tokens), self.dim), np.int8)
         for start in range(0, len(tokens), _TEXTS_A_BLOCK):
             block = slice(start, start + _TEXTS_A_BLOCK)
-            embeddings[block] = self._rounded(self._sums([text.ids for text in tokens[block]]))
+            embeddings[block] = self._rounded(*self._sums([text.ids for text in tokens[block]]))
         return embeddings
 
     def embed_texts(
@@ -106,31 +108,35 @@ class StaticTable:
             embeddings[block] = self.embed_all(tokenize(texts[block]))
         return embeddings
 
-    def _sums(self, texts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Sum the rows of each text's tokens: the first token of all texts, then the second."""
+    def _sums(self, texts: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.float32], int]:
+        """Sum the rows of each text's tokens, without error; and the most tokens of a text."""
+        sums = np.zeros((len(texts), self.dim), np.float32)
         known = [ids[:TOKENS_MAX] for ids in texts]
-        known = [ids[ids < len(self.rows)] for ids in known]
-        counts = np.array([len(ids) for ids in known])
-        order = np.argsort(-counts, kind="stable")
-        places = np.zeros((len(known), int(counts.max(initial=0))), np.int64)
-        for place, number in zip(places, order.tolist(), strict=True):
-            place[: counts[number]] = known[number]
-        sums = np.zeros((len(known), self.dim), np.int64)
-        longer = np.searchsorted(-counts[order], -np.arange(places.shape[1]), "left").tolist()
-        for token, count in enumerate(longer):
-            sums[:count] += self.rows[places[:count, token]]
-        by_text = np.empty_like(sums)
-        by_text[order] = sums
-        return by_text
+        every = np.concatenate(known) if known else np.zeros(0, np.int64)
+        if len(every) and every.max() >= len(self.rows):
+            known = [ids[ids < len(self.rows)] for ids in known]
+            every = np.concatenate(known)
+        # float32 holds whole numbers up to 2^24: those of 512 rows of 15 bits.
+        rows, start, longest = self.rows.take(every, 0).astype(np.float32), 0, 0
+        for total, ids in zip(sums, known, strict=True):
+            count = len(ids)
+            np.add.reduce(rows[start : start + count], axis=0, out=total)
+            start += count
+            longest = max(longest, count)
+        return sums, longest
 
     @staticmethod
-    def _rounded(sums: NDArray[np.int64]) -> Int8s:
-        squares = np.einsum("ij,ij->i", sums, sums)
-        steps = EMBEDDING_STEPS / np.sqrt(np.maximum(squares, 1).astype(np.float64))
-        embeddings = sums * steps[:, np.newaxis]
+    def _rounded(sums: NDArray[np.float32], longest: int) -> Int8s:
+        embeddings = sums.astype(np.float64)
+        if longest <= _EXACT_TOKENS:
+            squares = np.einsum("ij,ij->i", embeddings, embeddings)
+        else:
+            whole = sums.astype(np.int64)
+            squares = np.einsum("ij,ij->i", whole, whole).astype(np.float64)
+        embeddings *= (EMBEDDING_STEPS / np.sqrt(np.maximum(squares, 1.0)))[:, np.newaxis]
         np.rint(embeddings, embeddings)
-        whole: Int8s = np.clip(embeddings, -127.0, 127.0, out=embeddings).astype(np.int8)
-        return whole
+        np.minimum(embeddings, 127.0, out=embeddings)
+        return np.maximum(embeddings, -127.0, out=embeddings).astype(np.int8)
 
 
 def distil(

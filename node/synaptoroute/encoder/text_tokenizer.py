@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _PARALLELISM: Final = "TOKENIZERS_PARALLELISM"
+PLAIN_TEXTS_MAX: Final = 64
+"""Texts at once that are put together from known words: as many as a worker takes."""
 WHOLE_WORDS_MAX: Final = 50_000
 """The most frequent ones; a multilingual vocabulary has several times as many."""
 _WORD_MARKS: Final = ("\u2581", "\u0120")
@@ -108,11 +110,20 @@ class TextTokenizer:
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> tuple[list[Tokens], int]:
         """Tokenize texts; also returns how many of them were truncated."""
-        if len(texts) == 1 and self._plain is not None and not prefix:
-            # Not for several: the library lets other threads run meanwhile.
-            ids = self._plain.ids_of(texts[0]) if isinstance(texts[0], str) else None
-            if ids is not None:
-                return [self._tokens_of(texts[0], ids, self._special_count)], 0
+        # Not for many: the library lets other threads run meanwhile.
+        if self._plain is None or prefix or len(texts) > PLAIN_TEXTS_MAX:
+            return self._tokenize_by_library(texts, prefix)
+        found: list[Tokens | None] = []
+        for text in texts:
+            ids = self._plain.ids_of(text) if isinstance(text, str) else None
+            tokens = None if ids is None else self._tokens_of(text, ids, self._special_count)
+            found.append(tokens)
+        left = [text for text, tokens in zip(texts, found, strict=True) if tokens is None]
+        others, truncated_count = self._tokenize_by_library(left, prefix) if left else ([], 0)
+        rest = iter(others)
+        return [tokens or next(rest) for tokens in found], truncated_count
+
+    def _tokenize_by_library(self, texts: Sequence[str], prefix: str) -> tuple[list[Tokens], int]:
         prefixed = [prefix + text for text in texts] if prefix else list(texts)
         try:
             encodings = self._tokenizer.encode_batch_fast(prefixed)

@@ -28,7 +28,9 @@ VOCABULARY_RANKS: Final = 10_000
 """Only so many words of the encoder, the most frequent ones, replace others."""
 WORD_LETTERS_MAX: Final = 32
 UNKNOWN_WORDS_MAX: Final = 32
-"""Unknown words of a text that are looked at; each costs about 0.1 ms."""
+"""Unknown words of a text that are looked at; each costs about 0.1 ms at first."""
+NEAREST_KEPT: Final = 4_096
+"""Unknown words whose nearest known word is kept until the words change."""
 _TEXTS_AT_ONCE: Final = 256
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 _ROWS: Final = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -97,6 +99,7 @@ class Lexicon:
         self._vocabulary = vocabulary
         self._counts: Counter[str] = Counter()
         self._foreign_letters: Counter[str] = Counter()
+        self._nearest_known: dict[str, str | None] = {}
 
     def copy(self) -> Lexicon:
         copied = Lexicon(self._vocabulary)
@@ -118,6 +121,7 @@ class Lexicon:
             if word not in known and not word.isascii():
                 self._foreign_letters.update(each for each in word if not each.isascii())
             known[word] += count
+        self._nearest_known = {}
 
     def remove_counts(self, counts: Mapping[str, int]) -> None:
         """Forget words that were added."""
@@ -128,13 +132,18 @@ class Lexicon:
                 del known[word]
                 if not word.isascii():
                     self._foreign_letters.subtract(each for each in word if not each.isascii())
+        self._nearest_known = {}
 
     def knows(self, text: str) -> bool:
         """Whether all words of a text are known as they stand."""
         counts, vocabulary = self._counts, self._vocabulary
-        for word in _WORD.findall(text.lower()):
-            if word not in counts and word not in vocabulary and len(word) >= WORD_LETTERS_MIN:
-                return False
+        # As in ``count_words``, each token is looked at by itself; few need the pattern.
+        for token in text.lower().split():
+            if token in counts or token in vocabulary or len(token) < WORD_LETTERS_MIN:
+                continue
+            for word in _WORD.findall(token):
+                if word not in counts and word not in vocabulary and len(word) >= WORD_LETTERS_MIN:
+                    return False
         return True
 
     def repair(self, text: str) -> tuple[str, tuple[Repair, ...]]:
@@ -177,10 +186,16 @@ class Lexicon:
 
     def _nearest(self, word: str) -> str | None:
         """The known word from which one slip makes ``word``; the most plausible of several."""
+        # Read first: what is computed during a change must not outlive it.
+        known = self._nearest_known
+        if word in known:
+            return known[word]
         counts, vocabulary = self._counts, self._vocabulary
         takes_vocabulary = len(word) >= VOCABULARY_LETTERS_MIN
         best = None
         for candidate, slip in self._candidates(word):
+            if candidate not in counts and candidate not in vocabulary:
+                continue
             count = counts.get(candidate, 0)
             rank = vocabulary.get(candidate, VOCABULARY_RANKS)
             is_frequent = takes_vocabulary and rank < VOCABULARY_RANKS
@@ -189,7 +204,10 @@ class Lexicon:
                 key = (not count, slip, -count, rank, candidate)
                 if best is None or key < best:
                     best = key
-        return None if best is None else best[-1]
+        found = None if best is None else best[-1]
+        if len(known) < NEAREST_KEPT:
+            known[word] = found
+        return found
 
     def _candidates(self, word: str) -> Iterator[tuple[str, int]]:
         """Words from which one slip makes ``word``; 0 for the likely slips, 1 for the others."""

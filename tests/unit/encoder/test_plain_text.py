@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from synaptoroute.encoder.plain_text import TEXT_CHARACTERS_MAX, WORDS_KEPT, PlainText
 from synaptoroute.encoder.recipe import DATA
+from synaptoroute.encoder.text_tokenizer import PLAIN_TEXTS_MAX, TextTokenizer
 
 pytestmark = pytest.mark.unit
 
@@ -69,3 +70,17 @@ def test_vocabulary_with_other_rules_is_left_to_the_library(tokenizer) -> None:
     cased.normalizer = BertNormalizer(lowercase=False)
 
     assert PlainText.of(cased, TOKENS_MAX) is None
+
+
+def test_texts_of_a_batch_get_the_tokens_that_they_get_alone() -> None:
+    """In their order, whether words are put together or the library reads them."""
+    tokenizer = TextTokenizer(DATA / "tokenizer.json", TOKENS_MAX)
+    texts = ["pay my bill", "caf\u00e9 \u00e0 la carte", "a " * 300, "Book a TABLE!", "[SEP] me"]
+
+    together, truncated_count = tokenizer.tokenize(texts)
+    by_library, _ = tokenizer.tokenize(texts * PLAIN_TEXTS_MAX)
+
+    assert truncated_count == 1
+    for text, tokens, other in zip(texts, together, by_library, strict=False):
+        assert tokens.key == tokenizer.tokenize([text])[0][0].key == other.key
+        assert tokens.is_truncated == (text == texts[2])

@@ -57,6 +57,22 @@ def test_many_texts_have_the_embeddings_of_each() -> None:
     assert max(parts) < len(texts)
 
 
+def test_embeddings_equal_their_definition() -> None:
+    """Also those of long texts, whose sums are large, and of unknown pieces."""
+    table = some_table()
+    texts = [np.arange(count) * 7 % 60 for count in (0, 1, 3, 40, 129, 130, 400, 512, 700)]
+    texts += [np.full(600, 5), np.full(3, 99)]
+
+    embedded = table.embed_all([freeze_tokens(ids.tolist()) for ids in texts])
+
+    for row, ids in zip(embedded, texts, strict=True):
+        known = ids[:512][ids[:512] < len(table.rows)]
+        sums = table.rows[known].astype(np.int64).sum(axis=0)
+        square = np.maximum((sums * sums).sum(), 1).astype(np.float64)
+        expected = np.clip(np.rint(sums * (254 / np.sqrt(square))), -127, 127)
+        assert row.tolist() == expected.tolist()
+
+
 def test_embedding_has_the_direction_of_the_sum() -> None:
     """It differs only by the rounding to int8."""
     table = some_table()

@@ -118,3 +118,22 @@ def test_an_utterance_is_never_altered(utterances: list[str]) -> None:
 def test_words_are_counted_as_in_one_text(utterances: list[str]) -> None:
     """A name or an address is left out, wherever white space of any kind ends it."""
     assert count_words(utterances) == Counter(_WORD.findall("\n".join(utterances).lower()))
+
+
+@given(st.text(alphabet="ab\u03a3\u0130\u00e9 .:@#/&'t_1\n\t\x1c\u00a0\u2028-", max_size=30))
+def test_words_of_a_text_are_looked_at_by_the_pattern(text: str) -> None:
+    own = lexicon("abba bab")
+    words = _WORD.findall(text.lower())
+    assert own.knows(text) == all(len(word) < 4 or word in ("abba",) for word in words)
+
+
+def test_a_repair_follows_the_words() -> None:
+    """What was found for a word is found again once the words are others."""
+    own = lexicon("the blokade")
+    assert own.repair("blockade")[0] == "blokade"
+    own.add(["a blockade"])
+    assert own.repair("blockade")[0] == "blockade"
+    assert own.repair("blockkade")[0] == "blockade"
+    own.remove(["a blockade"])
+    assert own.repair("blockade")[0] == "blokade"
+    assert own.repair("blockkade")[0] == "blockkade"
