@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
@@ -341,11 +341,12 @@ class Cascade:
                     continue  # the words changed meanwhile; the scorer evaluates it again
                 if named is not None and not named.holds(query):
                     continue  # it is of another set now
-                exact = routes.exact_match(query.prepared.kept)
+                # What is not sure stays so, whatever text it equals.
+                exact = routes.exact_match(query.prepared.kept) if result.is_sure else None
                 # An exact match is the same with and without this stage, and so is a text that
                 # the encoder does not understand.
                 if not _agrees(result, exact, query.tokens):
-                    result = replace(result, is_sure=False, ranking=None)
+                    result = result._replace(is_sure=False, ranking=None)
                 query.first_stage, query.first_stage_at = result, at
                 if result.ranking is not None:
                     slot = None if exact is None else exact[1]

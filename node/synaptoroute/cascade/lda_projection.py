@@ -48,7 +48,7 @@ _ROWS_A_BLOCK: Final = 4_096
 class LdaProjection:
     """Projects static embeddings; any thread.
 
-    Invariant: ``factors`` is int8[static dim, projected dim].
+    Invariant: ``factors`` is int8[static dim, projected dim], and ``factors32`` the same numbers.
     """
 
     def __init__(self, factors: Int8s) -> None:
@@ -57,7 +57,7 @@ class LdaProjection:
             "its squares would not be exact: this is a bug"
         )
         self.factors = factors
-        self._factors = factors.astype(np.float32)
+        self.factors32 = factors.astype(np.float32)
 
     @property
     def dim(self) -> int:
@@ -68,8 +68,8 @@ class LdaProjection:
         projected = np.empty((len(rows), self.dim), np.int8)
         for start in range(0, len(rows), _ROWS_A_BLOCK):
             block = slice(start, start + _ROWS_A_BLOCK)
-            sums = rows[block].astype(np.float32) @ self._factors
-            projected[block] = rounded(sums.astype(np.int64))
+            sums = rows[block].astype(np.float32) @ self.factors32
+            projected[block] = rounded(sums.astype(np.float64))
         return projected
 
     def dump(self) -> str:
@@ -117,10 +117,15 @@ def fit_projection(rows: Int8s, owners: Numbers) -> LdaProjection:
     return LdaProjection(np.rint(factors).astype(np.int8))
 
 
-def rounded(sums: Numbers) -> Float32s:
-    """Scale rows of integers to one length and round them: float32[n, dim]; zero rows stay zero."""
+def rounded(sums: Numbers | Float64s) -> Float32s:
+    """Scale rows of integers to one length and round them: float32[n, dim]; zero rows stay zero.
+
+    Args:
+        sums: Whole numbers; of float64, squares of a row add up to less than 2^53.
+    """
     squares = np.einsum("ij,ij->i", sums, sums)
     steps = sums * (STEPS / np.sqrt(np.maximum(squares, 1).astype(np.float64)))[:, np.newaxis]
     np.rint(steps, steps)
-    whole: Float32s = np.clip(steps, -_PEAK, _PEAK).astype(np.float32)
+    np.minimum(steps, _PEAK, out=steps)
+    whole: Float32s = np.maximum(steps, -_PEAK, out=steps).astype(np.float32)
     return whole

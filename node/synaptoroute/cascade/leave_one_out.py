@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.cascade.lda_projection import fit_projection, rounded
-from synaptoroute.cascade.static_routes import SHORTLIST_ROUTES, lengths_of, nearest_routes
+from synaptoroute.cascade.shortlists import SHORTLIST_ROUTES, lengths_of, nearest_routes
 from synaptoroute.core.mutation import Aggregation
 from synaptoroute.decision import DecisionCalibration
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -24,6 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.cascade.lda_projection import LdaProjection, rounded
+from synaptoroute.cascade.shortlists import (
+    SHORTLIST_ROUTES,
+    RouteCentroids,
+    Shortlists,
+    lengths_of,
+    product,
+    shortlists_of,
+)
 from synaptoroute.cascade.static_confidence import StaticLevels
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
@@ -40,14 +47,11 @@ Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
 Float64s: TypeAlias = NDArray[np.float64]
 
-SHORTLIST_ROUTES: Final = 6
 SHORTLIST_ROWS_MAX: Final = 4_096
 """With more utterances on the shortlist the encoder answers: they would block the caller."""
-_QUERIES_A_BLOCK: Final = 10
-_TERMS_A_PRODUCT_MAX: Final = 262_144
-"""OpenBLAS splits larger products among threads, and the caller would wait for them."""
+NEAR_ROWS_MAX: Final = 8_192
+"""Rows of a set that are kept as float32 as well, 384 bytes each, once they were compared."""
 _ROUTES_MIN: Final = 2
-_GROWTH: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +112,11 @@ class StaticRoutes:
         self.projection = projection
         self.measured: Revision | None = None
         self.table: StaticTable | None = None
-        self._centroids: Float32s = np.zeros((0, projection.dim if projection else dim), np.float32)
-        self._lengths: Float64s = np.zeros(0)
-        self._lowest: Float64s = np.zeros(0)
+        self._centroids = RouteCentroids(projection.dim if projection else dim)
         self._routes: dict[int, _Route] = {}
+        self._rows_count = 0
+        self._near: dict[int, Float32s] = {}  # Projections as float32, of some routes
+        self._near_rows = 0
         self._names: dict[str, RouteRecord] = {}
         self._texts = TextIndex()
         self._owners: dict[int, int] = {}  # Route by slot, of the slots in the index
@@ -130,8 +135,7 @@ class StaticRoutes:
         """Copy the routes, which must not change meanwhile; queries may go on."""
         copied = StaticRoutes(self._dim, self.settings, self.revision, self.projection)
         copied.measured, copied.table = self.measured, self.table
-        copied._centroids, copied._lengths = self._centroids.copy(), self._lengths.copy()
-        copied._lowest = self._lowest.copy()
+        copied._centroids, copied._rows_count = self._centroids.copy(), self._rows_count
         copied._routes, copied._names = self._routes.copy(), self._names.copy()
         copied._texts, copied._owners = self._texts.copy(), self._owners.copy()
         return copied
@@ -196,32 +200,27 @@ class StaticRoutes:
         return rows
 
     def _put(self, record: RouteRecord, rows: Int8s) -> None:
-        self._reserve(record.route_id + 1)
+        self._forget(record.route_id)
         projected = rows if self.projection is None else self.projection.apply(rows)
         own = _Route(record, rows, projected, lengths_of(projected))
         self._routes[record.route_id] = own
         self._names[record.name] = record
-        centroid = centroid_of(projected)
-        self._centroids[record.route_id] = centroid
-        self._lengths[record.route_id] = lengths_of(centroid[np.newaxis])[0]
-        self._lowest[record.route_id] = 0.0
+        self._rows_count += len(rows)
+        self._centroids.put(record.route_id, centroid_of(projected))
 
     def _drop(self, record: RouteRecord) -> None:
+        self._forget(record.route_id)
         del self._routes[record.route_id], self._names[record.name]
-        self._centroids[record.route_id] = 0.0
-        # An infinite length and a lowest score of minus infinity keep the free id off every
-        # shortlist without a branch.
-        self._lengths[record.route_id] = np.inf
-        self._lowest[record.route_id] = -np.inf
+        self._centroids.drop(record.route_id)
 
-    def _reserve(self, routes: int) -> None:
-        missing = routes - len(self._lengths)
-        if missing > 0:
-            missing = max(missing, len(self._lengths) * (_GROWTH - 1))
-            empty = np.zeros((missing, self._centroids.shape[1]), np.float32)
-            self._centroids = np.concatenate([self._centroids, empty])
-            self._lengths = np.concatenate([self._lengths, np.full(missing, np.inf)])
-            self._lowest = np.concatenate([self._lowest, np.full(missing, -np.inf)])
+    def _forget(self, route_id: int) -> None:
+        """Forget the rows of a route that changes or goes."""
+        known = self._routes.get(route_id)
+        if known is not None:
+            self._rows_count -= len(known.rows)
+        near = self._near.pop(route_id, None)
+        if near is not None:
+            self._near_rows -= len(near)
 
     # --- queries ---
 
@@ -241,52 +240,62 @@ class StaticRoutes:
             numbers: Behind the confidence of the encoder; None if none are known.
             levels: Behind that of static answers; None where thresholds alone decide.
         """
-        shortlists = self._shortlists(embeddings)
-        return [
-            self._decide(shortlist, guard, limit, numbers, levels)
-            for shortlist, limit in zip(shortlists, limits, strict=True)
-        ]
+        found = self._shortlists(embeddings)
+        best, second = found.ordered[:, 0], found.ordered[:, 1]
+        margins = best - second
+        needed = np.maximum(0.0, guard.margin - guard.slope * best)
+        # A tie is never sure, even if the guard needs no margin at this score.
+        may_answer = (margins > 0.0) & (margins >= needed) & (best >= guard.floor)
+        results = []
+        for query, (margin, least, may, limit) in enumerate(
+            zip(margins.tolist(), needed.tolist(), may_answer.tolist(), limits, strict=True)
+        ):
+            if limit > SHORTLIST_ROUTES or not found.is_listed(query):
+                results.append(_UNLISTED)
+                continue
+            ranking = None
+            if may:
+                ranking = self._decide(found, query, guard, limit, numbers, levels)
+            results.append(FirstStageResult(ranking is not None, margin, least, ranking))
+        return results
 
     def _decide(
         self,
-        shortlist: _Shortlist | None,
+        shortlists: Shortlists,
+        query: int,
         guard: MarginGuard,
         limit: int,
         numbers: Levels | None,
         levels: StaticLevels | None,
-    ) -> FirstStageResult:
-        if shortlist is None or limit > SHORTLIST_ROUTES:
-            return FirstStageResult(is_sure=False)
-        *_, second, best = sorted(shortlist.scores)
-        margin = best - second
-        needed = guard.margin_at(best)
-        # A tie is never sure, even if the guard needs no margin at this score.
-        if margin <= 0.0 or margin < needed or best < guard.floor:
-            return FirstStageResult(False, margin, needed)
-        record = shortlist.routes[shortlist.scores.index(best)].record
+    ) -> Ranking | None:
+        """Rank the routes of a query that has the margin; None if the encoder must answer."""
+        pairs = shortlists.pairs_of(query)
+        record = self._routes[shortlists.route_ids[pairs[0]]].record
         if record.negatives or (self.measured and record.revision > self.measured):
             # The encoder compares negatives.  A route that changed since was not measured.
-            return FirstStageResult(False, margin, needed)
+            return None
+        scores = shortlists.scores_of(query)
         confident = (
-            self._by_threshold(shortlist, guard, record, numbers)
+            self._by_threshold(scores, guard, record, numbers)
             if levels is None
-            else self._by_confidence(shortlist, levels, record)
+            else self._by_confidence(scores, levels, record)
         )
         if confident is None:
-            return FirstStageResult(False, margin, needed)
+            return None
         shares, p_none = confident
         ranked = [
             self._scaled(each, guard, own, levels)
             for each, own in zip(
-                self._ranked(shortlist, max(limit, _ROUTES_MIN)), shares, strict=False
+                self._ranked(shortlists, query, pairs[: max(limit, _ROUTES_MIN)]),
+                shares,
+                strict=False,
             )
         ]
-        ranking = Ranking(ranked[0], tuple(ranked[:limit]), ranked[1], len(self._routes), p_none)
-        return FirstStageResult(True, margin, needed, ranking)
+        return Ranking(ranked[0], tuple(ranked[:limit]), ranked[1], len(self._routes), p_none)
 
     def _by_threshold(
         self,
-        shortlist: _Shortlist,
+        scores: Sequence[float],
         guard: MarginGuard,
         record: RouteRecord,
         numbers: Levels | None,
@@ -296,19 +305,18 @@ class StaticRoutes:
         least = self._confidence_min_of(record)
         if numbers is None and least and threshold == -math.inf:
             threshold = FALLBACK_THRESHOLD
-        if guard.expected(max(shortlist.scores)) < threshold:
+        if guard.expected(scores[0]) < threshold:
             return None
         if numbers is None:
             return (None,) * SHORTLIST_ROUTES, None
-        scores = sorted(map(guard.expected, shortlist.scores), reverse=True)
-        shares, p_none = confidences(scores, numbers, self.settings.expected_unmatched_share)
+        expected = sorted(map(guard.expected, scores), reverse=True)
+        shares, p_none = confidences(expected, numbers, self.settings.expected_unmatched_share)
         return None if shares[0] < least else (shares, p_none)
 
     def _by_confidence(
-        self, shortlist: _Shortlist, levels: StaticLevels, record: RouteRecord
+        self, scores: Sequence[float], levels: StaticLevels, record: RouteRecord
     ) -> tuple[Sequence[float | None], float | None] | None:
         """Confidences by numbers of the static stage, and p(none); None if the route fails."""
-        scores = sorted(shortlist.scores, reverse=True)
         if levels.least_blended(scores[0]) < self.settings.threshold_of(record.threshold):
             return None
         least = self._confidence_min_of(record)
@@ -334,108 +342,82 @@ class StaticRoutes:
         """Express a score in the scale of the encoder."""
         # Unlike the others, an adaptive score may exceed 1.
         expected = guard.offset + guard.scale * score.score
-        return score._replace(
-            score=expected if levels is not None else guard.expected(score.score),
-            judged=None if levels is None else levels.least_blended(score.score),
-            confidence=confidence,
-            confidence_min=self._confidence_min_of(self._routes[score.route_id].record),
+        return RouteScore(
+            score.route_id,
+            expected if levels is not None else guard.expected(score.score),
+            score.threshold,
+            score.slot,
+            score.similarity,
+            None if levels is None else levels.least_blended(score.score),
+            confidence,
+            self._confidence_min_of(self._routes[score.route_id].record),
         )
 
     def route_scores(self, embedding: Int8s) -> Sequence[RouteScore]:
         """Score the shortlist, highest first; ties by slot."""
-        (shortlist,) = self._shortlists(embedding[np.newaxis])
-        return () if shortlist is None else self._ranked(shortlist, len(shortlist.routes))
+        shortlists = self._shortlists(embedding[np.newaxis])
+        return self._ranked(shortlists, 0, shortlists.pairs_of(0))
 
-    def _shortlists(self, embeddings: Int8s) -> list[_Shortlist | None]:
-        """Score the shortlist of each query; None if it is too small or too large."""
+    def _shortlists(self, embeddings: Int8s) -> Shortlists:
+        """Score the shortlist of each query; it is empty if it is too small or too large."""
+        queries = self._projected(embeddings)
+        lengths = lengths_of(queries)
+        centred, chosen = self._centroids.near(queries)
         if len(self._routes) < _ROUTES_MIN:
-            return [None] * len(embeddings)
-        found: list[_Shortlist | None] = []
-        # Small blocks: OpenBLAS starts threads for larger products, and results are the same.
-        block = max(1, min(_QUERIES_A_BLOCK, _TERMS_A_PRODUCT_MAX // self._centroids.size))
-        for start in range(0, len(embeddings), block):
-            rows = embeddings[start : start + block]
-            rows = rows if self.projection is None else self.projection.apply(rows)
-            queries, lengths = rows.astype(np.float32), lengths_of(rows)
-            centred = (queries @ self._centroids.T) / self._lengths
-            near = nearest_routes(centred + self._lowest)
-            found += [
-                self._compare(query, float(length), own, chosen.nonzero()[0])
-                for query, length, own, chosen in zip(queries, lengths, centred, near, strict=True)
-            ]
-        return found
+            chosen[:] = False
+        chosen[lengths == np.inf] = False
+        if self._rows_count > SHORTLIST_ROWS_MAX:
+            self._leave_out_large(chosen)
+        rows = [(self._near_of(each), self._routes[each].lengths) for each in _ids_of(chosen)]
+        return shortlists_of(chosen, centred, queries, lengths, rows)
 
-    def _compare(
-        self, query: Float32s, length: float, centred: Float64s, chosen: NDArray[np.int64]
-    ) -> _Shortlist | None:
-        """Compare one query with the utterances of its shortlist."""
-        routes = [self._routes[number] for number in chosen.tolist()]
-        counts = [len(route.lengths) for route in routes]
-        if length == math.inf or sum(counts) > SHORTLIST_ROWS_MAX:
-            return None
-        near = np.concatenate([route.projected for route in routes])
-        # Kept as bytes, a quarter of the memory; whole numbers are the same in float32.
-        similarities = near.astype(np.float32) @ query
-        similarities = similarities / np.concatenate([route.lengths for route in routes])
-        similarities /= length
-        starts = list(accumulate(counts[:-1], initial=0))
-        scores = (np.maximum.reduceat(similarities, starts) + centred[chosen] / length) / 2.0
-        return _Shortlist(routes, scores.tolist(), similarities, starts)
+    def _projected(self, embeddings: Int8s) -> Float32s:
+        rows = embeddings.astype(np.float32)
+        if self.projection is None:
+            return rows
+        return rounded(product(rows, self.projection.factors32).astype(np.float64))
 
-    def _ranked(self, shortlist: _Shortlist, count: int) -> list[RouteScore]:
-        scores = shortlist.scores
-        order = sorted(range(len(scores)), key=lambda number: -scores[number])
-        ranked = [self._score(shortlist, number) for number in order[:count]]
+    def _leave_out_large(self, chosen: NDArray[np.bool_]) -> None:
+        """Empty the shortlists that have too many rows."""
+        for own in chosen:
+            if sum(len(self._routes[each].lengths) for each in _ids_of(own)) > SHORTLIST_ROWS_MAX:
+                own[:] = False
+
+    def _near_of(self, route_id: int) -> Float32s:
+        """Projections of a route's utterances, float32[n, dim]."""
+        near = self._near.get(route_id)
+        if near is None:
+            # Kept as bytes, a quarter of the memory; whole numbers are the same in float32.
+            near = self._routes[route_id].projected.astype(np.float32)
+            if self._near_rows + len(near) <= NEAR_ROWS_MAX:
+                self._near[route_id] = near
+                self._near_rows += len(near)
+        return near
+
+    def _ranked(self, shortlists: Shortlists, query: int, pairs: Iterable[int]) -> list[RouteScore]:
+        ranked = [self._score(shortlists, query, pair) for pair in pairs]
         ranked.sort(key=lambda score: (-score.score, score.slot))
         return ranked
 
-    def _score(self, shortlist: _Shortlist, number: int) -> RouteScore:
-        record = shortlist.routes[number].record
-        start = shortlist.starts[number]
-        at = int(shortlist.similarities[start : start + len(record.slots)].argmax())
+    def _score(self, shortlists: Shortlists, query: int, pair: int) -> RouteScore:
+        record = self._routes[shortlists.route_ids[pair]].record
+        at, similarity = shortlists.nearest_row(query, pair)
         threshold = self.settings.threshold_of(record.threshold)
         return RouteScore(
-            record.route_id,
-            shortlist.scores[number],
-            threshold,
-            record.slots[at],
-            float(shortlist.similarities[start + at]),
+            record.route_id, shortlists.scores[pair], threshold, record.slots[at], similarity
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Shortlist:
-    """The shortlist of one query: score per route, similarity per row, first row per route."""
-
-    routes: list[_Route]
-    scores: list[float]
-    similarities: Float64s
-    starts: list[int]
+_UNLISTED: Final = FirstStageResult(is_sure=False)
 
 
-def nearest_routes(centred: Float64s) -> NDArray[np.bool_]:
-    """Choose the routes with the nearest centroids, and all that tie with the last of them.
-
-    Args:
-        centred: Similarity to each centroid, float64[..., routes]; minus infinity for
-            an id without a route.
-    """
-    if centred.shape[-1] <= SHORTLIST_ROUTES:
-        return centred > -np.inf
-    least = np.partition(centred, -SHORTLIST_ROUTES, axis=-1)[..., -SHORTLIST_ROUTES]
-    chosen: NDArray[np.bool_] = (centred >= least[..., np.newaxis]) & (centred > -np.inf)
-    return chosen
+def _ids_of(chosen: NDArray[np.bool_]) -> list[int]:
+    """Ids of the routes that are chosen, of all queries in their order."""
+    ids: list[int] = chosen.nonzero()[-1].tolist()
+    return ids
 
 
 def centroid_of(rows: Int8s) -> Float32s:
     """Sum the rows and round to their length: float32[dim] of integers."""
     centroid: Float32s = rounded(rows.sum(axis=0, dtype=np.int64)[np.newaxis])[0]
     return centroid
-
-
-def lengths_of(rows: Int8s | Float32s) -> Float64s:
-    """Lengths of rows of integers, float64[n]; infinite for a row of zeros."""
-    whole = rows.astype(np.int64)
-    squares = np.einsum("ij,ij->i", whole, whole)
-    lengths: Float64s = np.sqrt(squares.astype(np.float64))
-    return np.where(squares > 0, lengths, np.inf)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Protocol, TypeAlias, get_args
+from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,7 @@ DECISIONS_KEPT = 4_096
 DECISION_CHARACTERS_MAX = 8_192
 
 
-@dataclass(frozen=True, slots=True)
-class FirstStageResult:
+class FirstStageResult(NamedTuple):
     """Result of the first stage for one query.
 
     Attributes:

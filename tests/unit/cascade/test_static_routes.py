@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from synaptoroute.cascade.shortlists import SHORTLIST_ROUTES
 from synaptoroute.cascade.static_routes import (
-    SHORTLIST_ROUTES,
     SHORTLIST_ROWS_MAX,
     FirstStageResult,
     MarginGuard,

@@ -1,0 +1,218 @@
+"""Shortlists of queries: the routes with the nearest centroids, compared utterance by utterance.
+
+Queries of a batch share the calls into the arrays; each gets what it would get alone.  Rows are
+whole numbers, and float32 adds a product of two rows without error in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int8s: TypeAlias = NDArray[np.int8]
+Float32s: TypeAlias = NDArray[np.float32]
+Float64s: TypeAlias = NDArray[np.float64]
+
+SHORTLIST_ROUTES: Final = 6
+EMPTY: Final = -9.0
+"""Below every score; unlike minus infinity, two of them have a difference."""
+QUERIES_A_PRODUCT: Final = 8
+"""OpenBLAS splits larger products among threads, and the caller would wait for them."""
+_TERMS_A_PRODUCT_MAX: Final = 262_144
+_TERMS_A_COLUMN_MAX: Final = 9_000
+"""The same of a product with one column."""
+_GROWTH: Final = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shortlists:
+    """The shortlists of a batch of queries.
+
+    A pair is a query and a route of its shortlist; pairs are in the order of the queries, then of
+    the ids of the routes.
+
+    Attributes:
+        firsts: First pair of each query, then the number of pairs.
+        route_ids: Route of each pair.
+        scores: Score of each pair.
+        ordered: Scores of each query, highest first, float64[n, listed]; ``EMPTY`` for an empty
+            place.
+        similarities: Products of the queries with the rows of the pairs, divided by the lengths of
+            the rows, float64[rows].
+        starts: First row of each pair, then the number of rows.
+        lengths: Length of each query.
+    """
+
+    firsts: list[int]
+    route_ids: list[int]
+    scores: list[float]
+    ordered: Float64s
+    similarities: Float64s
+    starts: list[int]
+    lengths: list[float]
+
+    def is_listed(self, query: int) -> bool:
+        """Whether a query has a shortlist."""
+        return self.firsts[query] < self.firsts[query + 1]
+
+    def pairs_of(self, query: int) -> list[int]:
+        """Pairs of a query, the highest score first, of equals the lowest id."""
+        pairs = range(self.firsts[query], self.firsts[query + 1])
+        return sorted(pairs, key=self.scores.__getitem__, reverse=True)
+
+    def scores_of(self, query: int) -> list[float]:
+        """Scores of a query, highest first."""
+        count = self.firsts[query + 1] - self.firsts[query]
+        scores: list[float] = self.ordered[query].tolist()
+        return scores[:count]
+
+    def nearest_row(self, query: int, pair: int) -> tuple[int, float]:
+        """Find the most similar row of a pair, the first of equals, and its similarity."""
+        own = self.similarities[self.starts[pair] : self.starts[pair + 1]] / self.lengths[query]
+        at = int(own.argmax())
+        return at, own.item(at)
+
+
+class RouteCentroids:
+    """Centroids by the ids of their routes; one thread at a time."""
+
+    def __init__(self, dim: int) -> None:
+        self._centroids: Float32s = np.zeros((0, dim), np.float32)
+        self._lengths: Float64s = np.zeros(0)
+        self._lowest: Float64s = np.zeros(0)
+
+    def copy(self) -> RouteCentroids:
+        copied = RouteCentroids(self._centroids.shape[1])
+        copied._centroids, copied._lengths = self._centroids.copy(), self._lengths.copy()
+        copied._lowest = self._lowest.copy()
+        return copied
+
+    def put(self, route_id: int, centroid: Float32s) -> None:
+        self._reserve(route_id + 1)
+        self._centroids[route_id] = centroid
+        self._lengths[route_id] = lengths_of(centroid[np.newaxis])[0]
+        self._lowest[route_id] = 0.0
+
+    def drop(self, route_id: int) -> None:
+        self._centroids[route_id] = 0.0
+        # An infinite length and a lowest score of minus infinity keep the free id off every
+        # shortlist without a branch.
+        self._lengths[route_id] = np.inf
+        self._lowest[route_id] = -np.inf
+
+    def near(self, queries: Float32s) -> tuple[Float64s, NDArray[np.bool_]]:
+        """Compare queries with all centroids.
+
+        Args:
+            queries: float32[n, dim].
+
+        Returns:
+            Products divided by the lengths of the centroids, float64[n, ids], and the shortlist of
+            each query, bool[n, ids].
+        """
+        centred = product(queries, self._centroids.T) / self._lengths
+        return centred, nearest_routes(centred + self._lowest)
+
+    def _reserve(self, routes: int) -> None:
+        missing = routes - len(self._lengths)
+        if missing > 0:
+            missing = max(missing, len(self._lengths) * (_GROWTH - 1))
+            empty = np.zeros((missing, self._centroids.shape[1]), np.float32)
+            self._centroids = np.concatenate([self._centroids, empty])
+            self._lengths = np.concatenate([self._lengths, np.full(missing, np.inf)])
+            self._lowest = np.concatenate([self._lowest, np.full(missing, -np.inf)])
+
+
+def shortlists_of(
+    chosen: NDArray[np.bool_],
+    centred: Float64s,
+    queries: Float32s,
+    lengths: Float64s,
+    rows: Sequence[tuple[Float32s, Float64s]],
+) -> Shortlists:
+    """Compare queries with the utterances of their shortlists.
+
+    Args:
+        chosen: Shortlist of each query, bool[n, ids].
+        centred: See ``RouteCentroids.near``.
+        queries: float32[n, dim].
+        lengths: Of the queries, float64[n].
+        rows: Of the routes of all pairs in their order: float32[count, dim] and their lengths.
+    """
+    count = len(queries)
+    query_of, route_of = chosen.nonzero()
+    owners, vectors = query_of.tolist(), list(queries)
+    firsts = [0, *accumulate(np.bincount(query_of, minlength=count).tolist())]
+    listed = max(stop - start for start, stop in pairwise(firsts))
+    ordered = np.full((count, max(2, listed)), EMPTY)
+    if not owners:
+        return Shortlists(firsts, [], [], ordered, np.zeros(0), [0], lengths.tolist())
+    products = [
+        column_product(near, vectors[owner]) for owner, (near, _) in zip(owners, rows, strict=True)
+    ]
+    similarities = np.concatenate(products) / np.concatenate([each for _, each in rows])
+    starts = [0, *accumulate(map(len, products))]
+    length_of = lengths[query_of]
+    # The largest is divided, not each: division by a positive number keeps their order.
+    largest = np.maximum.reduceat(similarities, starts[:-1]) / length_of
+    scores = (largest + centred[query_of, route_of] / length_of) / 2.0
+    places = np.arange(len(owners)) - np.array(firsts)[query_of]
+    ordered[query_of, places] = scores
+    ordered.sort(axis=1)
+    return Shortlists(
+        firsts,
+        route_of.tolist(),
+        scores.tolist(),
+        ordered[:, ::-1],
+        similarities,
+        starts,
+        lengths.tolist(),
+    )
+
+
+def nearest_routes(centred: Float64s) -> NDArray[np.bool_]:
+    """Choose the routes with the nearest centroids, and all that tie with the last of them.
+
+    Args:
+        centred: Similarity to each centroid, float64[..., routes]; minus infinity for
+            an id without a route.
+    """
+    if centred.shape[-1] <= SHORTLIST_ROUTES:
+        return centred > -np.inf
+    least = np.partition(centred, -SHORTLIST_ROUTES, axis=-1)[..., -SHORTLIST_ROUTES]
+    chosen: NDArray[np.bool_] = (centred >= least[..., np.newaxis]) & (centred > -np.inf)
+    return chosen
+
+
+def product(rows: Float32s, factors: Float32s) -> Float32s:
+    """Multiply ``rows @ factors`` on this thread alone."""
+    block = max(1, min(QUERIES_A_PRODUCT, _TERMS_A_PRODUCT_MAX // max(1, factors.size)))
+    if len(rows) <= block:
+        return rows @ factors
+    found = np.empty((len(rows), factors.shape[1]), np.float32)
+    for start in range(0, len(rows), block):
+        np.matmul(rows[start : start + block], factors, out=found[start : start + block])
+    return found
+
+
+def column_product(rows: Float32s, query: Float32s) -> Float32s:
+    """Multiply ``rows @ query`` on this thread alone: float32[n]."""
+    block = max(1, _TERMS_A_COLUMN_MAX // len(query))
+    if len(rows) <= block:
+        found: Float32s = rows.dot(query)
+        return found
+    starts = range(0, len(rows), block)
+    return np.concatenate([rows[start : start + block].dot(query) for start in starts])
+
+
+def lengths_of(rows: Int8s | Float32s) -> Float64s:
+    """Lengths of rows of integers, float64[n]; infinite for a row of zeros."""
+    whole = rows.astype(np.float64)
+    squares = np.einsum("ij,ij->i", whole, whole)
+    lengths: Float64s = np.sqrt(squares)
+    return np.where(squares > 0.0, lengths, np.inf)
