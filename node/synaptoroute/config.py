@@ -34,8 +34,9 @@ class EngineConfig(BaseSettings):
 
     Attributes:
         lanes: Encoder threads; 0 for as many as the container's CPU limit.
-        lanes_nice: Niceness of the encoder threads and of the thread that applies writes,
-            so that other threads run first; Linux only.
+        lanes_nice: Niceness of the encoder threads, so that other threads run first; Linux only.
+        writes_nice: Niceness of the thread that applies writes and of those that read the vectors
+            of imports, so that threads that answer queries take a core from them; Linux only.
         batch_tokens_max: Most tokens of one encoder batch.
         batch_window_ms: How long an encoder thread waits for further queries; 0 never waits.
         queue_requests_max: Queries that may wait in the queue; further ones are refused.
@@ -57,6 +58,7 @@ class EngineConfig(BaseSettings):
 
     lanes: int = Field(default=0, ge=0, le=256)
     lanes_nice: int = Field(default=0, ge=0, le=19)
+    writes_nice: int = Field(default=0, ge=0, le=19)
     batch_tokens_max: int = Field(default=768, ge=16, le=65_536)
     batch_window_ms: float = Field(default=0.0, ge=0, le=1_000)
     queue_requests_max: int = Field(default=2_048, ge=1, le=1_000_000)
@@ -254,6 +256,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     # A node shares its CPUs with its own HTTP server, which must go first under overload; a
     # router inside another program leaves priorities alone.
     lanes_nice: int = Field(default=4, ge=0, le=19)
+    writes_nice: int = Field(default=10, ge=0, le=19)
     port: int = Field(default=8080, ge=0, le=65_535)
     model: str = DEFAULT_MODEL
     encoder_precision: Precision = "auto"

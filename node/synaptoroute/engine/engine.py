@@ -170,7 +170,7 @@ class Engine:
             has_encoder=self.encoders.known.__contains__,
             on_received=self._report_received,
             on_failed=self._report_failed,
-            nice=config.lanes_nice,
+            nice=config.writes_nice,
         )
         return applier, scorer
 

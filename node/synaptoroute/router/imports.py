@@ -13,7 +13,6 @@ their routes to the end, and take the outcome of the run that goes on.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from collections import deque
@@ -28,13 +27,12 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+from synaptoroute.config import EngineConfig
 from synaptoroute.core.change import Outcome, StagedImport
 from synaptoroute.core.imports import IMPORTS_OPEN_MAX, NOT_OPEN_MESSAGE
 from synaptoroute.core.mutation import (
-    OP_ID_BYTES,
     CommitPlan,
     ImportAbort,
     ImportBegin,
@@ -53,6 +51,7 @@ from synaptoroute.errors import (
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.router.chunks import CHUNK_TEXT_BYTES_MAX, CHUNK_UTTERANCES_MAX, pieces_of
+from synaptoroute.router.import_hash import ImportHash
 from synaptoroute.router.op_ids import derived_op_id, scoped_op_id
 from synaptoroute.router.route_checks import checked_route, put_mutation, texts_of
 from synaptoroute.router.text_warnings import (
@@ -61,9 +60,10 @@ from synaptoroute.router.text_warnings import (
     limited,
     not_understood_now,
 )
-from synaptoroute.router.vectors import row_bytes
+from synaptoroute.router.vectors import checked_rows, row_bytes
 from synaptoroute.router.write_results import result_of
 from synaptoroute.router.writes import Ack, WriteOptions, Writer
+from synaptoroute.threads import BulkThread
 
 IMPORT_ID_CHARACTERS_MAX: Final = 64
 COMMIT_TIMEOUT_SECONDS: Final = 300.0
@@ -193,48 +193,34 @@ async def streamed(routes: Routes) -> AsyncIterator[Route]:
             yield each
 
 
-class _RequestHash:
-    """Counts and hashes what an import sends, while it arrives."""
+async def _read(routes: Routes, request: ImportHash, bulk: BulkThread) -> AsyncIterator[Route]:
+    """Yield each route, checked and hashed in the order in which they arrive."""
 
-    def __init__(self, *, replace: bool, more: bytes = b"") -> None:
-        self.utterances = 0
-        self._hash = blake2b(b"replace\n" if replace else b"merge\n", digest_size=OP_ID_BYTES)
-        self._hash.update(more)
+    def take(given: Route) -> Route:
+        route = checked_route(given)
+        request.add(route)
+        return route
 
-    def digest(self) -> bytes:
-        return self._hash.digest()
-
-    async def over(self, routes: Routes) -> AsyncIterator[Route]:
-        """Yield each route, checked and counted."""
-        async for given in streamed(routes):
-            route = checked_route(given)
-            fields = (route.name, route.utterances, route.threshold, route.metadata, route.payload)
-            # Stored with the outcome: later releases must write the same text.
-            new = (route.confidence_min, route.description, route.negatives)
-            more = () if new == (None, None, []) else new
-            text = json.dumps(
-                (*fields, route.vectors, *more), sort_keys=True, separators=(",", ":")
-            )
-            self._hash.update(text.encode() + b"\n")
-            self.utterances += len(route.utterances)
-            yield route
+    async for given in streamed(routes):
+        yield take(given) if given.vectors is None else await bulk.run(take, given)
 
 
 class Importer:
-    """Runs one import through a writer."""
+    """Runs one import through a writer, once."""
 
     def __init__(
-        self, engine: EnginePort, writer: Writer, running: set[str], idle_seconds: float
+        self, engine: EnginePort, writer: Writer, running: set[str], config: EngineConfig
     ) -> None:
         self._engine = engine
         self._running = running
         self._keepalive_seconds = min(
-            KEEPALIVE_SECONDS_MAX, idle_seconds / KEEPALIVES_PER_IDLE_TIME
+            KEEPALIVE_SECONDS_MAX, config.import_idle_seconds / KEEPALIVES_PER_IDLE_TIME
         )
         self._writer = writer
         # One encoder from the first chunk to the commit: if the cluster switches to another,
         # the import is rejected and can be repeated.
         self._encoder = engine.encoder
+        self._bulk = BulkThread(config.writes_nice)
         self._known: dict[str, bytes] = {}
         self._warnings: list[str] = []
 
@@ -254,9 +240,22 @@ class Importer:
             ImportRejected: It cannot be committed.
             PreconditionFailed: What the plan depends on has changed.
         """
+        try:
+            return await self._run(routes, replace, import_id, ack, plan)
+        finally:
+            self._bulk.close()
+
+    async def _run(
+        self,
+        routes: Routes,
+        replace: bool,
+        import_id: str | None,
+        ack: Ack,
+        plan: CommitMaker | None,
+    ) -> ImportResult:
         identity = check_import_id(import_id)
-        request = _RequestHash(replace=replace, more=b"" if plan is None else plan.digest)
-        read = request.over(routes)
+        request = ImportHash(replace=replace, more=b"" if plan is None else plan.digest)
+        read = _read(routes, request, self._bulk)
         commit_id, outcome = await self._find_commit(identity)
         if outcome is not None:
             return await self._repeated(identity, commit_id, outcome, request, read)
@@ -355,7 +354,7 @@ class Importer:
         identity: str,
         commit_id: bytes,
         outcome: Outcome,
-        request: _RequestHash,
+        request: ImportHash,
         read: AsyncIterator[Route],
     ) -> ImportResult:
         """Answer an import that was committed before, if it has the same content."""
@@ -365,7 +364,7 @@ class Importer:
         return _import_result(result, identity, request.utterances)
 
     async def _outcome_of_another(
-        self, identity: str, request: _RequestHash, read: AsyncIterator[Route]
+        self, identity: str, request: ImportHash, read: AsyncIterator[Route]
     ) -> tuple[bytes, Outcome] | None:
         """Wait for the run that dropped this one; None if no run goes on."""
         await _exhaust(read)
@@ -469,8 +468,8 @@ class Importer:
         for route, each in zip(routes, bare, strict=True):
             vectors = tuple(vector_of[text] for text in each)
             if route.vectors is not None:
-                rows = await self._writer.encode(route.utterances, route.vectors, self._encoder)
-                vectors = row_bytes(rows) + vectors
+                given, dim = route.vectors, self._encoder.dim
+                vectors = await self._bulk.run(_checked_bytes, given, dim) + vectors
             parts.append(put_mutation(route, vectors))
         return parts
 
@@ -518,6 +517,10 @@ class Importer:
             await self._writer.write(ImportAbort(run_id), options)
         except SynaptoRouteError:
             return  # it is not open, or the coordinator drops it later as abandoned
+
+
+def _checked_bytes(vectors: Sequence[Sequence[float]], dim: int) -> tuple[bytes, ...]:
+    return row_bytes(checked_rows(vectors, dim))
 
 
 def _is_run_of(identity: str, staged: StagedImport) -> bool:

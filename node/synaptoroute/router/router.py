@@ -512,9 +512,7 @@ class AdaptiveRouter(ClusterOperations, RouteSetOperations):
         Raises:
             ImportRejected: It cannot be committed; nothing became visible.
         """
-        importer = Importer(
-            self._engine(), self._writer(), self._running_imports, self._config.import_idle_seconds
-        )
+        importer = Importer(self._engine(), self._writer(), self._running_imports, self._config)
         return await importer.run(routes, replace=replace, import_id=import_id, ack=ack)
 
     @property

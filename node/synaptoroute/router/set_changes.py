@@ -132,7 +132,7 @@ class SetChanger:
     ) -> None:
         self._engine = engine
         self._writer = writer
-        self._importer = Importer(engine, writer, running, config.import_idle_seconds)
+        self._importer = Importer(engine, writer, running, config)
 
     def put_settings_now(self, settings: RouteSetSettings) -> WriteResult:
         """Replace the settings on the caller's thread; only without a shared log."""

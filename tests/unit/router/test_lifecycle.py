@@ -280,12 +280,12 @@ async def test_threads_end_with_the_router() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="a thread has a nice value on Linux only")
 @pytest.mark.parametrize("nice", [0, 3])
 async def test_lanes_and_applier_have_a_lower_priority(nice: int) -> None:
-    """Lower than the scorer and the caller's thread, as the settings say."""
+    """Lower than the scorer and the caller's thread, each as its setting says."""
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    behind = min(own + nice, 19)
-    wanted = dict.fromkeys(("encoder-0", "encoder-1", "applier"), behind) | {"scorer": own}
+    behind, last = min(own + nice, 19), min(own + 2 * nice, 19)
+    wanted = dict.fromkeys(("encoder-0", "encoder-1"), behind) | {"applier": last, "scorer": own}
     found: dict[str, int] = {}
-    async with running(lanes=2, lanes_nice=nice):
+    async with running(lanes=2, lanes_nice=nice, writes_nice=2 * nice):
         give_up_at = time.monotonic() + WAIT_SECONDS
         while not wanted.items() <= found.items() and time.monotonic() < give_up_at:
             await asyncio.sleep(0.005)  # each thread does it when it begins
