@@ -1,4 +1,4 @@
-"""Threads: an inbox, priorities, the end of a task, numpy on one thread, memory of a large job.
+"""Threads: an inbox that a thread reads, priorities, the end of a task, numpy on one thread.
 
 Encoding and applying use all CPU time they get.  Receiving, admission and scoring need
 little, but soon: an event loop that waits for a CPU delays every answer.  On Linux each
@@ -198,13 +198,3 @@ def blas_functions() -> tuple[Any, Any] | None:
         if hasattr(library, use) and hasattr(library, count):
             return getattr(library, count), getattr(library, use)
     return None
-
-
-def release_memory() -> None:
-    """Give freed memory back to the system, after a job of hundreds of mebibytes.
-
-    The C library keeps what a job freed for the next one, which may come in a week.  Only glibc
-    can be asked; elsewhere nothing happens.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synaptoroute.threads import release_memory
+from synaptoroute.memory import release_memory
 
 pytestmark = pytest.mark.unit
 

@@ -34,10 +34,11 @@ from synaptoroute.cascade.table_store import NAME_DIGITS, WHY_NO_TABLE, why_no_t
 from synaptoroute.core.mutation import Aggregation, Calibrate
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ClusterError, ConfigError, ProtocolError, SynaptoRouteError
+from synaptoroute.memory import release_memory
 from synaptoroute.models import WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.tensor import Tensor
-from synaptoroute.threads import end_task, release_memory
+from synaptoroute.threads import end_task
 
 POLL_SECONDS: Final = 1.0
 SETTLE_SECONDS: Final = 1.0

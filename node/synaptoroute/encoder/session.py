@@ -180,6 +180,9 @@ def open_session(
         session = onnxruntime.InferenceSession(model, sess_options=options, providers=asked)
     except Exception as error:  # the runtime's errors share no narrower type
         raise ModelCorrupt(f"{name} cannot be loaded: {error}", file=name) from error
+    if isinstance(model, bytes):
+        # The class keeps the content, in case it is asked to open the session elsewhere.
+        session._model_bytes = None
     check_started(providers, session.get_providers())
     return session
 

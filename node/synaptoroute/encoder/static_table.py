@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
@@ -61,7 +62,7 @@ class Distillable(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class StaticTable:
     """Rows by token id; any thread.
 
@@ -77,9 +78,9 @@ class StaticTable:
     def dim(self) -> int:
         return int(self.rows.shape[1])
 
-    @property
+    @cached_property
     def checksum(self) -> str:
-        """SHA-256 of recipe, fingerprint and rows, hexadecimal."""
+        """SHA-256 of recipe, fingerprint and rows, hexadecimal; the rows must not change."""
         digest = hashlib.sha256(f"{RECIPE_VERSION}|{self.fingerprint}|{self.rows.shape}|".encode())
         # The rows themselves, not a copy: they have 16 MB.
         digest.update(np.ascontiguousarray(self.rows, "<i2").data)

@@ -39,6 +39,7 @@ from synaptoroute.core.digest import (
 )
 from synaptoroute.core.mutation import OpenEpoch, Position, Revision, Settings
 from synaptoroute.core.rows import SET_BITS, stored_key, stored_number
+from synaptoroute.memory import zeroed_array
 from synaptoroute.storage.corruption import CorruptFile
 
 VECTOR_DTYPE: Final = np.dtype("<f4")
@@ -434,7 +435,7 @@ def allocate_vectors(rows: int, dim: int) -> NDArray[np.float32]:
     """Allocate zeroed float32[rows, dim] at the start of an array with spare rows."""
     # The system gives memory to the spare rows only when they are written.
     allocated = max(1, -(-rows // SPARE_SLOTS)) * SPARE_SLOTS
-    return np.zeros((allocated, dim), VECTOR_DTYPE)[:rows]
+    return zeroed_array((allocated, dim), VECTOR_DTYPE)[:rows]
 
 
 def read_rows(connection: sqlite3.Connection, dim: int, capacities: Mapping[int, int]) -> Rows:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.exact import to_bytes
+from synaptoroute.memory import zeroed_array
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Slots: TypeAlias = NDArray[np.int64]
@@ -78,7 +79,7 @@ class ChunkedArray(Generic[Scalar]):
         while self.capacity_rows < rows:
             # Not ``np.full`` or ``np.empty``: zeroed memory costs nothing until it is written,
             # and rows that were never written must hold finite numbers.
-            self._chunks.append(np.zeros((self.chunk_rows, self.dim), self._dtype))
+            self._chunks.append(zeroed_array((self.chunk_rows, self.dim), self._dtype))
             self.capacity_rows += self.chunk_rows
         return has_moved
 
