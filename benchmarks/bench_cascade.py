@@ -130,8 +130,8 @@ def with_cascade(
     return Answers(answers, best, sure, is_static)
 
 
-def utterances_of(tensor: Tensor, vectors: Vectors) -> tuple[Utterances, StaticRoutes]:
-    """Describe a route set as the calibration reads it, and load it into a static stage."""
+def utterances_of(tensor: Tensor, vectors: Vectors) -> Utterances:
+    """Describe a route set as the calibration reads it."""
     settings, records = tensor.settings, list(tensor.routes.values())
     rows = vectors.of([text for record in records for text in record.utterances])
     owners = np.repeat(np.arange(len(records)), [len(record.slots) for record in records])
@@ -147,8 +147,7 @@ def utterances_of(tensor: Tensor, vectors: Vectors) -> tuple[Utterances, StaticR
             rows[0][:0],
             owners[:0],
         )
-    given = Utterances(*rows, owners, thresholds, scored or settings.aggregation, rule)
-    return given, StaticRoutes(rows[1].shape[1], settings, tensor.revision)
+    return Utterances(*rows, owners, thresholds, scored or settings.aggregation, rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +174,15 @@ def one_draw(
 ) -> Draw:
     """Accuracy, confidence, share and agreement of one choice of utterances."""
     tensor = tensor_of(drawn, vectors.vectors, settings, FINGERPRINT)
-    given, plain = utterances_of(tensor, vectors)
+    given = utterances_of(tensor, vectors)
     began = time.perf_counter()
     calibration = calibrate(given, "1.1", FINGERPRINT, FINGERPRINT)
     seconds = time.perf_counter() - began
     records = list(tensor.routes.values())
-    plain.load(records, [vectors.of(list(record.utterances))[1] for record in records])
-    projection = read_projection(calibration.turn, given.static_rows.shape[1])
-    routes = plain.projected_by(projection, settings, tensor.revision)
+    dim = given.static_rows.shape[1]
+    projection = read_projection(calibration.turn, dim)
+    routes = StaticRoutes(dim, settings, tensor.revision, projection)
+    routes.load(records, [vectors.of(list(record.utterances))[1] for record in records])
     texts = [text for text, _ in corpus.test]
     labels = [label for _, label in corpus.test]
     queries, static_rows = vectors.of(texts + strays)

@@ -358,11 +358,11 @@ class Cascade:
         return found
 
     def build_from(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
-        """Embed the route set of a tensor, which must not change meanwhile; see ``build``."""
+        """Embed the route set of a tensor, which must not change meanwhile; see ``rebuild``."""
         if self.total.is_booting and tensor.slots_used > BOOT_ROWS_MAX:
             self.total.are_rows_late = True
             return None
-        return self.build(encoder, tensor.settings, tensor.routes.values(), tensor.revision)
+        return self.rebuild(encoder, tensor.settings, tensor.routes.values(), tensor.revision)
 
     def needs_rebuild(self, change: Change) -> bool:
         settings, routes = change.settings, self._routes
@@ -371,24 +371,6 @@ class Cascade:
         return routes is None or settings.calibration != routes.settings.calibration
 
     def rebuild(
-        self,
-        encoder: TextEncoder,
-        settings: Settings,
-        records: Iterable[RouteRecord],
-        revision: Revision,
-    ) -> StaticRoutes | None:
-        calibration, routes = _calibration_of(settings), self._routes
-        if calibration is None or calibration.guard is None:
-            return None
-        found = self.tables.find(encoder.fingerprint, calibration.table)
-        if routes is None or found is None or routes.table is not found[0]:
-            return self.build(encoder, settings, records, revision)
-        projection = read_projection(calibration.turn, found[0].dim)
-        projected = routes.projected_by(projection, settings, revision)
-        projected.measured = _measured(calibration)
-        return projected
-
-    def build(
         self,
         encoder: TextEncoder,
         settings: Settings,
@@ -410,7 +392,7 @@ class Cascade:
         routes.table = found[0]
         routes.measured = _measured(calibration)
         tokenize = encoder.tokenize_utterances
-        routes.load(kept, [found[0].embed_texts(each.utterances, tokenize) for each in kept])
+        routes.load(kept, (found[0].embed_texts(each.utterances, tokenize) for each in kept))
         return routes
 
     def embed(self, change: Change, encoder: TextEncoder) -> StaticRows:

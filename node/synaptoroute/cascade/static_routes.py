@@ -37,6 +37,7 @@ from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.core.rows import RowKind, kind_of
 from synaptoroute.decision.probability import Levels, confidences
 from synaptoroute.encoder.static_table import StaticTable
+from synaptoroute.memory import zeroed_array
 from synaptoroute.scoring.rule import FALLBACK_THRESHOLD
 from synaptoroute.scoring.values import Ranking, RouteScore
 from synaptoroute.serving.query import FirstStageResult
@@ -46,6 +47,7 @@ from synaptoroute.tensor.text_index import TextIndex, text_keys
 Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
 Float64s: TypeAlias = NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.int32]
 
 SHORTLIST_ROWS_MAX: Final = 4_096
 """With more utterances on the shortlist the encoder answers: they would block the caller."""
@@ -82,10 +84,9 @@ class MarginGuard:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Route:
-    """One route in slot order: embeddings, their projections, and the lengths of these."""
+    """One route in slot order: projections of its embeddings, and the lengths of these."""
 
     record: RouteRecord
-    rows: Int8s
     projected: Int8s
     lengths: Float64s
 
@@ -112,24 +113,15 @@ class StaticRoutes:
         self.projection = projection
         self.measured: Revision | None = None
         self.table: StaticTable | None = None
-        self._centroids = RouteCentroids(projection.dim if projection else dim)
+        self._projected_dim = projection.dim if projection else dim
+        self._centroids = RouteCentroids(self._projected_dim)
         self._routes: dict[int, _Route] = {}
         self._rows_count = 0
         self._near: dict[int, Float32s] = {}  # Projections as float32, of some routes
         self._near_rows = 0
         self._names: dict[str, RouteRecord] = {}
         self._texts = TextIndex()
-        self._owners: dict[int, int] = {}  # Route by slot, of the slots in the index
-
-    def projected_by(
-        self, projection: LdaProjection | None, settings: Settings, revision: Revision
-    ) -> StaticRoutes:
-        """Copy the routes, which must not change meanwhile, with another projection."""
-        routes = StaticRoutes(self._dim, settings, revision, projection)
-        routes.table = self.table
-        kept = self._routes.values()
-        routes.load([each.record for each in kept], [each.rows for each in kept])
-        return routes
+        self._owners: Numbers = np.zeros(0, np.int32)  # Route by slot, of the slots in the index
 
     def copy(self) -> StaticRoutes:
         """Copy the routes, which must not change meanwhile; queries may go on."""
@@ -155,21 +147,24 @@ class StaticRoutes:
         if not slots:
             return None
         return first_exact(
-            text, [(self._routes[self._owners[slot]].record, slot) for slot in slots]
+            text, [(self._routes[self._owners.item(slot)].record, slot) for slot in slots]
         )
-
-    def rows_of(self, route_id: int) -> Int8s:
-        """Embeddings of a route's utterances, int8[n, dim]."""
-        return self._routes[route_id].rows
 
     # --- changes ---
 
-    def load(self, records: Iterable[RouteRecord], rows: Iterable[Int8s]) -> None:
-        """Add routes with the embeddings of their utterances."""
+    def load(self, records: Sequence[RouteRecord], rows: Iterable[Int8s]) -> None:
+        """Add routes with the embeddings of their utterances, which are read one by one."""
+        # One array: a small one for each route would lie between what embedding leaves behind.
+        count = sum(len(record.slots) for record in records)
+        projected = zeroed_array((count, self._projected_dim), np.int8)
+        start = 0
         for record, own in zip(records, rows, strict=True):
-            self._put(record, own)
+            stop = start + len(own)
+            projected[start:stop] = self._project(own)
+            self._put(record, projected[start:stop])
             self._texts.put(record.slots, text_keys(record.utterances))
-            self._owners.update(dict.fromkeys(record.slots, record.route_id))
+            self._own(record.slots, record.route_id)
+            start = stop
 
     def apply(self, change: Change, at: Revision, written: Mapping[int, Int8s]) -> None:
         """Apply one change; ``written`` holds the embeddings of its rows by slot."""
@@ -177,10 +172,9 @@ class StaticRoutes:
         slots = [each.slot for each in rows]
         gone = (*change.freed, *{each.slot for each in change.writes}.difference(slots))
         self._texts.free(gone)
-        for slot in gone:
-            self._owners.pop(slot, None)
         self._texts.put(slots, text_keys([each.utterance for each in rows]))
-        self._owners.update({each.slot: each.owner for each in rows})
+        for each in rows:
+            self._own((each.slot,), each.owner)
         for record in change.deleted:
             self._drop(record)
         for record in change.before:
@@ -192,20 +186,36 @@ class StaticRoutes:
         self.revision = at
 
     def _rows_after(self, record: RouteRecord, written: Mapping[int, Int8s]) -> Int8s:
+        """Projections of a route after a change; those of slots that stay are known."""
         known = self._routes.get(record.route_id)
-        former = {} if known is None else dict(zip(known.record.slots, known.rows, strict=True))
-        rows = np.empty((len(record.slots), self._dim), np.int8)
-        for row, slot in zip(rows, record.slots, strict=True):
-            row[:] = written[slot] if slot in written else former[slot]
-        return rows
+        former = (
+            {} if known is None else dict(zip(known.record.slots, known.projected, strict=True))
+        )
+        new = [slot for slot in record.slots if slot in written]
+        if new:
+            rows = self._project(np.stack([written[slot] for slot in new]))
+            former |= zip(new, rows, strict=True)
+        projected = np.empty((len(record.slots), self._projected_dim), np.int8)
+        for row, slot in zip(projected, record.slots, strict=True):
+            row[:] = former[slot]
+        return projected
 
-    def _put(self, record: RouteRecord, rows: Int8s) -> None:
+    def _project(self, rows: Int8s) -> Int8s:
+        return rows if self.projection is None else self.projection.apply(rows)
+
+    def _own(self, slots: Sequence[int], route_id: int) -> None:
+        """Note the route of slots; it counts for those in the index of texts alone."""
+        missing = max(slots, default=-1) + 1 - len(self._owners)
+        if missing > 0:
+            missing = max(missing, len(self._owners))
+            self._owners = np.concatenate([self._owners, np.zeros(missing, np.int32)])
+        self._owners[list(slots)] = route_id
+
+    def _put(self, record: RouteRecord, projected: Int8s) -> None:
         self._forget(record.route_id)
-        projected = rows if self.projection is None else self.projection.apply(rows)
-        own = _Route(record, rows, projected, lengths_of(projected))
-        self._routes[record.route_id] = own
+        self._routes[record.route_id] = _Route(record, projected, lengths_of(projected))
         self._names[record.name] = record
-        self._rows_count += len(rows)
+        self._rows_count += len(projected)
         self._centroids.put(record.route_id, centroid_of(projected))
 
     def _drop(self, record: RouteRecord) -> None:
@@ -217,7 +227,7 @@ class StaticRoutes:
         """Forget the rows of a route that changes or goes."""
         known = self._routes.get(route_id)
         if known is not None:
-            self._rows_count -= len(known.rows)
+            self._rows_count -= len(known.projected)
         near = self._near.pop(route_id, None)
         if near is not None:
             self._near_rows -= len(near)
