@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,10 @@ _PAGED_BYTES_MIN: Final = 1 << 18
 """Smaller arrays come from the heap: a mapping of their own takes two system calls."""
 _HUGE_BYTES_MIN: Final = 1 << 22
 """As numpy does, arrays of so many bytes ask for huge pages: a scan is up to a third faster."""
+_TRIM_THRESHOLD: Final = -1  # ``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of malloc.h
+_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES_MAX: Final = 1 << 20
+_ASKED: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def zeroed_array(shape: tuple[int, ...], dtype: type[ScalarT] | np.dtype[Any]) -> NDArray[Any]:
@@ -40,6 +45,21 @@ def zeroed_array(shape: tuple[int, ...], dtype: type[ScalarT] | np.dtype[Any]) -
         with suppress(OSError):  # a kernel without huge pages
             pages.madvise(mmap.MADV_HUGEPAGE)
     return np.ndarray(shape, kind, buffer=pages)
+
+
+def bound_freed_memory() -> None:
+    """Have blocks of a mebibyte and more go back to the system as soon as they are freed.
+
+    Without it glibc keeps up to twice the largest block that was ever freed, for each thread: a
+    job of hundreds of mebibytes leaves tens of them behind.  What an operator asks for by the
+    environment stays.  Elsewhere nothing happens.
+    """
+    if any(name in os.environ for name in _ASKED):
+        return
+    with suppress(OSError, AttributeError, TypeError):
+        tune = ctypes.CDLL(None).mallopt
+        tune(_MMAP_THRESHOLD, _KEPT_BYTES_MAX)
+        tune(_TRIM_THRESHOLD, _KEPT_BYTES_MAX)
 
 
 def release_memory() -> None:

@@ -42,7 +42,7 @@ TOTAL_SHARE: Final = 0.01
 directions than are kept."""
 
 _PEAK: Final = 127
-_ROWS_A_BLOCK: Final = 4_096
+_ROWS_A_BLOCK: Final = 512
 
 
 class LdaProjection:

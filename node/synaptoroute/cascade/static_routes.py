@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -152,19 +153,20 @@ class StaticRoutes:
 
     # --- changes ---
 
-    def load(self, records: Sequence[RouteRecord], rows: Iterable[Int8s]) -> None:
+    def load(self, records: Iterable[RouteRecord], rows: Iterable[Int8s]) -> None:
         """Add routes with the embeddings of their utterances, which are read one by one."""
-        # One array: a small one for each route would lie between what embedding leaves behind.
-        count = sum(len(record.slots) for record in records)
-        projected = zeroed_array((count, self._projected_dim), np.int8)
-        start = 0
-        for record, own in zip(records, rows, strict=True):
-            stop = start + len(own)
-            projected[start:stop] = self._project(own)
+        held = tuple(records)
+        bounds = [0, *accumulate(len(record.slots) for record in held)]
+        # One array: small ones would lie between what embedding leaves behind, and small products
+        # would wait for OpenBLAS's threads.
+        embedded = zeroed_array((bounds[-1], self._dim), np.int8)
+        for own, (start, stop) in zip(rows, pairwise(bounds), strict=True):
+            embedded[start:stop] = own
+        projected = self._project(embedded)
+        for record, (start, stop) in zip(held, pairwise(bounds), strict=True):
             self._put(record, projected[start:stop])
             self._texts.put(record.slots, text_keys(record.utterances))
             self._own(record.slots, record.route_id)
-            start = stop
 
     def apply(self, change: Change, at: Revision, written: Mapping[int, Int8s]) -> None:
         """Apply one change; ``written`` holds the embeddings of its rows by slot."""

@@ -1,4 +1,4 @@
-"""Composes the serving and the replication plane of one node, and implements ``EnginePort``.
+"""Composes the two planes of one node, and implements ``EnginePort``.
 
 Before ``start`` the caller's thread runs the same code inline, as in release 0.2.
 """
@@ -35,6 +35,7 @@ from synaptoroute.engine.tensors import (
 )
 from synaptoroute.errors import NotReady, VersionLost
 from synaptoroute.failpoints import failpoint
+from synaptoroute.memory import bound_freed_memory, release_memory
 from synaptoroute.models import Match
 from synaptoroute.ports import (
     AppliedState,
@@ -83,6 +84,7 @@ class Engine:
         spare: TextEncoder | None = None,
         cascade: Cascade | None = None,
     ) -> None:
+        bound_freed_memory()
         held = [encoder, spare] if spare else [encoder]
         self.encoders = EncoderSet(held, config.embedding_cache_rows)
         self.storage = storage
@@ -200,10 +202,10 @@ class Engine:
         self._workers.start()
         self.is_started = True
         if self._cascade is not None:
-            total = self._cascade.total
-            total.is_booting = False
-            if total.are_rows_late:
+            self._cascade.total.is_booting = False
+            if self._cascade.total.are_rows_late:
                 self.applier.run(lambda _: self.scorer.renew_first_stages())
+        self.applier.run(lambda _: release_memory())
 
     def stop(self) -> None:
         self._is_stopped = True

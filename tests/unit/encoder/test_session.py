@@ -5,6 +5,7 @@ Small graphs run on the real runtime.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,13 @@ import pytest
 
 from synaptoroute.encoder import Encoder
 from synaptoroute.encoder.recipe import bundled_recipe
-from synaptoroute.encoder.session import GraphSession, _choose_output, _pool, normalise
+from synaptoroute.encoder.session import (
+    GraphSession,
+    _choose_output,
+    _pool,
+    normalise,
+    open_session,
+)
 from synaptoroute.encoder_graph.onnx_file import GraphWriter
 from synaptoroute.errors import EncoderError
 
@@ -45,6 +52,16 @@ def graph_file(
     (folder / "model.onnx").write_bytes(graph.model(8, {"": 13}))
     (folder / "tokenizer.json").symlink_to(bundled_recipe().tokenizer_file)
     return folder / "model.onnx"
+
+
+def test_open_session_does_not_keep_the_bytes_of_its_graph(tmp_path: Path) -> None:
+    """Those of the bundled model have 22 MiB."""
+    content = graph_file(tmp_path, to_float).read_bytes()
+    references = sys.getrefcount(content)
+    session = open_session(content, "graph", CPU)
+
+    assert sys.getrefcount(content) == references
+    assert session.get_providers() == [*CPU]
 
 
 def test_graph_without_token_input_is_refused(tmp_path: Path) -> None:

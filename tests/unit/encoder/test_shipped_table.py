@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.encoder import Encoder, find_table, save_table, shipped_table, table_file
 from synaptoroute.encoder import table_files as files
 from synaptoroute.encoder.contract import freeze_tokens
@@ -43,6 +45,24 @@ def test_shipped_table_is_of_the_bundled_encoder(encoder: Encoder) -> None:
     assert not table.rows[sorted(encoder.vocabulary().special)].any()
     assert not table.rows.flags.owndata
     assert table.rows.flags.aligned
+
+
+def resident_bytes_of_the_file() -> int:
+    """Memory of its mappings."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    own = [n for n, line in enumerate(lines) if line.endswith(files.SHIPPED_FILE.name)]
+    found = [next(line for line in lines[n:] if line.startswith("Rss:")) for n in own]
+    return sum(int(line.split()[1]) for line in found) * 1_024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_rows_that_no_text_needs_take_no_memory() -> None:
+    """Neither the check nor the name of the table leaves its pages resident."""
+    table = shipped()
+    before = resident_bytes_of_the_file()
+    TableStore([table])
+
+    assert resident_bytes_of_the_file() - before < table.rows.nbytes / 4
 
 
 def test_shipped_table_agrees_with_its_recipe(encoder: Encoder) -> None:
