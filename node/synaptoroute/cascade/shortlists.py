@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
 Float64s: TypeAlias = NDArray[np.float64]
+Indexes: TypeAlias = NDArray[np.intp]
 
 SHORTLIST_ROUTES: Final = 6
 EMPTY: Final = -9.0
@@ -85,15 +86,17 @@ class RouteCentroids:
         self._centroids: Float32s = np.zeros((0, dim), np.float32)
         self._lengths: Float64s = np.zeros(0)
         self._lowest: Float64s = np.zeros(0)
+        self._free = 0  # Ids without a route
 
     def copy(self) -> RouteCentroids:
         copied = RouteCentroids(self._centroids.shape[1])
         copied._centroids, copied._lengths = self._centroids.copy(), self._lengths.copy()
-        copied._lowest = self._lowest.copy()
+        copied._lowest, copied._free = self._lowest.copy(), self._free
         return copied
 
     def put(self, route_id: int, centroid: Float32s) -> None:
         self._reserve(route_id + 1)
+        self._free -= self._lowest.item(route_id) != 0.0
         self._centroids[route_id] = centroid
         self._lengths[route_id] = lengths_of(centroid[np.newaxis])[0]
         self._lowest[route_id] = 0.0
@@ -104,6 +107,7 @@ class RouteCentroids:
         # shortlist without a branch.
         self._lengths[route_id] = np.inf
         self._lowest[route_id] = -np.inf
+        self._free += 1
 
     def near(self, queries: Float32s) -> tuple[Float64s, NDArray[np.bool_]]:
         """Compare queries with all centroids.
@@ -116,7 +120,7 @@ class RouteCentroids:
             each query, bool[n, ids].
         """
         centred = product(queries, self._centroids.T) / self._lengths
-        return centred, nearest_routes(centred + self._lowest)
+        return centred, nearest_routes(centred + self._lowest if self._free else centred)
 
     def _reserve(self, routes: int) -> None:
         missing = routes - len(self._lengths)
@@ -126,10 +130,12 @@ class RouteCentroids:
             self._centroids = np.concatenate([self._centroids, empty])
             self._lengths = np.concatenate([self._lengths, np.full(missing, np.inf)])
             self._lowest = np.concatenate([self._lowest, np.full(missing, -np.inf)])
+            self._free += missing
 
 
 def shortlists_of(
-    chosen: NDArray[np.bool_],
+    query_of: Indexes,
+    route_of: Indexes,
     centred: Float64s,
     queries: Float32s,
     lengths: Float64s,
@@ -138,41 +144,54 @@ def shortlists_of(
     """Compare queries with the utterances of their shortlists.
 
     Args:
-        chosen: Shortlist of each query, bool[n, ids].
+        query_of: Query of each pair, ascending.
+        route_of: Route of each pair.
         centred: See ``RouteCentroids.near``.
         queries: float32[n, dim].
         lengths: Of the queries, float64[n].
         rows: Of the routes of all pairs in their order: float32[count, dim] and their lengths.
     """
-    count = len(queries)
-    query_of, route_of = chosen.nonzero()
-    owners, vectors = query_of.tolist(), list(queries)
+    count, owners = len(queries), query_of.tolist()
     firsts = [0, *accumulate(np.bincount(query_of, minlength=count).tolist())]
-    listed = max(stop - start for start, stop in pairwise(firsts))
-    ordered = np.full((count, max(2, listed)), EMPTY)
     if not owners:
+        ordered = np.full((count, 2), EMPTY)
         return Shortlists(firsts, [], [], ordered, np.zeros(0), [0], lengths.tolist())
-    products = [
-        column_product(near, vectors[owner]) for owner, (near, _) in zip(owners, rows, strict=True)
-    ]
+    counts, vectors = [len(near) for near, _ in rows], list(queries)
+    if max(counts) <= _TERMS_A_COLUMN_MAX // queries.shape[1]:
+        products = [near.dot(vectors[at]) for at, (near, _) in zip(owners, rows, strict=True)]
+    else:
+        products = [
+            column_product(near, vectors[at]) for at, (near, _) in zip(owners, rows, strict=True)
+        ]
     similarities = np.concatenate(products) / np.concatenate([each for _, each in rows])
-    starts = [0, *accumulate(map(len, products))]
-    length_of = lengths[query_of]
+    starts = [0, *accumulate(counts)]
     # The largest is divided, not each: division by a positive number keeps their order.
-    largest = np.maximum.reduceat(similarities, starts[:-1]) / length_of
-    scores = (largest + centred[query_of, route_of] / length_of) / 2.0
-    places = np.arange(len(owners)) - np.array(firsts)[query_of]
-    ordered[query_of, places] = scores
-    ordered.sort(axis=1)
+    scores = np.maximum.reduceat(similarities, starts[:-1])
+    length_of = lengths.take(query_of)
+    scores /= length_of
+    scores += centred[query_of, route_of] / length_of
+    scores /= 2.0
     return Shortlists(
         firsts,
         route_of.tolist(),
         scores.tolist(),
-        ordered[:, ::-1],
+        _ordered(scores, query_of, firsts),
         similarities,
         starts,
         lengths.tolist(),
     )
+
+
+def _ordered(scores: Float64s, query_of: Indexes, firsts: list[int]) -> Float64s:
+    """Sort the scores of each query; see ``Shortlists``."""
+    count, listed = len(firsts) - 1, max(stop - start for start, stop in pairwise(firsts))
+    if len(scores) == count * listed:
+        ordered = scores.reshape(count, listed).copy()
+    else:
+        ordered = np.full((count, listed), EMPTY)
+        ordered[query_of, np.arange(len(scores)) - np.array(firsts)[query_of]] = scores
+    ordered.sort(axis=1)
+    return ordered[:, ::-1]
 
 
 def nearest_routes(centred: Float64s) -> NDArray[np.bool_]:
@@ -184,8 +203,12 @@ def nearest_routes(centred: Float64s) -> NDArray[np.bool_]:
     """
     if centred.shape[-1] <= SHORTLIST_ROUTES:
         return centred > -np.inf
-    least = np.partition(centred, -SHORTLIST_ROUTES, axis=-1)[..., -SHORTLIST_ROUTES]
-    chosen: NDArray[np.bool_] = (centred >= least[..., np.newaxis]) & (centred > -np.inf)
+    leading = centred.copy()
+    leading.partition(-SHORTLIST_ROUTES)
+    least = leading[..., -SHORTLIST_ROUTES, np.newaxis]
+    chosen: NDArray[np.bool_] = centred >= least
+    if least.min(initial=0.0) == -np.inf:
+        chosen &= centred > -np.inf
     return chosen
 
 
@@ -213,6 +236,6 @@ def column_product(rows: Float32s, query: Float32s) -> Float32s:
 def lengths_of(rows: Int8s | Float32s) -> Float64s:
     """Lengths of rows of integers, float64[n]; infinite for a row of zeros."""
     whole = rows.astype(np.float64)
-    squares = np.einsum("ij,ij->i", whole, whole)
-    lengths: Float64s = np.sqrt(squares)
-    return np.where(squares > 0.0, lengths, np.inf)
+    lengths: Float64s = np.sqrt(np.einsum("ij,ij->i", whole, whole))
+    lengths[lengths == 0.0] = np.inf
+    return lengths

@@ -295,13 +295,9 @@ class StaticRoutes:
         if confident is None:
             return None
         shares, p_none = confident
+        found = self._ranked(shortlists, query, pairs[: max(limit, _ROUTES_MIN)])
         ranked = [
-            self._scaled(each, guard, own, levels)
-            for each, own in zip(
-                self._ranked(shortlists, query, pairs[: max(limit, _ROUTES_MIN)]),
-                shares,
-                strict=False,
-            )
+            self._scaled(each, guard, own, levels) for each, own in zip(found, shares, strict=False)
         ]
         return Ranking(ranked[0], tuple(ranked[:limit]), ranked[1], len(self._routes), p_none)
 
@@ -377,11 +373,17 @@ class StaticRoutes:
         centred, chosen = self._centroids.near(queries)
         if len(self._routes) < _ROUTES_MIN:
             chosen[:] = False
-        chosen[lengths == np.inf] = False
+        if np.inf in lengths.tolist():
+            chosen[lengths == np.inf] = False
         if self._rows_count > SHORTLIST_ROWS_MAX:
             self._leave_out_large(chosen)
-        rows = [(self._near_of(each), self._routes[each].lengths) for each in _ids_of(chosen)]
-        return shortlists_of(chosen, centred, queries, lengths, rows)
+        query_of, route_of = chosen.nonzero()
+        near, routes = self._near, self._routes
+        rows = [
+            (near[each] if each in near else self._near_of(each), routes[each].lengths)
+            for each in route_of.tolist()
+        ]
+        return shortlists_of(query_of, route_of, centred, queries, lengths, rows)
 
     def _projected(self, embeddings: Int8s) -> Float32s:
         rows = embeddings.astype(np.float32)
@@ -392,18 +394,17 @@ class StaticRoutes:
     def _leave_out_large(self, chosen: NDArray[np.bool_]) -> None:
         """Empty the shortlists that have too many rows."""
         for own in chosen:
-            if sum(len(self._routes[each].lengths) for each in _ids_of(own)) > SHORTLIST_ROWS_MAX:
+            ids = own.nonzero()[0].tolist()
+            if sum(len(self._routes[each].lengths) for each in ids) > SHORTLIST_ROWS_MAX:
                 own[:] = False
 
     def _near_of(self, route_id: int) -> Float32s:
-        """Projections of a route's utterances, float32[n, dim]."""
-        near = self._near.get(route_id)
-        if near is None:
-            # Kept as bytes, a quarter of the memory; whole numbers are the same in float32.
-            near = self._routes[route_id].projected.astype(np.float32)
-            if self._near_rows + len(near) <= NEAR_ROWS_MAX:
-                self._near[route_id] = near
-                self._near_rows += len(near)
+        """Make the projections of a route's utterances float32[n, dim], and keep some."""
+        # Kept as bytes, a quarter of the memory; whole numbers are the same in float32.
+        near = self._routes[route_id].projected.astype(np.float32)
+        if self._near_rows + len(near) <= NEAR_ROWS_MAX:
+            self._near[route_id] = near
+            self._near_rows += len(near)
         return near
 
     def _ranked(self, shortlists: Shortlists, query: int, pairs: Iterable[int]) -> list[RouteScore]:
@@ -421,12 +422,6 @@ class StaticRoutes:
 
 
 _UNLISTED: Final = FirstStageResult(is_sure=False)
-
-
-def _ids_of(chosen: NDArray[np.bool_]) -> list[int]:
-    """Ids of the routes that are chosen, of all queries in their order."""
-    ids: list[int] = chosen.nonzero()[-1].tolist()
-    return ids
 
 
 def centroid_of(rows: Int8s) -> Float32s:
