@@ -12,10 +12,10 @@ guards tried, the one that answers most is chosen among those that hold three co
 If no guard holds them at a useful share, the cascade stays off and says why.  The projection
 of the embeddings is fitted here too, and travels with the calibration.
 
-Where the confidence decides, the second and third condition are kept with a reserve, and an
-answer needs the confidence of its route.  The numbers behind that confidence
-(``static_confidence``) travel with the calibration, in a version of its own: earlier releases
-cannot read it and ask the encoder.
+Where the confidence decides, the second condition is kept with a reserve, the floor lies above
+the lowest scores, and an answer needs the confidence of its route.  The numbers behind that
+confidence (``static_confidence``) travel with the calibration, in a version of its own: earlier
+releases cannot read it and ask the encoder.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ STRAY_SHARE_MAX: Final = 0.005
 SHARE_MIN: Final = 0.05
 EVALUATED_MAX: Final = 4_096
 _ANSWERS_MIN: Final = 50
-_SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)
 _DIGITS: Final = 6
 _VERSION: Final = 2
 _CONFIDENT_VERSION: Final = 3
@@ -78,20 +77,24 @@ class Conditions:
     """Limits of the search for a guard.
 
     Attributes:
-        stray_share_max: Of the third condition.
         gain_deviations: Deviations of the difference to the encoder by which the first stage
             must be right more often.
         floor_shares: Shares of the judged utterances below the floors that are tried.
+        slopes: Slopes of the guard that are tried.
     """
 
-    stray_share_max: float
     gain_deviations: float
     floor_shares: tuple[float, ...]
+    slopes: tuple[float, ...]
 
 
-BY_THRESHOLD: Final = Conditions(STRAY_SHARE_MAX, 0.0, tuple(step / 20 for step in range(19)))
-# No floor below nearly all utterances: a text of another world has a low score, and may lead.
-BY_CONFIDENCE: Final = Conditions(0.003, 0.5, tuple(step / 20 for step in range(1, 19)))
+_SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)
+_STEEP_SLOPES: Final = (0.75, 1.0, 1.5, 2.0, 3.0)
+BY_THRESHOLD: Final = Conditions(0.0, tuple(step / 20 for step in range(19)), _SLOPES)
+# No floor below most utterances: a text of another world has a low score, and may lead.
+BY_CONFIDENCE: Final = Conditions(
+    1.0, tuple(step / 20 for step in range(2, 19)), _SLOPES + _STEEP_SLOPES
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,7 @@ def calibrate(
             given, given.rule, in_scope, out_of_scope
         )
         thresholds, conditions = np.full(routes, -np.inf), BY_CONFIDENCE
-    found = _best(in_scope, out_of_scope, thresholds, conditions)
+    found = best_guard(in_scope, out_of_scope, thresholds, conditions)
     if found is None:
         return off("agreement_not_reached")
     guard, answered = found
@@ -337,16 +340,17 @@ def _line(x: Float64s, y: Float64s) -> tuple[float, float]:
     return scale, round(float(y.mean() - scale * x.mean()), _DIGITS)
 
 
-def _best(
+def best_guard(
     in_scope: Evaluation, out_of_scope: Evaluation, thresholds: Float64s, conditions: Conditions
 ) -> tuple[MarginGuard, Mask] | None:
+    """Find the guard that answers most within the conditions, and what it answers."""
     scale, offset = _fit_line(in_scope, out_of_scope)
     floors = set(np.quantile(in_scope.scores, conditions.floor_shares).tolist())
     if conditions is BY_THRESHOLD:
         floors.add(0.0)
     best: tuple[MarginGuard, Mask] | None = None
     most = max(_ANSWERS_MIN, math.ceil(SHARE_MIN * len(in_scope.owners)))
-    for slope in _SLOPES:
+    for slope in conditions.slopes:
         for floor in sorted(floors):
             # A margin of -2 lets every query pass that reaches the floor.
             lenient = MarginGuard(-2.0, slope, round(max(0.0, floor), _DIGITS), scale, offset)
@@ -357,9 +361,7 @@ def _best(
             guard = MarginGuard(margin, slope, lenient.floor, scale, offset)
             answered = is_answered(in_scope, guard, thresholds)
             count = int(answered.sum())
-            if count >= most and _holds(
-                in_scope, out_of_scope, guard, answered, thresholds, conditions
-            ):
+            if count >= most and _holds(in_scope, out_of_scope, guard, answered, thresholds):
                 best, most = (guard, answered), count + 1
     return best
 
@@ -390,7 +392,7 @@ def _least_margin(
     )
     wrong_counts = len(wrong_sums) - np.searchsorted(wrong_sums, sums, "left")
     holds = (_at_most(wrong) <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= reserve)
-    holds &= wrong_counts <= conditions.stray_share_max * len(out_of_scope.owners)
+    holds &= wrong_counts <= STRAY_SHARE_MAX * len(out_of_scope.owners)
     # The conditions may fail at a high margin and hold at a lower one: take the lowest.
     last = np.flatnonzero(holds)
     if len(last) == 0:
@@ -409,11 +411,10 @@ def _holds(
     guard: MarginGuard,
     answered: Mask,
     thresholds: Float64s,
-    conditions: Conditions,
 ) -> bool:
     agreement = float(_agrees(in_scope)[answered].mean())
     right = (in_scope.answers == in_scope.owners)[answered].sum()
     encoder_right = (in_scope.encoders == in_scope.owners)[answered].sum()
     wrong_share = float(_wrongly_answered(out_of_scope, guard, thresholds).mean())
-    is_safe = wrong_share <= conditions.stray_share_max and bool(right >= encoder_right)
+    is_safe = wrong_share <= STRAY_SHARE_MAX and bool(right >= encoder_right)
     return agreement >= AGREEMENT_MIN and is_safe

@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 
 from synaptoroute.cascade import Calibration, ConfidenceRule, Utterances, calibrate
-from synaptoroute.cascade.calibration import is_answered, read_calibration, scored_by
+from synaptoroute.cascade.calibration import (
+    BY_CONFIDENCE,
+    STRAY_SHARE_MAX,
+    best_guard,
+    is_answered,
+    read_calibration,
+    scored_by,
+)
 from synaptoroute.cascade.encoder_decisions import with_decisions
-from synaptoroute.cascade.leave_one_out import leave_one_out
+from synaptoroute.cascade.leave_one_out import Evaluation, leave_one_out
 from synaptoroute.cascade.static_confidence import (
     StaticLevels,
     confidence_of,
@@ -120,10 +127,36 @@ def test_guard_holds_its_conditions_where_the_confidence_decides(how: Aggregatio
 
     assert found.share == pytest.approx(answered.mean(), abs=1e-4)
     assert agrees[answered].mean() >= 0.99
-    assert (strays & (outside.encoders < 0)).mean() <= 0.003
+    assert (strays & (outside.encoders < 0)).mean() <= STRAY_SHARE_MAX
     right = (inside.answers == inside.owners)[answered].sum()
     assert right >= (inside.encoders == inside.owners)[answered].sum()
     assert found == judged(route_set(how))
+
+
+def evaluation(scores: np.ndarray, margins: np.ndarray, answers: np.ndarray) -> Evaluation:
+    """Utterances of route 0; the encoder answers none of them."""
+    count, listed = len(scores), np.stack([scores, scores - margins], axis=1)
+    own, none = np.zeros(count, np.int64), np.full(count, -1)
+    return Evaluation(
+        answers, scores, margins, none, scores, own, np.arange(count), listed, answers
+    )
+
+
+def test_required_margin_may_fall_steeply_with_the_score() -> None:
+    """A high score with a small lead is as sure as a lower one with a large lead."""
+    random = np.random.default_rng(0)
+    scores, margins = random.uniform(0.5, 0.9, 2_000), random.uniform(0.0, 0.3, 2_000)
+    is_safe = margins + 2.0 * scores >= 1.6
+    inside = evaluation(scores, margins, np.where(is_safe, 0, 1))
+    outside = evaluation(scores[~is_safe], margins[~is_safe], np.ones((~is_safe).sum(), np.int64))
+
+    found = best_guard(inside, outside, np.full(2, -np.inf), BY_CONFIDENCE)
+
+    assert found is not None
+    guard, answered = found
+    assert guard.slope == 2.0
+    assert answered.sum() >= is_safe.sum()
+    assert is_answered(outside, guard, np.full(2, -np.inf)).mean() <= STRAY_SHARE_MAX
 
 
 def test_encoder_is_judged_by_scores_and_confidence() -> None:
