@@ -14,16 +14,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import mmap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.encoder.recipe import DATA, MODEL_OUTPUT, MODEL_SHA256, Pooling, Recipe
+from synaptoroute.encoder.recipe import (
+    BUNDLED_DIM,
+    DATA,
+    MODEL_OUTPUT,
+    MODEL_SHA256,
+    Pooling,
+    Recipe,
+    bundled_recipe,
+)
 from synaptoroute.encoder.session import normalise, open_session, run_session
 from synaptoroute.errors import ConfigError, ModelCorrupt
 
@@ -32,6 +42,8 @@ GRAPH_VERSION: Final = 2
 GRAPH_PARTS: Final = "int8_graph.json"
 GRAPH_INLINE: Final = "int8_graph.bin"
 OUTPUT: Final = "hidden"
+WORDS: Final = "words"
+"""Tensor of the bundled model's graph that is read from the file of the model."""
 ENDS: Final = "ends"
 """Input of a graph that returns one row a text: the rows that are pooled, int64[n]."""
 HEADS: Final = 12
@@ -69,26 +81,33 @@ class PackedSession:
         providers: Sequence[str],
         heads: int = HEADS,
         output: str = OUTPUT,
+        shared: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         """Open a graph, or the file of one.
 
         Args:
             heads: Heads of its attention.
             output: Name of the output in the fingerprint: the one that the graph stands for.
+            shared: See ``open_session``.
         """
         self.output = output
         self._heads = heads
         content = str(graph) if isinstance(graph, Path) else graph
         # Fusions would change the rounding of activations, and with it the vectors.
-        self._session = open_session(content, name, providers, is_final=True)
+        self._session = open_session(content, name, providers, is_final=True, shared=shared)
         # Graphs of earlier releases return every row.
         self._returns_ends = ENDS in {each.name for each in self._session.get_inputs()}
 
     @classmethod
     def of_bundled(cls, recipe: Recipe, providers: Sequence[str]) -> PackedSession:
         """Open the int8 graph of the bundled model."""
-        graph = assemble_graph(_read_model(recipe, providers), DATA)
-        return cls(graph, f"{recipe.model_file.name} as int8", providers)
+        model = _read_model(recipe, providers)
+        graph, shared = assemble_graph(model, DATA), {}
+        if isinstance(model, mmap.mmap):
+            shared[WORDS] = words_of(model, DATA)
+            # The checksum has read every page.  From now on only words that are asked take memory.
+            model.madvise(mmap.MADV_DONTNEED)
+        return cls(graph, f"{recipe.model_file.name} as int8", providers, shared=shared)
 
     @staticmethod
     def plan(
@@ -138,10 +157,16 @@ class PackedSession:
 # --- assembling the graph ---
 
 
-def _read_model(recipe: Recipe, providers: Sequence[str]) -> bytes:
+def _read_model(recipe: Recipe, providers: Sequence[str]) -> bytes | mmap.mmap:
+    """Map the model of the package; a copy elsewhere, which somebody may cut short, is read."""
     if list(providers) != [_CPU]:
         raise ConfigError(f"precision int8 runs on {_CPU} alone, got {', '.join(providers)}")
-    content = recipe.model_file.read_bytes()
+    content: bytes | mmap.mmap
+    if recipe.model_file == bundled_recipe().model_file:
+        with recipe.model_file.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    else:
+        content = recipe.model_file.read_bytes()
     # The parts are cut by offset: only the exact file has the right bytes there.
     if not offers_int8(recipe, hashlib.sha256(content).hexdigest(), providers):
         raise ConfigError(
@@ -152,13 +177,24 @@ def _read_model(recipe: Recipe, providers: Sequence[str]) -> bytes:
     return content
 
 
-def assemble_graph(model: bytes, folder: Path) -> bytes:
-    """Join the shipped parts of the int8 graph with tensors of the model file."""
+def words_of(model: bytes | mmap.mmap, folder: Path) -> NDArray[np.int8]:
+    """View the words of the model file, int8[tokens, dim]: the largest tensor that is copied."""
+    copied = [part[1:] for part in _read_parts(folder)[0] if part[0] == "copy"]
+    start, size = max(copied, key=itemgetter(1))
+    return np.frombuffer(model, np.int8, size, start).reshape(-1, BUNDLED_DIM)
+
+
+def _read_parts(folder: Path) -> tuple[list[list[Any]], memoryview]:
     try:
         parts = json.loads((folder / GRAPH_PARTS).read_bytes())
-        inline = memoryview((folder / GRAPH_INLINE).read_bytes())
+        return parts, memoryview((folder / GRAPH_INLINE).read_bytes())
     except (OSError, ValueError) as error:
         raise ModelCorrupt(f"{GRAPH_PARTS} cannot be read: {error}", file=GRAPH_PARTS) from error
+
+
+def assemble_graph(model: bytes | mmap.mmap, folder: Path) -> bytes:
+    """Join the shipped parts of the int8 graph with tensors of the model file."""
+    parts, inline = _read_parts(folder)
     joined: list[Any] = []  # buffers: views and arrays
     used = 0
     for kind, *numbers in parts:
@@ -181,7 +217,9 @@ def assemble_graph(model: bytes, folder: Path) -> bytes:
     return b"".join(joined)
 
 
-def _tensor(model: bytes, dtype: type, start: int, rows: int, width: int) -> NDArray[Any]:
+def _tensor(
+    model: bytes | mmap.mmap, dtype: type, start: int, rows: int, width: int
+) -> NDArray[Any]:
     flat = np.frombuffer(model, np.dtype(dtype).newbyteorder("<"), rows * width, start)
     return flat.reshape(rows, width)
 

@@ -154,9 +154,20 @@ def run_session(session: Any, output: str, feeds: Mapping[str, NDArray[Any]]) ->
 
 
 def open_session(
-    model: str | bytes, name: str, providers: Sequence[str], *, is_final: bool = False
+    model: str | bytes,
+    name: str,
+    providers: Sequence[str],
+    *,
+    is_final: bool = False,
+    shared: Mapping[str, NDArray[Any]] | None = None,
 ) -> Any:
-    """Open an ``InferenceSession`` on the caller's thread; ``is_final`` fuses no operators."""
+    """Open an ``InferenceSession`` on the caller's thread.
+
+    Args:
+        is_final: Fuse no operators.
+        shared: Tensors of the graph that it reads where they are, by name, instead of a copy; the
+            session keeps them alive.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -175,6 +186,11 @@ def open_session(
     # A thread that spins takes the CPU from the other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    held = {
+        key: onnxruntime.OrtValue.ortvalue_from_numpy(each) for key, each in (shared or {}).items()
+    }
+    for key, value in held.items():
+        options.add_initializer(key, value)
     asked = [(each, dict(_GPU_OPTIONS.get(each, {}))) for each in providers]
     try:
         session = onnxruntime.InferenceSession(model, sess_options=options, providers=asked)
@@ -183,6 +199,7 @@ def open_session(
     if isinstance(model, bytes):
         # The class keeps the content, in case it is asked to open the session elsewhere.
         session._model_bytes = None
+    session.held_tensors = held, shared
     check_started(providers, session.get_providers())
     return session
 

@@ -13,6 +13,7 @@ from synaptoroute.cascade.table_store import TableStore
 from synaptoroute.encoder import Encoder, find_table, save_table, shipped_table, table_file
 from synaptoroute.encoder import table_files as files
 from synaptoroute.encoder.contract import freeze_tokens
+from synaptoroute.encoder.recipe import bundled_recipe
 from synaptoroute.encoder.static_table import DIM, StaticTable
 from synaptoroute.errors import ModelCorrupt
 
@@ -47,10 +48,10 @@ def test_shipped_table_is_of_the_bundled_encoder(encoder: Encoder) -> None:
     assert table.rows.flags.aligned
 
 
-def resident_bytes_of_the_file() -> int:
-    """Memory of its mappings."""
+def resident_bytes_of(file: Path) -> int:
+    """Memory of the mappings of a file."""
     lines = Path("/proc/self/smaps").read_text().splitlines()
-    own = [n for n, line in enumerate(lines) if line.endswith(files.SHIPPED_FILE.name)]
+    own = [n for n, line in enumerate(lines) if line.endswith(str(file))]
     found = [next(line for line in lines[n:] if line.startswith("Rss:")) for n in own]
     return sum(int(line.split()[1]) for line in found) * 1_024
 
@@ -59,10 +60,19 @@ def resident_bytes_of_the_file() -> int:
 def test_rows_that_no_text_needs_take_no_memory() -> None:
     """Neither the check nor the name of the table leaves its pages resident."""
     table = shipped()
-    before = resident_bytes_of_the_file()
+    before = resident_bytes_of(files.SHIPPED_FILE)
     TableStore([table])
 
-    assert resident_bytes_of_the_file() - before < table.rows.nbytes / 4
+    assert resident_bytes_of(files.SHIPPED_FILE) - before < table.rows.nbytes / 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_words_that_no_text_has_take_no_memory(encoder: Encoder) -> None:
+    """The session reads them from the file of the model, and the check left no pages."""
+    file = bundled_recipe().model_file.resolve()
+    assert encoder.encode(["a word"]).any()
+
+    assert 0 < resident_bytes_of(file) < file.stat().st_size / 4
 
 
 def test_shipped_table_agrees_with_its_recipe(encoder: Encoder) -> None:

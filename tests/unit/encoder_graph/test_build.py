@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from synaptoroute.encoder.packed_session import GRAPH_INLINE, GRAPH_PARTS, assemble_graph
+from synaptoroute.encoder.packed_session import (
+    GRAPH_INLINE,
+    GRAPH_PARTS,
+    WORDS,
+    assemble_graph,
+    words_of,
+)
 from synaptoroute.encoder.recipe import DATA, bundled_recipe
 from synaptoroute.encoder_graph.build import build_files
 from synaptoroute.encoder_graph.int8_graph import int8_graph
+from synaptoroute.encoder_graph.onnx_file import read_graph
 from synaptoroute.errors import ModelCorrupt
 
 pytestmark = pytest.mark.unit
@@ -40,3 +48,10 @@ def test_missing_or_unreadable_parts_are_reported(tmp_path: Path) -> None:
     (tmp_path / GRAPH_PARTS).write_text("not JSON")
     with pytest.raises(ModelCorrupt, match=GRAPH_PARTS):
         assemble_graph(b"", tmp_path)
+
+
+def test_words_are_those_of_the_graph() -> None:
+    model = bundled_recipe().model_file.read_bytes()
+    tensors = read_graph(assemble_graph(model, DATA)).tensors
+
+    assert np.array_equal(tensors[WORDS], words_of(model, DATA))
