@@ -41,8 +41,7 @@ class Shortlists:
         firsts: First pair of each query, then the number of pairs.
         route_ids: Route of each pair.
         scores: Score of each pair.
-        ordered: Scores of each query, highest first, float64[n, listed]; ``EMPTY`` for an empty
-            place.
+        ordered: Scores of each query, highest first; ``EMPTY`` for an empty place.
         similarities: Products of the queries with the rows of the pairs, divided by the lengths of
             the rows, float64[rows].
         starts: First row of each pair, then the number of rows.
@@ -52,7 +51,7 @@ class Shortlists:
     firsts: list[int]
     route_ids: list[int]
     scores: list[float]
-    ordered: Float64s
+    ordered: list[list[float]]
     similarities: Float64s
     starts: list[int]
     lengths: list[float]
@@ -68,9 +67,7 @@ class Shortlists:
 
     def scores_of(self, query: int) -> list[float]:
         """Scores of a query, highest first."""
-        count = self.firsts[query + 1] - self.firsts[query]
-        scores: list[float] = self.ordered[query].tolist()
-        return scores[:count]
+        return self.ordered[query][: self.firsts[query + 1] - self.firsts[query]]
 
     def nearest_row(self, query: int, pair: int) -> tuple[int, float]:
         """Find the most similar row of a pair, the first of equals, and its similarity."""
@@ -154,7 +151,7 @@ def shortlists_of(
     count, owners = len(queries), query_of.tolist()
     firsts = [0, *accumulate(np.bincount(query_of, minlength=count).tolist())]
     if not owners:
-        ordered = np.full((count, 2), EMPTY)
+        ordered = [[EMPTY, EMPTY]] * count
         return Shortlists(firsts, [], [], ordered, np.zeros(0), [0], lengths.tolist())
     counts, vectors = [len(near) for near, _ in rows], list(queries)
     if max(counts) <= _TERMS_A_COLUMN_MAX // queries.shape[1]:
@@ -182,7 +179,41 @@ def shortlists_of(
     )
 
 
-def _ordered(scores: Float64s, query_of: Indexes, firsts: list[int]) -> Float64s:
+def shortlist_of(
+    route_ids: list[int],
+    centred: Float64s,
+    query: Float32s,
+    length: float,
+    rows: Sequence[tuple[Float32s, Float64s]],
+) -> Shortlists:
+    """As ``shortlists_of`` for one query, the same bits in fewer calls.
+
+    Args:
+        route_ids: Its shortlist, ascending, not empty.
+        centred: See ``RouteCentroids.near``; float64[1, ids].
+        query: float32[dim].
+    """
+    products = [column_product(near, query) for near, _ in rows]
+    similarities = np.concatenate(products) / np.concatenate([each for _, each in rows])
+    starts = [0, *accumulate(map(len, products))]
+    scores = [
+        (largest / length + centred.item(route_id) / length) / 2.0
+        for largest, route_id in zip(
+            np.maximum.reduceat(similarities, starts[:-1]).tolist(), route_ids, strict=True
+        )
+    ]
+    return Shortlists(
+        [0, len(route_ids)],
+        route_ids,
+        scores,
+        [sorted(scores, reverse=True)],
+        similarities,
+        starts,
+        [length],
+    )
+
+
+def _ordered(scores: Float64s, query_of: Indexes, firsts: list[int]) -> list[list[float]]:
     """Sort the scores of each query; see ``Shortlists``."""
     count, listed = len(firsts) - 1, max(stop - start for start, stop in pairwise(firsts))
     if len(scores) == count * listed:
@@ -191,7 +222,8 @@ def _ordered(scores: Float64s, query_of: Indexes, firsts: list[int]) -> Float64s
         ordered = np.full((count, listed), EMPTY)
         ordered[query_of, np.arange(len(scores)) - np.array(firsts)[query_of]] = scores
     ordered.sort(axis=1)
-    return ordered[:, ::-1]
+    found: list[list[float]] = ordered[:, ::-1].tolist()
+    return found
 
 
 def nearest_routes(centred: Float64s) -> NDArray[np.bool_]:

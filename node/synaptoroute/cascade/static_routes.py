@@ -30,6 +30,7 @@ from synaptoroute.cascade.shortlists import (
     Shortlists,
     lengths_of,
     product,
+    shortlist_of,
     shortlists_of,
 )
 from synaptoroute.cascade.static_confidence import StaticLevels
@@ -37,7 +38,7 @@ from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.core.rows import RowKind, kind_of
 from synaptoroute.decision.probability import Levels, confidences
-from synaptoroute.encoder.static_table import StaticTable
+from synaptoroute.encoder.static_table import StaticTable, rounded_row
 from synaptoroute.memory import zeroed_array
 from synaptoroute.scoring.rule import FALLBACK_THRESHOLD
 from synaptoroute.scoring.values import Ranking, RouteScore
@@ -253,22 +254,18 @@ class StaticRoutes:
             levels: Behind that of static answers; None where thresholds alone decide.
         """
         found = self._shortlists(embeddings)
-        best, second = found.ordered[:, 0], found.ordered[:, 1]
-        margins = best - second
-        needed = np.maximum(0.0, guard.margin - guard.slope * best)
-        # A tie is never sure, even if the guard needs no margin at this score.
-        may_answer = (margins > 0.0) & (margins >= needed) & (best >= guard.floor)
         results = []
-        for query, (margin, least, may, limit) in enumerate(
-            zip(margins.tolist(), needed.tolist(), may_answer.tolist(), limits, strict=True)
-        ):
+        for query, (scores, limit) in enumerate(zip(found.ordered, limits, strict=True)):
             if limit > SHORTLIST_ROUTES or not found.is_listed(query):
                 results.append(_UNLISTED)
                 continue
+            best = scores[0]
+            margin, needed = best - scores[1], guard.margin_at(best)
             ranking = None
-            if may:
+            # A tie is never sure, even if the guard needs no margin at this score.
+            if 0.0 < margin >= needed and best >= guard.floor:
                 ranking = self._decide(found, query, guard, limit, numbers, levels)
-            results.append(FirstStageResult(ranking is not None, margin, least, ranking))
+            results.append(FirstStageResult(ranking is not None, margin, needed, ranking))
         return results
 
     def _decide(
@@ -379,17 +376,23 @@ class StaticRoutes:
             self._leave_out_large(chosen)
         query_of, route_of = chosen.nonzero()
         near, routes = self._near, self._routes
+        route_ids = route_of.tolist()
         rows = [
             (near[each] if each in near else self._near_of(each), routes[each].lengths)
-            for each in route_of.tolist()
+            for each in route_ids
         ]
+        if len(queries) == 1 and rows:
+            return shortlist_of(route_ids, centred, queries[0], lengths.item(0), rows)
         return shortlists_of(query_of, route_of, centred, queries, lengths, rows)
 
     def _projected(self, embeddings: Int8s) -> Float32s:
         rows = embeddings.astype(np.float32)
         if self.projection is None:
             return rows
-        return rounded(product(rows, self.projection.factors32).astype(np.float64))
+        sums = product(rows, self.projection.factors32).astype(np.float64)
+        if len(sums) == 1:
+            return rounded_row(sums[0]).astype(np.float32)[np.newaxis]
+        return rounded(sums)
 
     def _leave_out_large(self, chosen: NDArray[np.bool_]) -> None:
         """Empty the shortlists that have too many rows."""

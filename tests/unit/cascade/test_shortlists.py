@@ -49,8 +49,9 @@ def by_definition(query: np.ndarray, rows: dict[int, np.ndarray]) -> list[tuple[
 
     def cosines(others: np.ndarray) -> np.ndarray:
         whole = others.astype(np.int64)
-        found: np.ndarray = whole @ query.astype(np.int64)
-        return np.divide(found, np.sqrt((whole**2).sum(axis=1).astype(float)))
+        products: np.ndarray = whole @ query.astype(np.int64)
+        found: np.ndarray = products / np.sqrt((whole**2).sum(axis=1).astype(float))
+        return found
 
     centred = {number: cosines(centroid_of(own)[None])[0] for number, own in rows.items()}
     least = sorted(centred.values())[-SHORTLIST_ROUTES:][0]
