@@ -34,6 +34,8 @@ _USUAL_PEAK: Final = 6.0
 """Components beyond this many times their root mean square are cut off."""
 _SMALLEST: Final = 2.0**-60
 
+_WIDE_MIN: Final = 128
+"""Rows of fewer components are transposed before they are summed."""
 _SHAPES_MAX: Final = 64
 """Shapes whose arrays are kept."""
 _UNIT_MAX: Final = 1.02
@@ -71,6 +73,21 @@ def dots(left: Float32s, right: Float32s) -> Float64s:
     # The product of two float32 numbers has at most 48 bits: float64 holds it exactly.
     terms *= right.T
     return _halve(terms)
+
+
+def row_dots(left: Float32s, right: Float64s) -> Float64s:
+    """Compute the bits of ``dots`` for many rows, in two thirds of its time: float64[n].
+
+    Args:
+        left: float32[n, dim].
+        right: float64[n or 1, dim] that was float32.
+    """
+    terms: Float64s = left.astype(np.float64)
+    terms *= right
+    # Long halves are added as they lie: only the short rest is transposed.
+    while (width := terms.shape[1]) >= _WIDE_MIN and not width % 2:
+        terms = terms[:, : width // 2] + terms[:, width // 2 :]
+    return _halve(terms.T.copy(order="C"))
 
 
 class FewDots:

@@ -16,6 +16,7 @@ from synaptoroute.exact import (
     byte_steps,
     dot_error,
     dots,
+    row_dots,
     to_bytes,
     to_digits,
     to_grid,
@@ -51,6 +52,18 @@ def test_few_dots_equal_dots() -> None:
             found = few_dots(rows, query.T.astype(np.float64))
 
             assert dots(rows, query).tolist() == found
+
+
+def test_row_dots_equal_dots() -> None:
+    for seed, dim in enumerate((1, 2, 5, 100, 130, 258, 384, 768, 1_023)):
+        rows, asked = unit_rows(33, dim, seed), unit_rows(33, dim, 100 + seed)
+
+        found = row_dots(rows, asked.astype(np.float64))
+
+        assert found.tolist() == dots(rows, asked).tolist()
+        assert (
+            row_dots(rows, asked[:1].astype(np.float64)).tolist() == dots(rows, asked[:1]).tolist()
+        )
 
 
 def test_float32_products_stay_within_the_bound() -> None:

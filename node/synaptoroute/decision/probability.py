@@ -25,14 +25,14 @@ its error, and each costs a query."""
 SHARE_MIN: Final = 0.001
 SHARE_MAX: Final = 0.9
 
-_LN2_HIGH: Final = 0.693359375
-_LN2_LOW: Final = -2.121944400546905827679e-4
-_LOG2_E: Final = 1.4426950408889634
-_SMALLEST: Final = -700.0
-_LARGEST: Final = 700.0
-_FACTORIALS: Final = tuple(1.0 / math.factorial(power) for power in range(13, -1, -1))
-_ODDS: Final = tuple(1.0 / power for power in range(19, 0, -2))
-_SQRT_HALF: Final = 0.7071067811865476
+LN2_HIGH: Final = 0.693359375
+LN2_LOW: Final = -2.121944400546905827679e-4
+LOG2_E: Final = 1.4426950408889634
+SMALLEST: Final = -700.0
+LARGEST: Final = 700.0
+FACTORIALS: Final = tuple(1.0 / math.factorial(power) for power in range(13, -1, -1))
+ODDS: Final = tuple(1.0 / power for power in range(19, 0, -2))
+SQRT_HALF: Final = 0.7071067811865476
 OUTSIDE_SLOPE: Final = 0.7
 """Slope of the outside level with the cohesion, as a share of that of the inside level: a
 foreign query too is less like a wide route."""
@@ -116,12 +116,14 @@ def none_odds(
     nearer = (level - inside) / inside_spread
     farther = (level - outside) / outside_spread
     found = 0.5 * (nearer * nearer - farther * farther)
-    prior, ratio = _constants(unmatched_share, inside_spread, outside_spread)
+    prior, ratio = share_constants(unmatched_share, inside_spread, outside_spread)
     return found + prior + ratio
 
 
 @lru_cache(maxsize=64)
-def _constants(share: float, inside_spread: float, outside_spread: float) -> tuple[float, float]:
+def share_constants(
+    share: float, inside_spread: float, outside_spread: float
+) -> tuple[float, float]:
     """Log odds of the share, and the logarithm of the ratio of the widths."""
     share = min(max(share, SHARE_MIN), SHARE_MAX)
     return log(share / (1.0 - share)), log(inside_spread / outside_spread)
@@ -135,17 +137,17 @@ def exp(power: float) -> float:
 def _exps(powers: Sequence[float]) -> list[float]:
     """``exp`` of each power: a query has several, and a call costs as much as the arithmetic."""
     # Written out: a loop over the factors would take twice as long.
-    f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13 = _FACTORIALS
+    f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13 = FACTORIALS
     floor, ldexp = math.floor, math.ldexp
     results = []
     for power in powers:
-        if power < _SMALLEST:
+        if power < SMALLEST:
             results.append(0.0)
             continue
-        if power > _LARGEST:
-            power = _LARGEST
-        exponent = floor(power * _LOG2_E + 0.5)
-        x = (power - exponent * _LN2_HIGH) - exponent * _LN2_LOW
+        if power > LARGEST:
+            power = LARGEST
+        exponent = floor(power * LOG2_E + 0.5)
+        x = (power - exponent * LN2_HIGH) - exponent * LN2_LOW
         found = (((((f0 * x + f1) * x + f2) * x + f3) * x + f4) * x + f5) * x + f6
         found = (((((found * x + f7) * x + f8) * x + f9) * x + f10) * x + f11) * x + f12
         results.append(ldexp(found * x + f13, exponent))
@@ -155,12 +157,12 @@ def _exps(powers: Sequence[float]) -> list[float]:
 def log(number: float) -> float:
     """The natural logarithm of a positive number; equal bits on every machine."""
     fraction, exponent = math.frexp(number)
-    if fraction < _SQRT_HALF:
+    if fraction < SQRT_HALF:
         fraction *= 2.0
         exponent -= 1
     rest = (fraction - 1.0) / (fraction + 1.0)
     x = rest * rest
-    f0, f1, f2, f3, f4, f5, f6, f7, f8, f9 = _ODDS
+    f0, f1, f2, f3, f4, f5, f6, f7, f8, f9 = ODDS
     found = ((((f0 * x + f1) * x + f2) * x + f3) * x + f4) * x + f5
     found = (((found * x + f6) * x + f7) * x + f8) * x + f9
-    return exponent * _LN2_HIGH + (2.0 * rest * found + exponent * _LN2_LOW)
+    return exponent * LN2_HIGH + (2.0 * rest * found + exponent * LN2_LOW)

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from synaptoroute.exact import dots
+from synaptoroute.exact import row_dots
 from synaptoroute.scoring.scan import Scan
 from synaptoroute.scoring.values import Float32s, Float64s, Indexes, Mask, Numbers, QuerySpec
 from synaptoroute.tensor import TensorView
@@ -190,14 +190,15 @@ class Pairs:
             (view.rows, self.slots, query_of)
         ]
         parts += [(vectors, self.route_ids, self.queries) for vectors in beside]
+        wide = queries.astype(np.float64)
         if len(query_of) + len(beside) * len(self.queries) > _GATHERED_ROWS:
-            return [_dots_of(*part, queries) for part in parts]
+            return [_dots_of(*part, wide) for part in parts]
         # A call costs more than the arithmetic of a few rows.
         rows = np.concatenate([vectors.read(at) for vectors, at, _ in parts])
-        asked = queries
+        asked = wide
         if len(queries) > 1:
-            asked = queries[np.concatenate([of for _, _, of in parts])]
-        values = dots(rows, asked)
+            asked = wide.take(np.concatenate([of for _, _, of in parts]), 0)
+        values = row_dots(rows, asked)
         return np.split(values, len(query_of) + len(self.queries) * np.arange(len(beside)))
 
     def kth_largest(self, values: Float64s, k: int) -> Float64s:
@@ -235,12 +236,12 @@ class Pairs:
 
 
 def _dots_of(
-    vectors: ChunkedArray[np.float32], at: Numbers, query_of: Indexes, queries: Float32s
+    vectors: ChunkedArray[np.float32], at: Numbers, query_of: Indexes, queries: Float64s
 ) -> Float64s:
     """Multiply rows of an array with their queries exactly, some hundred at a time."""
     values = np.empty(len(at))
     for start in range(0, len(at), _GATHERED_ROWS):
         part = slice(start, start + _GATHERED_ROWS)
-        asked = queries if len(queries) == 1 else queries[query_of[part]]
-        values[part] = dots(vectors.read(at[part]), asked)
+        asked = queries if len(queries) == 1 else queries.take(query_of[part], 0)
+        values[part] = row_dots(vectors.read(at[part]), asked)
     return values

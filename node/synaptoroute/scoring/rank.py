@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Final
 
 import numpy as np
 
 from synaptoroute.exact import dot_error
+from synaptoroute.scoring.batch_rule import ScoredRoutes, decide_batch
 from synaptoroute.scoring.candidates import (
     Pairs,
     leading_scores,
@@ -22,7 +22,7 @@ from synaptoroute.scoring.candidates import (
 )
 from synaptoroute.scoring.lone import ROUNDED_UP, rank_lone, rank_small
 from synaptoroute.scoring.negatives import approximate_penalties, exact_penalties
-from synaptoroute.scoring.rule import DecisionRule, ExactScore
+from synaptoroute.scoring.rule import DecisionRule
 from synaptoroute.scoring.scan import (
     Scan,
     Scratch,
@@ -370,24 +370,16 @@ def _decide(
     slots, similarities, scores, judged = _exact_scores(view, queries, pairs, rule)
     # The last key is the first to count: by query, then by score, then by slot.
     order = np.lexsort((slots, -scores, pairs.queries))
-    ordered = [
-        ExactScore(*each)
-        for each in zip(
-            pairs.route_ids[order].tolist(),
-            scores[order].tolist(),
-            slots[order].tolist(),
-            similarities[order].tolist(),
-            repeat(None) if judged is None else judged[order].tolist(),
-            strict=False,
-        )
-    ]
-    bounds = pairs.queries.searchsorted(np.arange(len(specs) + 1)).tolist()
-    return [
-        rule.decide(
-            view, ordered[bounds[index] : bounds[index + 1]], spec.limit, route_counts[index]
-        )
-        for index, spec in enumerate(specs)
-    ]
+    found = ScoredRoutes(
+        pairs.queries,  # ascending already
+        pairs.queries.searchsorted(np.arange(len(specs) + 1)).tolist(),
+        pairs.route_ids[order],
+        scores[order],
+        slots[order],
+        similarities[order],
+        None if judged is None else judged[order],
+    )
+    return decide_batch(rule, view, found, specs, route_counts)
 
 
 def _exact_scores(

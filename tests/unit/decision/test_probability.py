@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from synaptoroute.decision.batch_confidences import batch_confidences
 from synaptoroute.decision.calibration import DecisionCalibration
 from synaptoroute.decision.many_confidences import many_confidences
 from synaptoroute.decision.probability import (
@@ -120,3 +121,27 @@ def test_confidences_of_many_queries_are_those_of_each(deviations: tuple[float, 
         assert not row[len(kept) :].any()
     without = many_confidences(scores, levels, 0.2)[:, 0]
     assert without[0] == pytest.approx(confidences(scores[0, :3].tolist(), levels, 0.2)[0][0])
+
+
+@pytest.mark.parametrize("deviations", [(0.12, 0.16), (0.2, 0.1), (0.15, 0.15), (1e-9, 3.0)])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_confidences_of_a_batch_have_the_bits_of_each(
+    deviations: tuple[float, float], scale: float
+) -> None:
+    near, far = deviations
+    levels = replace(LEVELS, inside_deviation=near, outside_deviation=far)
+    draw = np.random.default_rng(3)
+    scores = -np.sort(-scale * draw.normal(size=(120, BEST_ROUTES + 4)), axis=1)
+    counts = draw.integers(1, BEST_ROUTES + 5, 120).tolist()
+    for row, count in zip(scores, counts, strict=True):
+        row[count:] = -np.inf
+    cohesion = np.where(draw.random(120) < 0.3, np.nan, draw.random(120))
+
+    with np.errstate(all="raise", under="ignore"):
+        shares, p_none = batch_confidences(scores, levels, 0.2, cohesion)
+
+    for place, (count, own) in enumerate(zip(counts, cohesion.tolist(), strict=True)):
+        listed = scores[place, :count].tolist()
+        expected = confidences(listed, levels, 0.2, None if math.isnan(own) else own)
+        assert (shares[place, :count].tolist(), p_none.item(place)) == expected
+        assert not shares[place, count:].any()

@@ -13,6 +13,7 @@ from synaptoroute.serving.admission import RETRY_AFTER_SECONDS_MAX, RETRY_AFTER_
 from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.queue import (
     QUERY_TAKES_PER_JOB,
+    REQUESTS_PER_BUSY_TAKE_MIN,
     REQUESTS_PER_TAKE_MAX,
     EncodeJob,
     QueryQueue,
@@ -33,10 +34,10 @@ def test_free_worker_takes_all_queued_queries() -> None:
 def test_busy_workers_share_the_queue() -> None:
     """Each takes its share of the rest, but at least the minimum."""
     queue = query_queue(workers=2)
-    for number in range(40):
+    for number in range(64):
         queue.submit(str(number), Caller())
 
-    assert [20, 10, 8, 2] == [len(take_texts(queue)) for _ in range(4)]
+    assert [32, REQUESTS_PER_BUSY_TAKE_MIN, 8] == [len(take_texts(queue)) for _ in range(3)]
 
 
 def test_idle_workers_share_a_short_queue() -> None:
