@@ -7,6 +7,9 @@ batches; the weight of old ones decays.
   as a few times the expected time, so one accident cannot refuse everything.
 * What the model leaves out, such as scoring or a busy machine, is learnt as one factor from
   predicted and actual waits.
+* The surer the predictions have been, the larger is the share of a deadline that a predicted wait
+  may take, as in the retransmission timer of TCP (RFC 6298): where a machine stalls time and
+  again, what is queued when it does would be late.
 * With nothing queued no query is refused, so a wrong model corrects itself.
 
 Not thread-safe: the queue's lock guards it.
@@ -33,7 +36,16 @@ TOKEN_SECONDS_MAX: Final = 0.1
 BATCH_SECONDS_MAX: Final = 1.0
 BATCH_SECONDS_SEEN_MAX: Final = 60.0
 DEADLINE_SHARE: Final = 0.75
-"""Share of the deadline that the predicted wait may take: a late answer is wasted work."""
+"""Share of the deadline that a predicted wait may take at most: a late answer is wasted work."""
+DEADLINE_SHARE_MIN: Final = 0.4
+"""Share that it may take however wrong predictions were: workers need a queue to form batches."""
+MARGIN_ERRORS: Final = 3.0
+"""Mean errors of a prediction that are kept free between the predicted wait and the deadline."""
+ERROR_GAIN: Final = 0.1
+"""Weight of an error above the mean: the first stall counts at once."""
+ERROR_LOSS: Final = 0.01
+"""Weight of an error below the mean: stalls that come back within seconds are remembered."""
+ERROR_SECONDS_MAX: Final = 1.0
 STRETCH_MIN: Final = 0.5
 STRETCH_MAX: Final = 16.0
 RETRY_AFTER_SECONDS_MIN: Final = 0.05
@@ -55,6 +67,7 @@ class CostModel:
         batch_seconds: Fixed cost of a batch.
         tokens_per_character: Average number of tokens of a character.
         stretch: Ratio of actual to predicted waits.
+        error_seconds: Mean difference of actual and predicted waits.
     """
 
     def __init__(self) -> None:
@@ -62,6 +75,7 @@ class CostModel:
         self.token_seconds = TOKEN_SECONDS_MIN
         self.tokens_per_character = _TOKENS_PER_CHARACTER
         self.stretch = 1.0
+        self.error_seconds = 0.0
         self.is_known = False  # whether a batch has been seen
         self._batches = 0
         self._weight = self._tokens = self._seconds = 0.0
@@ -119,6 +133,9 @@ class CostModel:
         """Learn from a predicted wait and the actual one."""
         if not (predicted_seconds > 0 and math.isfinite(seconds) and seconds >= 0):
             return
+        error = min(abs(seconds - predicted_seconds), ERROR_SECONDS_MAX)
+        weight = ERROR_GAIN if error > self.error_seconds else ERROR_LOSS
+        self.error_seconds += weight * (error - self.error_seconds)
         factor = min(max(seconds / predicted_seconds, 1 / OUTLIER), OUTLIER)
         # Multiplicative, so that too long and too short predictions weigh the same.
         stretch = self.stretch * factor ** (1 - DECAY)
@@ -139,6 +156,13 @@ class WaitForecast:
     @property
     def admission(self) -> Admission:
         return Admission(self.wait_seconds, self.cost.batch_seconds, self.cost.token_seconds)
+
+    def longest_wait(self, deadline_seconds: float) -> float:
+        """Seconds that a predicted wait may take, with room for the error of predictions."""
+        sure = deadline_seconds - MARGIN_ERRORS * self.cost.error_seconds
+        return min(
+            max(sure, DEADLINE_SHARE_MIN * deadline_seconds), DEADLINE_SHARE * deadline_seconds
+        )
 
     def enter(self, text: str) -> float:
         """Count a text in; returns its predicted wait, 0 while the costs are unknown."""

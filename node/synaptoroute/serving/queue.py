@@ -30,7 +30,6 @@ from synaptoroute.errors import NotReady, Overloaded
 from synaptoroute.ports import Admission
 from synaptoroute.serving.admission import (
     CHARACTERS_MAX,
-    DEADLINE_SHARE,
     CompletionRate,
     WaitForecast,
     characters_of,
@@ -194,7 +193,8 @@ class QueryQueue:
         # Read without the lock: the forecast replaces ``wait_seconds`` as a whole, and a
         # decision that is one query old is as good.
         wait, count = ahead_seconds + self._forecast.wait_seconds, len(texts)
-        late = wait > DEADLINE_SHARE * deadline_seconds
+        longest = self._forecast.longest_wait(deadline_seconds)
+        late = wait > longest
         if not late and self.queue_requests + count <= self.queue_requests_max:
             return
         with self._condition:
@@ -203,7 +203,7 @@ class QueryQueue:
             self._check_room(count, flow)
             if late and self._fair.active:
                 wait = min(wait, ahead_seconds + self._fair_wait((), flow))
-                late = wait > DEADLINE_SHARE * deadline_seconds
+                late = wait > longest
             # A text in flight may still be joined, however long the queue is.
             if late and not (share and all(map(self._is_in_flight, texts))):
                 self._count_late(count)
@@ -262,9 +262,10 @@ class QueryQueue:
         # corrected by the next batch.
         if new and self._forecast.wait_seconds > 0.0:
             wait = self._forecast.wait_with(new)
-            if wait > DEADLINE_SHARE * deadline_seconds:
+            longest = self._forecast.longest_wait(deadline_seconds)
+            if wait > longest:
                 wait = min(wait, self._fair_wait(new, flow))
-            if wait > DEADLINE_SHARE * deadline_seconds:
+            if wait > longest:
                 self._count_late(count)
                 raise too_late(wait, deadline_seconds)
         self.counters.requests += count
