@@ -12,10 +12,10 @@ guards tried, the one that answers most is chosen among those that hold three co
 If no guard holds them at a useful share, the cascade stays off and says why.  The projection
 of the embeddings is fitted here too, and travels with the calibration.
 
-Where the confidence decides, the second condition is kept with a reserve, the floor lies above
-the lowest scores, and an answer needs the confidence of its route.  The numbers behind that
-confidence (``static_confidence``) travel with the calibration, in a version of its own: earlier
-releases cannot read it and ask the encoder.
+Where the confidence decides, the conditions are stricter (``BY_CONFIDENCE``), and an answer needs
+the confidence of its route.  The numbers behind that confidence (``static_confidence``) travel
+with the calibration, in a version of its own: earlier releases cannot read it and ask the
+encoder.
 """
 
 from __future__ import annotations
@@ -77,12 +77,15 @@ class Conditions:
     """Limits of the search for a guard.
 
     Attributes:
+        disagreement_share_max: Share of the answers that may disagree, beside the bound with a
+            reserve: that one is loose where many are answered.
         gain_deviations: Deviations of the difference to the encoder by which the first stage
             must be right more often.
         floor_shares: Shares of the judged utterances below the floors that are tried.
         slopes: Slopes of the guard that are tried.
     """
 
+    disagreement_share_max: float
     gain_deviations: float
     floor_shares: tuple[float, ...]
     slopes: tuple[float, ...]
@@ -90,10 +93,12 @@ class Conditions:
 
 _SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)
 _STEEP_SLOPES: Final = (0.75, 1.0, 1.5, 2.0, 3.0)
-BY_THRESHOLD: Final = Conditions(0.0, tuple(step / 20 for step in range(19)), _SLOPES)
+BY_THRESHOLD: Final = Conditions(
+    1.0 - AGREEMENT_MIN, 0.0, tuple(step / 20 for step in range(19)), _SLOPES
+)
 # No floor below most utterances: a text of another world has a low score, and may lead.
 BY_CONFIDENCE: Final = Conditions(
-    1.0, tuple(step / 20 for step in range(2, 19)), _SLOPES + _STEEP_SLOPES
+    0.004, 1.0, tuple(step / 20 for step in range(2, 19)), _SLOPES + _STEEP_SLOPES
 )
 
 
@@ -392,6 +397,7 @@ def _least_margin(
     )
     wrong_counts = len(wrong_sums) - np.searchsorted(wrong_sums, sums, "left")
     holds = (_at_most(wrong) <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= reserve)
+    holds &= wrong <= conditions.disagreement_share_max * counts
     holds &= wrong_counts <= STRAY_SHARE_MAX * len(out_of_scope.owners)
     # The conditions may fail at a high margin and hold at a lower one: take the lowest.
     last = np.flatnonzero(holds)

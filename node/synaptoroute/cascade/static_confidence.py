@@ -28,7 +28,7 @@ Float64s: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
 
-STRAY_WEIGHT: Final = 0.04
+STRAY_WEIGHT: Final = 0.06
 """Weight of a left-out route's utterance beside that of a judged one.  Less than the share of
 queries that belong to no route: those left out resemble the routes more than most queries do."""
 DEVIATIONS_BELOW: Final = 2.0

@@ -159,6 +159,22 @@ def test_required_margin_may_fall_steeply_with_the_score() -> None:
     assert is_answered(outside, guard, np.full(2, -np.inf)).mean() <= STRAY_SHARE_MAX
 
 
+def test_few_of_many_answers_disagree() -> None:
+    """Of many answers the bound with a reserve would allow more."""
+    count = 8_000
+    scores, margins = np.linspace(0.9, 0.8, count), np.linspace(0.3, 0.1, count)
+    is_wrong = (np.arange(count) > count // 2) & (np.arange(count) % 70 == 0)
+    inside = evaluation(scores, margins, np.where(is_wrong, 1, 0))
+    outside = evaluation(np.zeros(8), np.zeros(8), np.ones(8, np.int64))
+
+    found = best_guard(inside, outside, np.full(2, -np.inf), BY_CONFIDENCE)
+
+    assert found is not None
+    _, answered = found
+    assert count // 2 < answered.sum() < count
+    assert is_wrong[answered].mean() <= BY_CONFIDENCE.disagreement_share_max
+
+
 def test_encoder_is_judged_by_scores_and_confidence() -> None:
     """Without limits its answers are its best routes, as where thresholds decide."""
     given = route_set("blend", least=0.0)
