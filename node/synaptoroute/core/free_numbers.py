@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Collection
 from typing import Final
 
 _STALE_MIN: Final = 1_024
+_NEXT_MAX: Final = 64
+"""Numbers that a write of one route may look at again."""
 
 
 class FreeNumbers:
@@ -16,38 +19,45 @@ class FreeNumbers:
     snapshot allocates like one that replayed the whole log.
 
     Invariants: ``high_water`` is one above the highest number in use, or 0 if none is.
-    Below it, exactly the members of ``_free`` are free.
+    Below it, exactly the members of ``_free`` are free.  Each of them is in ``_next`` or in
+    ``_heap``; those in ``_next`` are the lower ones.
     """
 
-    __slots__ = ("_free", "_heap", "high_water")
+    __slots__ = ("_free", "_heap", "_next", "high_water")
 
     def __init__(self) -> None:
         self.high_water = 0
         self._free: set[int] = set()
-        # Holds every member of _free.  Claiming a number leaves its heap entry behind:
-        # peek() skips such entries, and free() rebuilds the heap before they outnumber the rest.
+        # Claiming a number leaves its entry behind: peek() skips such entries, and free() rebuilds
+        # the heap before they outnumber the rest.
         self._heap: list[int] = []
+        self._next: list[int] = []  # Ascending: taken off the heap, which takes long if it is large
 
     def peek(self, count: int) -> list[int]:
         """Return the ``count`` lowest free numbers without claiming them."""
-        lowest: list[int] = []
+        free = self._free
+        if not free:
+            return list(range(self.high_water, self.high_water + count))
+        lowest = [number for number in self._next if number in free]
         while self._heap and len(lowest) < count:
             number = heapq.heappop(self._heap)
-            if number in self._free and (not lowest or lowest[-1] != number):
+            if number in free and (not lowest or lowest[-1] != number):
                 lowest.append(number)
-        for number in lowest:
+        self._next = lowest[:_NEXT_MAX]
+        for number in lowest[_NEXT_MAX:]:
             heapq.heappush(self._heap, number)
         missing = count - len(lowest)
-        return lowest + list(range(self.high_water, self.high_water + missing))
+        return lowest[:count] + list(range(self.high_water, self.high_water + missing))
 
     def claim(self, number: int) -> None:
         if number < self.high_water:
             self._free.remove(number)
             return
         skipped = range(self.high_water, number)
-        self._free.update(skipped)
-        for each in skipped:
-            heapq.heappush(self._heap, each)
+        if skipped:
+            # Rare.  ``_next`` may hold old entries above them.
+            self._free.update(skipped)
+            self._heap, self._next = sorted(self._free), []
         self.high_water = number + 1
 
     def claim_all(self, used: Collection[int]) -> None:
@@ -65,11 +75,21 @@ class FreeNumbers:
         if len(self._free) == self.high_water:
             self._free.clear()
             self._heap.clear()
+            self._next.clear()
             self.high_water = 0
             return
-        heapq.heappush(self._heap, number)
+        if self._next and number < self._next[-1]:
+            self._note_lower(number)
+        else:
+            heapq.heappush(self._heap, number)
         while self.high_water - 1 in self._free:
             self.high_water -= 1
             self._free.remove(self.high_water)
         if len(self._heap) > 2 * len(self._free) + _STALE_MIN:
-            self._heap = sorted(self._free)
+            self._heap, self._next = sorted(self._free), []
+
+    def _note_lower(self, number: int) -> None:
+        """Note a free number below the last of ``_next``, where its old entry may be."""
+        at = bisect_left(self._next, number)
+        if self._next[at] != number:
+            self._next.insert(at, number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from replicas import free_numbers
@@ -92,3 +94,29 @@ def test_heap_does_not_grow_with_use() -> None:
         numbers.claim(4)
 
     assert 2_000 > len(numbers._heap)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lowest_come_first_after_any_history(seed: int) -> None:
+    """The structure behind them never shows."""
+    draw = random.Random(seed)
+    numbers, used = FreeNumbers(), set[int]()
+    for _ in range(400):
+        action = draw.random()
+        if action < 0.45 and used:
+            number = draw.choice([min(used), max(used), draw.choice(sorted(used))])
+            used.remove(number)
+            numbers.free(number)
+        elif action < 0.5:
+            number = numbers.high_water + draw.choice([0, 1, 5])
+            used.add(number)
+            numbers.claim(number)
+        else:
+            count = draw.choice([1, 3, 10, 100])
+            every = range(numbers.high_water + count)
+            expected = [number for number in every if number not in used][:count]
+            assert expected == numbers.peek(count)
+            for number in expected[: draw.choice([0, 1, count])]:
+                used.add(number)
+                numbers.claim(number)
+    assert numbers.high_water == max(used, default=-1) + 1
