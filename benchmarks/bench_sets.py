@@ -33,7 +33,7 @@ SMALL = "s7"
 WORDS = ("account", "invoice", "delivery", "password", "refund", "order", "address", "contract")
 BOOT = """
 import asyncio, json, os, sys, threading, time
-from synaptoroute.config import EngineConfig
+from synaptoroute.config import NodeConfig
 from synaptoroute.core.mutation import ForkSet, Proposal
 from synaptoroute.encoder import Encoder
 from synaptoroute.engine import Engine
@@ -50,7 +50,7 @@ def resident_mib():
 
 began = time.perf_counter()
 cpu = time.process_time()
-engine = Engine(encoder, SQLiteStorage(path), EngineConfig(lanes=1))
+engine = Engine(encoder, SQLiteStorage(path), NodeConfig(lanes=1))
 engine.scorer.tensor.view()
 booted, booted_cpu = time.perf_counter() - began, time.process_time() - cpu
 for served in engine.scorer.sets.by_name.values():
@@ -94,6 +94,9 @@ for name in names:
     found["query_ms_" + name] = taken_of[name]
     found["per_second_" + name] = BLOCK / sorted(seconds_of[name])[len(seconds_of[name]) // 2]
 if fork:
+    from synaptoroute.server.process import freeze_objects, tune_interpreter
+    tune_interpreter()  # as a process that serves
+    freeze_objects()
     quiet = asyncio.run(ask([f"quiet {n}" for n in range(count)], names[0]))
     done = threading.Event()
     def make_fork():
