@@ -119,6 +119,18 @@ class RouteCentroids:
         centred = product(queries, self._centroids.T) / self._lengths
         return centred, nearest_routes(centred + self._lowest if self._free else centred)
 
+    def nearest(self, query: Float32s) -> tuple[Float64s, list[int]]:
+        """As ``near`` for one query, float32[dim], and the ids of its shortlist."""
+        centred: Float64s = product(query[np.newaxis], self._centroids.T)[0] / self._lengths
+        if self._free or len(centred) <= SHORTLIST_ROUTES:
+            chosen = nearest_routes(centred + self._lowest)
+        else:
+            leading = centred.copy()
+            leading.partition(len(leading) - SHORTLIST_ROUTES)
+            chosen = centred >= leading.item(len(leading) - SHORTLIST_ROUTES)
+        ids: list[int] = chosen.nonzero()[0].tolist()
+        return centred, ids
+
     def _reserve(self, routes: int) -> None:
         missing = routes - len(self._lengths)
         if missing > 0:
@@ -190,12 +202,16 @@ def shortlist_of(
 
     Args:
         route_ids: Its shortlist, ascending, not empty.
-        centred: See ``RouteCentroids.near``; float64[1, ids].
+        centred: See ``RouteCentroids.nearest``.
         query: float32[dim].
     """
-    products = [column_product(near, query) for near, _ in rows]
+    counts = [len(near) for near, _ in rows]
+    if max(counts) <= _TERMS_A_COLUMN_MAX // len(query):
+        products = [near.dot(query) for near, _ in rows]
+    else:
+        products = [column_product(near, query) for near, _ in rows]
     similarities = np.concatenate(products) / np.concatenate([each for _, each in rows])
-    starts = [0, *accumulate(map(len, products))]
+    starts = [0, *accumulate(counts)]
     scores = [
         (largest / length + centred.item(route_id) / length) / 2.0
         for largest, route_id in zip(

@@ -366,24 +366,31 @@ class StaticRoutes:
     def _shortlists(self, embeddings: Int8s) -> Shortlists:
         """Score the shortlist of each query; it is empty if it is too small or too large."""
         queries = self._projected(embeddings)
+        is_small = self._rows_count <= SHORTLIST_ROWS_MAX
+        if len(queries) == 1 and is_small and len(self._routes) >= _ROUTES_MIN:
+            query = queries[0]
+            length = math.sqrt(float(query.dot(query)))
+            if length > 0.0:
+                centred, route_ids = self._centroids.nearest(query)
+                return shortlist_of(route_ids, centred, query, length, self._rows_of(route_ids))
         lengths = lengths_of(queries)
         centred, chosen = self._centroids.near(queries)
         if len(self._routes) < _ROUTES_MIN:
             chosen[:] = False
         if np.inf in lengths.tolist():
             chosen[lengths == np.inf] = False
-        if self._rows_count > SHORTLIST_ROWS_MAX:
+        if not is_small:
             self._leave_out_large(chosen)
         query_of, route_of = chosen.nonzero()
+        rows = self._rows_of(route_of.tolist())
+        return shortlists_of(query_of, route_of, centred, queries, lengths, rows)
+
+    def _rows_of(self, route_ids: Iterable[int]) -> list[tuple[Float32s, Float64s]]:
         near, routes = self._near, self._routes
-        route_ids = route_of.tolist()
-        rows = [
+        return [
             (near[each] if each in near else self._near_of(each), routes[each].lengths)
             for each in route_ids
         ]
-        if len(queries) == 1 and rows:
-            return shortlist_of(route_ids, centred, queries[0], lengths.item(0), rows)
-        return shortlists_of(query_of, route_of, centred, queries, lengths, rows)
 
     def _projected(self, embeddings: Int8s) -> Float32s:
         rows = embeddings.astype(np.float32)
