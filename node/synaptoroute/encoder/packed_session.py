@@ -149,9 +149,14 @@ class PackedSession:
                 found = run_session(self._session, OUTPUT, given)[ends]
             return normalise(found.astype(np.float64))
         hidden = run_session(self._session, OUTPUT, given)
-        hidden = hidden.astype(np.float64)
-        # ``reduceat`` adds the rows of each text in order, whatever follows them.
-        return normalise(np.add.reduceat(hidden, packed.starts, axis=0) / counts[:, None])
+        sums = np.empty((len(counts), hidden.shape[1]))
+        ends = (packed.starts + counts).tolist()
+        # Text by text: rows are added in order, and no copy of all rows in float64 is made, whose
+        # memory the allocator would fetch from the kernel and give back for each run.
+        for total, start, end in zip(sums, packed.starts.tolist(), ends, strict=True):
+            np.add.reduce(hidden[start:end], axis=0, dtype=np.float64, out=total)
+        sums /= counts[:, None]
+        return normalise(sums)
 
 
 # --- assembling the graph ---

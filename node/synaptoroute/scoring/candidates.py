@@ -20,8 +20,9 @@ from synaptoroute.scoring.values import Float32s, Float64s, Indexes, Mask, Numbe
 from synaptoroute.tensor import TensorView
 from synaptoroute.tensor.rows import ChunkedArray
 
-_GATHERED_ROWS: Final = 512
-"""Rows copied together at a time; the copies stay in the CPU cache."""
+_GATHERED_ROWS: Final = 64
+"""Rows copied together at a time.  The copies stay in the CPU cache, and below the size from which
+the allocator gives memory back to the kernel, which would clear it again for each batch."""
 _LEAST: Final = -1e300
 """Below every score, above -inf."""
 
