@@ -72,11 +72,10 @@ COPY --from=wheel /wheels/ /wheels/
 RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --root /application \
       /wheels/*.whl
 COPY deploy/probe.py deploy/data_folder.py /application/opt/synaptoroute/
-# The static table changes less often than the code, and the coordinator does not need it.
-RUN table="$(find /application -name static.table)" \
- && folder="${table%/*}" \
+# The static tables change less often than the code, and the coordinator does not need them.
+RUN folder="$(dirname "$(find /application -name static.table)")" \
  && mkdir -p "/table/${folder#/application/}" /empty \
- && mv "$table" "/table/${folder#/application/}/"
+ && mv "$folder"/*.table "/table/${folder#/application/}/"
 
 # --- the coordinator: no numpy, no onnxruntime, no model --------------------------------------
 FROM base AS coordinator

@@ -200,7 +200,7 @@ def test_prepared_table_is_not_replaced(cache: Path) -> None:
     assert 0 == bundled.returncode, bundled.stderr
     shipped = json.loads(bundled.stdout)
     assert not shipped["is_new"]
-    assert table_files.SHIPPED_CHECKSUM == shipped["table"]
+    assert table_files.DISTILLED_TABLE.checksum == shipped["table"]
     assert [file] == list((cache / "static").iterdir())
 
 

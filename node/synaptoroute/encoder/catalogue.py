@@ -31,7 +31,6 @@ from synaptoroute.encoder.recipe import (
     Recipe,
     bundled_recipe,
 )
-from synaptoroute.encoder.table_files import SHIPPED_FILE
 from synaptoroute.errors import EncoderError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -89,17 +88,20 @@ class _Listed:
 
 
 def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
-    """List the bundled model, the fast one, the multilingual one, then fastembed's by name."""
+    """List the bundled model, the fast ones, the multilingual one, then fastembed's by name."""
     own = ModelSummary(
         DEFAULT_MODEL, BUNDLED_DIM, BUNDLED_SIZE_BYTES, BUNDLED_LICENCE, is_local=True
     )
-    fast = ModelSummary(
-        fast_encoder.NAME,
-        fast_encoder.DIM,
-        fast_encoder.SIZE_BYTES,
-        fast_encoder.LICENCE,
-        is_local=True,
-    )
+    fast = [
+        ModelSummary(
+            name,
+            fast_encoder.DIM,
+            fast_encoder.SIZE_BYTES,
+            fast_encoder.LICENCE,
+            is_local=True,
+        )
+        for name in fast_encoder.MODELS
+    ]
     multilingual = ModelSummary(
         universal_encoder.NAME,
         universal_encoder.DIM,
@@ -109,7 +111,7 @@ def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
     )
     folder = _cache_folder(cache_dir)
     listed = sorted(_catalogue().values(), key=lambda model: model.name.lower())
-    return [own, fast, multilingual, *(_summary(model, folder) for model in listed)]
+    return [own, *fast, multilingual, *(_summary(model, folder) for model in listed)]
 
 
 def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
@@ -117,8 +119,8 @@ def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
     name = resolve(name)
     if name == DEFAULT_MODEL:
         return bundled_recipe().model_file.parent
-    if name == fast_encoder.NAME:
-        return SHIPPED_FILE.parent
+    if name in fast_encoder.MODELS:
+        return fast_encoder.MODELS[name].table.file.parent
     if name == universal_encoder.NAME:
         return universal_encoder.resources()
     return _fetch(_look_up(name), cache_dir)
@@ -132,8 +134,8 @@ def open_graphless(model: str, cache_dir: Path | None = None) -> TextEncoder | N
         ModelCorrupt: A file is not the expected one.
     """
     name = resolve(model)
-    if name == fast_encoder.NAME:
-        return fast_encoder.FastEncoder(cache_dir)
+    if name in fast_encoder.MODELS:
+        return fast_encoder.FastEncoder(cache_dir, fast_encoder.MODELS[name])
     if name == universal_encoder.NAME:
         return universal_encoder.UniversalEncoder(cache_dir)
     return None

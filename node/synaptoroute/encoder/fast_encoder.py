@@ -1,19 +1,22 @@
 """The fast encoder: a table of word pieces, without a graph and without ONNX Runtime.
 
-The embedding of a text is the weighted sum of the rows of its word pieces in the static table of
-the bundled encoder, made one length.  It takes some ten microseconds.  It does not know the order
-of words, so it is less accurate than the encoder that the table was distilled from.  The fit of a
-route set makes up for most of that: with it, questions differ by what routes differ in.
+The embedding of a text is the sum of the rows of its word pieces in a static table of the bundled
+encoder, made one length.  It takes some ten microseconds.  It does not know the order of words, so
+it is less accurate than the encoder that the table is made from.  The fit of a route set makes up
+for most of that: with it, questions differ by what routes differ in.
 
-Pieces that open many sentences say little of a topic.  A piece counts
-``(rank + 10) / (rank + 40)``, where the most frequent word has rank 1.
+There are two such models.  The rows of ``FITTED`` were fitted to whole texts
+(``encoder_graph.fitted_table``), so a row says how much its piece counts.  Those of ``DISTILLED``,
+which the preset ``fast`` stood for before, are what the encoder makes of each piece alone.  Pieces
+that open many sentences say little of a topic, so there a piece counts ``(rank + 10) / (rank +
+40)``, where the most frequent word has rank 1.
 
 Sums of integers are exact, and a square root and a division are correctly rounded: vectors are
 equal bits on every machine, alone or in a batch.
 
 Source: Arora et al., A Simple but Tough-to-Beat Baseline for Sentence Embeddings, 2017 (weights by
 frequency); the constants were chosen on training texts of CLINC150 and Banking77, see
-docs/adr/0065-route-without-a-transformer.md.
+docs/adr/0065-route-without-a-transformer.md and docs/adr/0080-fit-the-rows-of-fast-to-texts.md.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -33,12 +37,11 @@ from synaptoroute.encoder.prepared import use_prepared
 from synaptoroute.encoder.recipe import BUNDLED_LICENCE, DATA, TOKENIZER_SHA256, verify_file
 from synaptoroute.encoder.static_table import DIM as TABLE_DIM
 from synaptoroute.encoder.static_table import StaticTable
-from synaptoroute.encoder.table_files import SHIPPED_CHECKSUM, SHIPPED_FINGERPRINT, shipped_table
+from synaptoroute.encoder.table_files import DISTILLED_TABLE, FITTED_TABLE, ShippedTable
 from synaptoroute.encoder.text_tokenizer import TextTokenizer
-from synaptoroute.errors import EncoderError, ModelCorrupt
+from synaptoroute.errors import EncoderError
 
 DIM: Final = TABLE_DIM
-NAME: Final = "all-MiniLM-L6-v2-static"
 SIZE_BYTES: Final = 15_627_520
 LICENCE: Final = BUNDLED_LICENCE
 TOKENS_MAX: Final = 256
@@ -49,10 +52,30 @@ _VERSION: Final = 1
 _TOKENIZER_FILE: Final = DATA / "tokenizer.json"
 _FIRST_WORD: Final = 1_996
 """Token id of the most frequent word; before it are marks, letters and reserved pieces."""
-_RANK_ADDED: Final = 10
-_RANK_HALF: Final = 40
+RANK_ADDED: Final = 10
+RANK_HALF: Final = 40
 _WEIGHT_BITS: Final = 12
 _TEXTS_A_BLOCK: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class FastModel:
+    """A static table as an encoder.
+
+    Attributes:
+        is_weighted: Whether pieces count by their rank; fitted rows have their weight in them.
+    """
+
+    name: str
+    table: ShippedTable
+    is_weighted: bool
+
+
+FITTED: Final = FastModel("all-MiniLM-L6-v2-fitted", FITTED_TABLE, is_weighted=False)
+DISTILLED: Final = FastModel("all-MiniLM-L6-v2-static", DISTILLED_TABLE, is_weighted=True)
+"""What the preset ``fast`` stood for until there was ``FITTED``."""
+NAME: Final = FITTED.name
+MODELS: Final = {model.name: model for model in (FITTED, DISTILLED)}
 
 
 class FastEncoder:
@@ -63,7 +86,7 @@ class FastEncoder:
 
     is_static = True  # A cascade would answer from the same table
 
-    def __init__(self, cache_dir: Path | None = None) -> None:
+    def __init__(self, cache_dir: Path | None = None, model: FastModel = FITTED) -> None:
         """Map the table and load the tokenizer: a tenth of a second.
 
         Args:
@@ -72,19 +95,42 @@ class FastEncoder:
         Raises:
             ModelCorrupt: A file of the package is not the expected one.
         """
-        table = shipped_table(SHIPPED_FINGERPRINT)
-        if table is None:
-            raise ModelCorrupt("the package has no static table: reinstall synaptoroute-cluster")
         verify_file(_TOKENIZER_FILE, TOKENIZER_SHA256)
-        self.name = NAME
+        tokenizer = TextTokenizer(_TOKENIZER_FILE, TOKENS_MAX, scripts=SCRIPTS)
+        self._set_up(model, tokenizer, cache_dir)
+        self._open()
+
+    def _set_up(self, model: FastModel, tokenizer: TextTokenizer, cache_dir: Path | None) -> None:
+        self.name = model.name
         self.dim = DIM
         self.max_tokens = TOKENS_MAX
-        self.fingerprint = _fingerprint()
-        self._tokenizer = TextTokenizer(_TOKENIZER_FILE, TOKENS_MAX, scripts=SCRIPTS)
-        self._table: StaticTable | None = table
-        self._weights = _weights(len(table.rows))
+        self.fingerprint = fingerprint_of(model)
+        self._model, self._tokenizer, self._cache_dir = model, tokenizer, cache_dir
+        self._table: StaticTable | None = None
+        self._is_closed = False
         self._stats = StatsCounter()
         self.prepared = use_prepared(self.fingerprint, cache_dir=cache_dir)
+
+    def former(self) -> FastEncoder | None:
+        """The model that the preset ``fast`` stood for before this one; None for that one.
+
+        Databases and clusters that hold its vectors go on with it.  Its table is mapped when the
+        first text is encoded, so one that is not used takes neither time nor memory.
+        """
+        if self._model is DISTILLED:
+            return None
+        found = FastEncoder.__new__(FastEncoder)
+        found._set_up(DISTILLED, self._tokenizer, self._cache_dir)
+        return found
+
+    def _open(self) -> StaticTable:
+        """Map the table, the first time; two threads may both do it."""
+        if self._is_closed:
+            raise EncoderError(f"the encoder {self.name} is closed")
+        table = self._model.table.load()
+        self._weights = _weights(len(table.rows), is_weighted=self._model.is_weighted)
+        self._table = table
+        return table
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenize queries, cut to ``max_tokens``."""
@@ -101,10 +147,9 @@ class FastEncoder:
 
         Raises:
             EncoderError: Closed.
+            ModelCorrupt: The table of a former model is damaged.
         """
-        table = self._table
-        if table is None:
-            raise EncoderError(f"the encoder {self.name} is closed")
+        table = self._table or self._open()
         if len(tokens) == 1:
             vector = _unit_sum(table, self._weights, tokens[0])
             self._stats.add(texts=1, tokens=tokens[0].count)
@@ -131,6 +176,7 @@ class FastEncoder:
 
     def close(self) -> None:
         """Drop the table; running calls finish."""
+        self._is_closed = True
         self._table = None
 
     def _unit_sums(self, table: StaticTable, tokens: Sequence[Tokens]) -> NDArray[np.float64]:
@@ -164,21 +210,31 @@ def _unit_sum(
     return unit
 
 
-def _weights(tokens_count: int) -> NDArray[np.float64]:
+def ranks_of(tokens_count: int) -> NDArray[np.int64]:
+    """Rank of each token id among the words of the vocabulary, from 1: int64[tokens]."""
+    return np.maximum(np.arange(tokens_count) - (_FIRST_WORD - 1), 1)
+
+
+def _weights(tokens_count: int, *, is_weighted: bool) -> NDArray[np.float64]:
     """Weight of each token id in whole steps of 1 / 4096: float64[tokens]."""
-    ranks = np.maximum(np.arange(tokens_count) - (_FIRST_WORD - 1), 1)
-    steps: NDArray[np.int64] = ((ranks + _RANK_ADDED) << _WEIGHT_BITS) // (ranks + _RANK_HALF)
+    if not is_weighted:
+        return np.full(tokens_count, float(1 << _WEIGHT_BITS))
+    ranks = ranks_of(tokens_count)
+    steps: NDArray[np.int64] = ((ranks + RANK_ADDED) << _WEIGHT_BITS) // (ranks + RANK_HALF)
     return steps.astype(np.float64)
 
 
-def _fingerprint() -> str:
+def fingerprint_of(model: FastModel) -> str:
+    """Fingerprint of the encoder of a model."""
     identity = {
-        "model": SHIPPED_CHECKSUM,
+        "model": model.table.checksum,
         "tokenizer": TOKENIZER_SHA256,
         "max_tokens": TOKENS_MAX,
         "dim": DIM,
         "dtype": "float32",
         "version": _VERSION,
     }
+    if not model.is_weighted:
+        identity["weights"] = "none"
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

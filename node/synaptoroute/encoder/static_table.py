@@ -40,7 +40,7 @@ EMBEDDING_STEPS: Final = 254
 TOKENS_MAX: Final = 512
 """More tokens of a text than this are left out, so that sums stay exact."""
 
-_ROW_PEAK: Final = 32_767
+ROW_PEAK: Final = 32_767
 _EXACT_TOKENS: Final = 128
 """Up to so many, float64 adds the squares of a sum's components without error."""
 _TOKENS_A_RUN: Final = 1_024
@@ -206,7 +206,7 @@ def _reduced(vectors: NDArray[np.float64]) -> Rows:
     peaks = chosen[np.abs(chosen).argmax(axis=0), np.arange(chosen.shape[1])]
     reduced = vectors @ (chosen * np.sign(peaks))
     reduced *= np.log(2.0 + np.arange(len(vectors)))[:, np.newaxis]
-    reduced *= _ROW_PEAK / max(float(np.abs(reduced).max(initial=0.0)), 1e-30)
+    reduced *= ROW_PEAK / max(float(np.abs(reduced).max(initial=0.0)), 1e-30)
     rows = np.zeros((len(vectors), DIM), np.int16)
     rows[:, : reduced.shape[1]] = np.rint(reduced)
     return rows

@@ -1,9 +1,9 @@
-"""Files of static tables: the one that ships, and those that ``model prepare`` makes.
+"""Files of static tables: those that ship, and those that ``model prepare`` makes.
 
-The table of the bundled encoder is package data: nothing has to be prepared for it, and all
-nodes of one release have the same bytes.  It is mapped, so the processes of a machine share its
-memory.  Tables of other encoders are in the cache folder.  A file is named by the fingerprint of
-its encoder, and its SHA-256 is checked at every load.
+The tables of the bundled encoder are package data: nothing has to be prepared for it, and all
+nodes of one release have the same bytes.  They are mapped, so the processes of a machine share
+their memory.  Tables of other encoders are in the cache folder.  A file there is named by the
+fingerprint of its encoder.  The SHA-256 of a table is checked at every load.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +27,44 @@ from synaptoroute.errors import ModelCorrupt
 
 SHIPPED_FINGERPRINT: Final = "409e5889050bb98973faa9ec8227e5291df10f723a7a3e8224b2d0d7324f704b"
 """Of the bundled encoder with its default precision."""
-SHIPPED_CHECKSUM: Final = "881ad66c73f230e16e3b6dca6fcceaa1847fc456e440cd42f89d920b26b47770"
-SHIPPED_FILE: Final = DATA / "static.table"
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedTable:
+    """A table of the bundled encoder that is package data."""
+
+    file: Path
+    checksum: str
+
+    def load(self) -> StaticTable:
+        """Map and verify it: 20 ms.
+
+        Raises:
+            ModelCorrupt: The file is damaged or absent.
+        """
+        try:
+            with self.file.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            table, _ = _parse(content, SHIPPED_FINGERPRINT)
+        except OSError as error:
+            raise _not_shipped(self.file, f"cannot be read: {error.strerror}") from error
+        except ValueError as error:  # an empty file cannot be mapped
+            raise _not_shipped(self.file, str(error)) from error
+        if table.checksum != self.checksum:
+            raise _not_shipped(self.file, "is damaged: its checksum is wrong")
+        # The check has read every page.  From now on only rows of words that are asked take memory.
+        content.madvise(mmap.MADV_DONTNEED)
+        return table
+
+
+DISTILLED_TABLE: Final = ShippedTable(
+    DATA / "static.table", "881ad66c73f230e16e3b6dca6fcceaa1847fc456e440cd42f89d920b26b47770"
+)
+"""What the bundled encoder makes of each token alone."""
+FITTED_TABLE: Final = ShippedTable(
+    DATA / "fitted.table", "bd14505686ee37bac9910f066a3d237669a8697b6c2ea1b6f68aa585f6dc9e6c"
+)
+"""Rows that were fitted to texts."""
 
 KEPT_MAX: Final = 2
 """Tables of one encoder beside the prepared one: that of the calibration and the one before."""
@@ -69,26 +106,12 @@ def keep_table(table: StaticTable, cache_dir: Path | None = None) -> None:
 
 
 def shipped_table(fingerprint: str) -> StaticTable | None:
-    """Load the table that ships for an encoder; None if none does.
+    """Load the table that ships for the cascade of an encoder; None if none does.
 
     Raises:
         ModelCorrupt: The file is damaged or absent.
     """
-    if fingerprint != SHIPPED_FINGERPRINT:
-        return None
-    try:
-        with SHIPPED_FILE.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        table, _ = _parse(content, fingerprint)
-    except OSError as error:
-        raise _not_shipped(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:  # an empty file cannot be mapped
-        raise _not_shipped(str(error)) from error
-    if table.checksum != SHIPPED_CHECKSUM:
-        raise _not_shipped("is damaged: its checksum is wrong")
-    # The check has read every page.  From now on only rows of words that are asked take memory.
-    content.madvise(mmap.MADV_DONTNEED)
-    return table
+    return DISTILLED_TABLE.load() if fingerprint == SHIPPED_FINGERPRINT else None
 
 
 def find_table(fingerprint: str, cache_dir: Path | None = None) -> StaticTable | None:
@@ -203,10 +226,9 @@ def _corrupt(path: Path, what: str) -> ModelCorrupt:
     )
 
 
-def _not_shipped(what: str) -> ModelCorrupt:
+def _not_shipped(file: Path, what: str) -> ModelCorrupt:
     return ModelCorrupt(
-        f"the table {SHIPPED_FILE.name} {what}: reinstall synaptoroute-cluster",
-        file=SHIPPED_FILE.name,
+        f"the table {file.name} {what}: reinstall synaptoroute-cluster", file=file.name
     )
 
 

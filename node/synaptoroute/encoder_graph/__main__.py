@@ -1,29 +1,33 @@
 """Write what is derived from the bundled model and ships with the encoder.
 
-``python -m synaptoroute.encoder_graph build`` writes the graph files, ``table`` the static table.
+``python -m synaptoroute.encoder_graph build`` writes the graph files, ``table`` the distilled
+table, ``fitted-table FOLDER`` the one that is fitted to the lines of the folder's ``.txt`` files.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from synaptoroute.encoder import Encoder
-from synaptoroute.encoder.static_table import distil
-from synaptoroute.encoder.table_files import SHIPPED_FILE, save_table
+from synaptoroute.encoder.static_table import StaticTable, distil
+from synaptoroute.encoder.table_files import DISTILLED_TABLE, FITTED_TABLE, save_table
 from synaptoroute.encoder_graph.build import build_files
+from synaptoroute.encoder_graph.fitted_table import fit_table, read_texts
 
 
-def write_table() -> str:
-    """Distil the table of the bundled encoder into the package; returns its checksum."""
+def write_table(make: Callable[[Encoder], StaticTable], file: Path) -> None:
+    """Make a table of the bundled encoder and write it into the package."""
     encoder = Encoder()
     try:
-        table = distil(encoder)
+        table = make(encoder)
     finally:
         encoder.close()
-    save_table(table, SHIPPED_FILE)
-    SHIPPED_FILE.chmod(0o644)
-    return table.checksum
+    save_table(table, file)
+    file.chmod(0o644)
+    sys.stdout.write(f"{file.name}: its checksum is {table.checksum}\n")
 
 
 def main() -> int:
@@ -33,9 +37,15 @@ def main() -> int:
     build = commands.add_parser("build", help="write the graph files that ship with the encoder")
     build.add_argument("--check", action="store_true", help="only report files that differ")
     commands.add_parser("table", help="distil the static table that ships; half a minute")
+    fitted = commands.add_parser("fitted-table", help="fit the static table of `fast` to texts")
+    fitted.add_argument("texts", type=Path, help="folder of .txt files, one text a line")
     given = parser.parse_args()
     if given.command == "table":
-        sys.stdout.write(f"{SHIPPED_FILE.name}: SHIPPED_CHECKSUM is {write_table()}\n")
+        write_table(distil, DISTILLED_TABLE.file)
+        return 0
+    if given.command == "fitted-table":
+        texts = read_texts(given.texts)
+        write_table(lambda encoder: fit_table(encoder, texts), FITTED_TABLE.file)
         return 0
     is_check = given.check
     differing = 0

@@ -1,8 +1,9 @@
 """The encoders of a node and the caches of their embeddings.
 
 A node serves with one encoder and may hold a second one, so that the cluster can change
-from one to the other at one place of the log.  An encoder and its cache are exchanged
-together, so a text is never scored against vectors of another encoder.
+from one to the other at one place of the log.  With each it holds the one that the same preset
+stood for in earlier releases, so that their databases and clusters go on.  An encoder and its
+cache are exchanged together, so a text is never scored against vectors of another encoder.
 
 The cache is keyed by the exact token sequence.  A near-duplicate cache would need the
 embedding before it could look, and would add wrong answers.
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.encoder import TextEncoder
+from synaptoroute.encoder.fast_encoder import FastEncoder
 from synaptoroute.errors import EncoderMismatch
 
 
@@ -89,12 +91,18 @@ class EncoderSet:
     """
 
     def __init__(self, encoders: Sequence[TextEncoder], cache_rows: int) -> None:
+        chosen = {each.fingerprint: each for each in encoders}
+        for each in encoders:
+            former = each.former() if isinstance(each, FastEncoder) else None
+            if former is not None:
+                chosen.setdefault(former.fingerprint, former)
+        held = chosen.values()
         self._held = {
             each.fingerprint: CachedEncoder(each, EmbeddingCache(cache_rows, each.dim))
-            for each in encoders
+            for each in held
         }
-        self.known = {each.fingerprint: each.dim for each in encoders}
-        self.names = {each.fingerprint: each.name for each in encoders}
+        self.known = {each.fingerprint: each.dim for each in held}
+        self.names = {each.fingerprint: each.name for each in held}
 
     def cached(self, fingerprint: str) -> CachedEncoder:
         """Find an encoder with its cache."""

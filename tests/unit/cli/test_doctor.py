@@ -27,7 +27,7 @@ from synaptoroute.cli.commands.doctor import (
     check_tls,
 )
 from synaptoroute.config import NodeConfig
-from synaptoroute.encoder import HashEncoder, processor
+from synaptoroute.encoder import HashEncoder, fast_encoder, open_encoder, processor
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.storage import SQLiteStorage
@@ -77,6 +77,20 @@ def test_vectors_of_another_encoder_are_found(database: Path) -> None:
 
     assert finding.state == "fail"
     assert "migrate" in finding.advice
+
+
+def test_vectors_of_the_former_fast_model_are_a_warning(tmp_path: Path) -> None:
+    """A node with ``fast`` goes on with them."""
+    path = tmp_path / "node.sqlite"
+    router = AdaptiveRouter(open_encoder(fast_encoder.DISTILLED.name), SQLiteStorage(path))
+    router.add_route(Route(name="a", utterances=["one", "two"]))
+    router.close()
+    fast = fast_encoder.fingerprint_of(fast_encoder.FITTED), fast_encoder.DIM
+
+    finding = check_database(path, fast)
+
+    assert ("warn", True) == (finding.state, fast_encoder.DISTILLED.name in finding.what)
+    assert "model migrate" in finding.advice
 
 
 def test_damaged_database_is_reported_and_not_moved(database: Path) -> None:

@@ -151,9 +151,9 @@ def test_list_starts_with_the_bundled_model_and_marks_local_models(tmp_path: Pat
 
     models = list_models(tmp_path)
 
-    assert [DEFAULT_MODEL, fast_encoder.NAME] == [model.name for model in models[:2]]
+    assert [DEFAULT_MODEL, *fast_encoder.MODELS] == [model.name for model in models[:3]]
     assert models[1].is_local
-    downloaded = [model.name for model in models[3:] if model.is_local]
+    downloaded = [model.name for model in models[4:] if model.is_local]
     assert [LISTED] == downloaded
     assert len(models) > 30
     assert len(models) == len({model.name.lower() for model in models})

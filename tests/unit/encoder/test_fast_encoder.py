@@ -15,6 +15,7 @@ from synaptoroute import AdaptiveRouter, Route
 from synaptoroute.encoder import Encoder, TextEncoder, fast_encoder, fetch_model, open_encoder
 from synaptoroute.encoder.presets import PRESETS, resolve
 from synaptoroute.errors import ConfigError, EncoderError, InvalidQuery, ModelCorrupt
+from synaptoroute.storage import SQLiteStorage
 
 pytestmark = pytest.mark.unit
 
@@ -44,11 +45,42 @@ def test_vectors_do_not_depend_on_the_batch(encoder: TextEncoder) -> None:
     assert (len(TEXTS), encoder.dim) == alone.shape
 
 
-def test_vectors_are_equal_bits_on_every_machine(encoder: TextEncoder) -> None:
-    """The digest was written on another machine than most that run this test."""
-    vectors = encoder.encode(TEXTS).astype("<f4")
+@pytest.mark.parametrize(
+    ("model", "digest"),
+    [
+        ("fast", "896d2eb1f62d93f161c56a96bbe189d7"),
+        (fast_encoder.DISTILLED.name, "e8fe510454da9b78f38adee52ae20b7f"),
+    ],
+)
+def test_vectors_are_equal_bits_on_every_machine(model: str, digest: str) -> None:
+    """The digests were written on another machine than most that run this test."""
+    vectors = open_encoder(model).encode(TEXTS).astype("<f4")
 
-    assert "e8fe510454da9b78f38adee52ae20b7f" == hashlib.sha256(vectors.tobytes()).hexdigest()[:32]
+    assert digest == hashlib.sha256(vectors.tobytes()).hexdigest()[:32]
+
+
+def test_former_model_keeps_its_fingerprint_and_its_vectors(encoder: TextEncoder) -> None:
+    """Databases and clusters of released versions hold this fingerprint."""
+    former = encoder.former()  # type: ignore[attr-defined]
+    released = open_encoder(fast_encoder.DISTILLED.name)
+
+    assert former.fingerprint == released.fingerprint != encoder.fingerprint
+    assert released.fingerprint == (
+        "d410e4cd4256a86b768e571e4f74f738ba1321d940c6130e434933eacdeecb48"
+    )
+    assert np.array_equal(released.encode(TEXTS), former.encode(TEXTS))
+    assert former.former() is None
+
+
+def test_former_model_takes_no_table_before_its_first_text(encoder: TextEncoder) -> None:
+    former = encoder.former()  # type: ignore[attr-defined]
+
+    assert former._table is None
+    former.encode(["refund"])
+    assert former._table is not None
+    former.close()
+    with pytest.raises(EncoderError, match="closed"):
+        former.encode(["refund"])
 
 
 def test_vectors_do_not_depend_on_the_kernels_of_the_cpu(encoder: TextEncoder) -> None:
@@ -75,8 +107,10 @@ def test_vectors_do_not_depend_on_the_kernels_of_the_cpu(encoder: TextEncoder) -
     assert expected == done.stdout.strip(), done.stderr
 
 
-def test_longest_text_of_the_largest_rows_is_exact(encoder: TextEncoder) -> None:
+@pytest.mark.parametrize("model", fast_encoder.MODELS)
+def test_longest_text_of_the_largest_rows_is_exact(model: str) -> None:
     """Sums, shares and squares stay within the bits that their types have."""
+    encoder = open_encoder(model)
     table, weights = encoder._table, encoder._weights  # type: ignore[attr-defined]
     peak = int(np.abs(table.rows).max())
     total = peak * int(weights.max()) * encoder.max_tokens
@@ -155,6 +189,25 @@ def test_router_needs_no_runtime_and_no_client() -> None:
     )
 
     assert "refund True []" == done.stdout.strip(), done.stderr
+
+
+def test_database_of_the_former_model_goes_on_with_it(tmp_path: Path) -> None:
+    """As written by a release whose preset ``fast`` was the other model."""
+
+    def score(model: str, name: str, *added: str) -> float:
+        router = AdaptiveRouter(open_encoder(model), SQLiteStorage(tmp_path / name))
+        for utterance in added:
+            router.add_route(Route(name=utterance[:3], utterances=[utterance]))
+        found = router.query("can I get my money back")
+        assert "ref" == found.route
+        router.close()
+        return found.score
+
+    former = score(fast_encoder.DISTILLED.name, "old", "refund my money")
+    fitted = score("fast", "new", "refund my money")
+
+    assert former == score("fast", "old") == score("fast", "old", "where is it") != fitted
+    assert fitted == score("fast", "new") == score("fast", "new", "where is it")
 
 
 def test_questions_are_told_apart(encoder: TextEncoder) -> None:

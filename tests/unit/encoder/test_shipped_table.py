@@ -1,4 +1,4 @@
-"""The static table in the package: it is what the recipe gives, and it cannot be replaced."""
+"""The static tables in the package: they are of the bundled encoder, and cannot be replaced."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ def shipped() -> StaticTable:
     return table
 
 
-def test_shipped_table_is_of_the_bundled_encoder(encoder: Encoder) -> None:
-    table = shipped()
+@pytest.mark.parametrize("known", [files.DISTILLED_TABLE, files.FITTED_TABLE])
+def test_shipped_tables_are_of_the_bundled_encoder(
+    encoder: Encoder, known: files.ShippedTable
+) -> None:
+    table = known.load()
 
     assert encoder.fingerprint == table.fingerprint
     assert (encoder.vocabulary().count, DIM) == table.rows.shape
@@ -110,7 +113,12 @@ def test_shipped_table_comes_before_a_prepared_one(tmp_path: Path) -> None:
     found = find_table(other.fingerprint, tmp_path)
 
     assert found is not None
-    assert files.SHIPPED_CHECKSUM == found.checksum != other.checksum
+    assert files.DISTILLED_TABLE.checksum == found.checksum != other.checksum
+
+
+def test_cascade_keeps_the_table_that_calibrations_name() -> None:
+    """Those of released clusters hold this name; the fitted rows answer fewer queries."""
+    assert shipped().checksum.startswith("881ad66c73f230e1")
 
 
 def test_no_table_ships_for_another_encoder(tmp_path: Path) -> None:
@@ -124,7 +132,8 @@ def test_damaged_package_is_refused(
 ) -> None:
     """Absent, empty, damaged, or a sound table of the same encoder that is not the shipped one."""
     path = tmp_path / "static.table"
-    monkeypatch.setattr(files, "SHIPPED_FILE", path)
+    known = files.ShippedTable(path, files.DISTILLED_TABLE.checksum)
+    monkeypatch.setattr(files, "DISTILLED_TABLE", known)
     if content == b"another":
         save_table(other_table(), path)
     elif content is not None:

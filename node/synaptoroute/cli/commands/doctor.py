@@ -319,6 +319,7 @@ def _table_of(encoder: TextEncoder, config: NodeConfig) -> str:
 def check_database(path: Path, encoder: tuple[str, int] | None) -> CheckResult:
     """Check the whole database, read only: pages, rows, digest and encoder."""
     from synaptoroute.cli.migration import stored_encoder
+    from synaptoroute.encoder import fast_encoder
     from synaptoroute.storage.corruption import CorruptFile
     from synaptoroute.storage.loader import OPENVINO_FINGERPRINT, load
 
@@ -337,6 +338,14 @@ def check_database(path: Path, encoder: tuple[str, int] | None) -> CheckResult:
     if encoder is not None and stored_by and stored_by[0] == OPENVINO_FINGERPRINT:
         what += ", vectors of the bundled model on OpenVINO, which this release does not have"
         return CheckResult("database", "fail", what, "run `synaptoroute model migrate`")
+    fitted, distilled = (
+        (fast_encoder.fingerprint_of(model), fast_encoder.DIM)
+        for model in (fast_encoder.FITTED, fast_encoder.DISTILLED)
+    )
+    if (encoder, stored_by) == (fitted, distilled):
+        what += f", vectors of {fast_encoder.DISTILLED.name}, with which a node goes on"
+        advice = f"for those of {fast_encoder.NAME} run `synaptoroute model migrate`"
+        return CheckResult("database", "warn", what, advice)
     if encoder is not None and encoder != stored_by:
         advice = "run `synaptoroute model migrate`, or start with the former model"
         return CheckResult("database", "fail", f"{what}, vectors of another encoder", advice)

@@ -337,7 +337,7 @@ def _packed(
     from synaptoroute.encoder.recipe import verify_files
     from synaptoroute.encoder_graph.packing import pack_model
 
-    without_graph = (fast_encoder.NAME, universal_encoder.NAME)
+    without_graph = (*fast_encoder.MODELS, universal_encoder.NAME)
     if resolve(model) in without_graph or NAME_PATTERN.fullmatch(model):
         return None
     with waiting("Loading the model ..."):
@@ -467,7 +467,7 @@ def _distilled(encoder: Any, cache_dir: Path | None, again: bool) -> dict[str, A
     from synaptoroute.encoder.parallel import ParallelEncoder
     from synaptoroute.encoder.static_table import distil
     from synaptoroute.encoder.table_files import (
-        SHIPPED_FILE,
+        DISTILLED_TABLE,
         load_table,
         save_table,
         shipped_table,
@@ -478,7 +478,7 @@ def _distilled(encoder: Any, cache_dir: Path | None, again: bool) -> dict[str, A
     if (reason := why_no_table(encoder)) != NO_TABLE:
         return {"table": None, "why_no_table": WHY_NO_TABLE[reason]}
     started = time.perf_counter()
-    path, table = SHIPPED_FILE, shipped_table(encoder.fingerprint)
+    path, table = DISTILLED_TABLE.file, shipped_table(encoder.fingerprint)
     if table is None:
         path = table_file(encoder.fingerprint, cache_dir)
         with suppress(ModelCorrupt):  # a damaged table is made again
