@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from http_node import HttpNode, http_node
 from synaptoroute.errors import ConfigError, InvalidRoute, TooLarge
 from synaptoroute.models import Route, StoredRoute
+from synaptoroute.server import documents
 from synaptoroute.server.documents import (
     DocumentKind,
     load_routes_file,
@@ -225,6 +227,28 @@ async def test_lines_are_found_in_pieces_of_any_size() -> None:
 
     assert whole == bytewise
     assert 3 == len(whole)
+
+
+async def test_long_lines_are_parsed_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line with many vectors; short ones and blank ones cost no change of threads."""
+    parsed: list[tuple[int, bool]] = []
+    parse = documents._line_route
+
+    def noted(line: bytes, number: int, names: Any) -> Route:
+        parsed.append((number, threading.current_thread() is threading.main_thread()))
+        return parse(line, number, names)
+
+    monkeypatch.setattr(documents, "_line_route", noted)
+    long = json.dumps({"name": "long", "utterances": ["a"], "vectors": [[0.5] * 20_000]}).encode()
+    blank = b" " * (documents.LOOP_LINE_BYTES_MAX + 1)
+    body = b"\n".join([lines(1).strip(), blank, long, long])
+
+    with pytest.raises(InvalidRoute, match="line 4: the route 'long' is given in line 3"):
+        [route async for route in ndjson_routes(pieces(body), 1_000_000)]
+
+    assert [(1, True), (3, False), (4, False)] == parsed
 
 
 async def test_line_over_the_limit_is_refused() -> None:
