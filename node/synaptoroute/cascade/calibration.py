@@ -64,6 +64,7 @@ STRAY_SHARE_MAX: Final = 0.005
 SHARE_MIN: Final = 0.05
 EVALUATED_MAX: Final = 4_096
 _ANSWERS_MIN: Final = 50
+_MANY_ANSWERS: Final = 1_000
 _DIGITS: Final = 6
 _VERSION: Final = 2
 _CONFIDENT_VERSION: Final = 3
@@ -77,8 +78,8 @@ class Conditions:
     """Limits of the search for a guard.
 
     Attributes:
-        disagreement_share_max: Share of the answers that may disagree, beside the bound with a
-            reserve: that one is loose where many are answered.
+        disagreement_share_max: Share of the answers that may disagree, of ``_MANY_ANSWERS`` and
+            more.  The bound with a reserve is loose there; of fewer answers it is the stricter.
         gain_deviations: Deviations of the difference to the encoder by which the first stage
             must be right more often.
         floor_shares: Shares of the judged utterances below the floors that are tried.
@@ -397,7 +398,7 @@ def _least_margin(
     )
     wrong_counts = len(wrong_sums) - np.searchsorted(wrong_sums, sums, "left")
     holds = (_at_most(wrong) <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= reserve)
-    holds &= wrong <= conditions.disagreement_share_max * counts
+    holds &= wrong <= conditions.disagreement_share_max * np.maximum(counts, _MANY_ANSWERS)
     holds &= wrong_counts <= STRAY_SHARE_MAX * len(out_of_scope.owners)
     # The conditions may fail at a high margin and hold at a lower one: take the lowest.
     last = np.flatnonzero(holds)
