@@ -209,8 +209,7 @@ class Engine:
 
     def stop(self) -> None:
         self._is_stopped = True
-        # In the order in which work flows: workers hand batches to the scorer, and the applier
-        # waits for the scorer while it publishes.
+        # As work flows: workers hand batches to the scorer, for which the applier waits.
         self._queue.close()
         if self.is_started:
             self._workers.join()
