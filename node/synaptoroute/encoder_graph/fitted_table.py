@@ -147,7 +147,7 @@ def _fitted(counts: TokenCounts, wanted: Float32s, alone: Float32s) -> Float32s:
     ranks = ranks_of(len(alone)).astype(np.float32)
     start = alone * ((ranks + RANK_ADDED) / (ranks + RANK_HALF))[:, np.newaxis]
     sums = counts.sums(start)
-    scales = 1.0 / np.maximum(_lengths(sums), np.float32(1e-6))
+    scales = (1.0 / np.maximum(_lengths(sums), 1e-6)).astype(np.float32)
     sums *= scales[:, np.newaxis]
     prior = np.float32(PRIOR_TEXTS * float(np.mean(scales**2)))
     known = np.abs(alone).max(axis=1) > 0.0
@@ -224,4 +224,5 @@ def _lengths(rows: Float32s) -> Float32s:
 
 
 def _dots(left: Float32s, right: Float32s) -> NDArray[np.float64]:
-    return np.einsum("ij,ij->j", left, right, dtype=np.float64)
+    products: NDArray[np.float64] = np.einsum("ij,ij->j", left, right, dtype=np.float64)
+    return products

@@ -194,7 +194,7 @@ def test_router_needs_no_runtime_and_no_client() -> None:
 def test_database_of_the_former_model_goes_on_with_it(tmp_path: Path) -> None:
     """As written by a release whose preset ``fast`` was the other model."""
 
-    def score(model: str, name: str, *added: str) -> float:
+    def score(model: str, name: str, *added: str) -> float | None:
         router = AdaptiveRouter(open_encoder(model), SQLiteStorage(tmp_path / name))
         for utterance in added:
             router.add_route(Route(name=utterance[:3], utterances=[utterance]))
