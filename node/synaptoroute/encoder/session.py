@@ -16,7 +16,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,9 +193,10 @@ def open_session(
         options.add_initializer(key, value)
     asked = [(each, dict(_GPU_OPTIONS.get(each, {}))) for each in providers]
     try:
-        session = onnxruntime.InferenceSession(model, sess_options=options, providers=asked)
+        opened = onnxruntime.InferenceSession(model, sess_options=options, providers=asked)
     except Exception as error:  # the runtime's errors share no narrower type
         raise ModelCorrupt(f"{name} cannot be loaded: {error}", file=name) from error
+    session = cast(Any, opened)
     if isinstance(model, bytes):
         # The class keeps the content, in case it is asked to open the session elsewhere.
         session._model_bytes = None

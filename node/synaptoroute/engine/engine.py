@@ -216,9 +216,8 @@ class Engine:
         self.applier.stop()
         self.scorer.stop()
         self.is_started = False
-        self._pending_writes.fail_all(
-            NotReady("the router was stopped before the write was applied")
-        )
+        stopped = NotReady("the router was stopped before the write was applied")
+        self._pending_writes.fail_all(stopped)
         self.storage.close()
 
     def _check_open(self) -> None:
