@@ -94,13 +94,13 @@ def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
     )
     fast = [
         ModelSummary(
-            name,
+            model.name,
             fast_encoder.DIM,
-            fast_encoder.SIZE_BYTES,
+            model.size_bytes,
             fast_encoder.LICENCE,
             is_local=True,
         )
-        for name in fast_encoder.MODELS
+        for model in fast_encoder.MODELS.values()
     ]
     multilingual = ModelSummary(
         universal_encoder.NAME,

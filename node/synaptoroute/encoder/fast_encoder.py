@@ -6,10 +6,10 @@ it is less accurate than the encoder that the table is made from.  The fit of a 
 for most of that: with it, questions differ by what routes differ in.
 
 There are two such models.  The rows of ``FITTED`` were fitted to whole texts
-(``encoder_graph.fitted_table``), so a row says how much its piece counts.  Those of ``DISTILLED``,
-which the preset ``fast`` stood for before, are what the encoder makes of each piece alone.  Pieces
-that open many sentences say little of a topic, so there a piece counts ``(rank + 10) / (rank +
-40)``, where the most frequent word has rank 1.
+(``encoder_graph.fitted_table``), so the factor of a row says how much its piece counts.  Those of
+``DISTILLED``, which the preset ``fast`` stood for before, are what the encoder makes of each piece
+alone.  Pieces that open many sentences say little of a topic, so there a piece counts ``(rank +
+10) / (rank + 40)``, where the most frequent word has rank 1.
 
 Sums of integers are exact, and a square root and a division are correctly rounded: vectors are
 equal bits on every machine, alone or in a batch.
@@ -36,13 +36,17 @@ from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens
 from synaptoroute.encoder.prepared import use_prepared
 from synaptoroute.encoder.recipe import BUNDLED_LICENCE, DATA, TOKENIZER_SHA256, verify_file
 from synaptoroute.encoder.static_table import DIM as TABLE_DIM
-from synaptoroute.encoder.static_table import StaticTable
-from synaptoroute.encoder.table_files import DISTILLED_TABLE, FITTED_TABLE, ShippedTable
+from synaptoroute.encoder.static_table import FACTOR_BITS, ByteTable, StaticTable
+from synaptoroute.encoder.table_files import (
+    DISTILLED_TABLE,
+    FITTED_TABLE,
+    ShippedByteTable,
+    ShippedTable,
+)
 from synaptoroute.encoder.text_tokenizer import TextTokenizer
 from synaptoroute.errors import EncoderError
 
 DIM: Final = TABLE_DIM
-SIZE_BYTES: Final = 15_627_520
 LICENCE: Final = BUNDLED_LICENCE
 TOKENS_MAX: Final = 256
 SCRIPTS: Final = frozenset({"LATIN"})
@@ -54,25 +58,21 @@ _FIRST_WORD: Final = 1_996
 """Token id of the most frequent word; before it are marks, letters and reserved pieces."""
 RANK_ADDED: Final = 10
 RANK_HALF: Final = 40
-_WEIGHT_BITS: Final = 12
+_WEIGHT_BITS: Final = FACTOR_BITS
 _TEXTS_A_BLOCK: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class FastModel:
-    """A static table as an encoder.
-
-    Attributes:
-        is_weighted: Whether pieces count by their rank; fitted rows have their weight in them.
-    """
+    """A static table as an encoder."""
 
     name: str
-    table: ShippedTable
-    is_weighted: bool
+    table: ShippedTable | ShippedByteTable
+    size_bytes: int
 
 
-FITTED: Final = FastModel("all-MiniLM-L6-v2-fitted", FITTED_TABLE, is_weighted=False)
-DISTILLED: Final = FastModel("all-MiniLM-L6-v2-static", DISTILLED_TABLE, is_weighted=True)
+FITTED: Final = FastModel("all-MiniLM-L6-v2-fitted", FITTED_TABLE, 7_935_976)
+DISTILLED: Final = FastModel("all-MiniLM-L6-v2-static", DISTILLED_TABLE, 15_627_520)
 """What the preset ``fast`` stood for until there was ``FITTED``."""
 NAME: Final = FITTED.name
 MODELS: Final = {model.name: model for model in (FITTED, DISTILLED)}
@@ -106,7 +106,7 @@ class FastEncoder:
         self.max_tokens = TOKENS_MAX
         self.fingerprint = fingerprint_of(model)
         self._model, self._tokenizer, self._cache_dir = model, tokenizer, cache_dir
-        self._table: StaticTable | None = None
+        self._table: StaticTable | ByteTable | None = None
         self._is_closed = False
         self._stats = StatsCounter()
         self.prepared = use_prepared(self.fingerprint, cache_dir=cache_dir)
@@ -123,12 +123,12 @@ class FastEncoder:
         found._set_up(DISTILLED, self._tokenizer, self._cache_dir)
         return found
 
-    def _open(self) -> StaticTable:
+    def _open(self) -> StaticTable | ByteTable:
         """Map the table, the first time; two threads may both do it."""
         if self._is_closed:
             raise EncoderError(f"the encoder {self.name} is closed")
         table = self._model.table.load()
-        self._weights = _weights(len(table.rows), is_weighted=self._model.is_weighted)
+        self._weights = _weights(table)
         self._table = table
         return table
 
@@ -179,8 +179,10 @@ class FastEncoder:
         self._is_closed = True
         self._table = None
 
-    def _unit_sums(self, table: StaticTable, tokens: Sequence[Tokens]) -> NDArray[np.float64]:
-        # A row has 15 bits, a weight 12, and a text 8: float64 adds them without error.
+    def _unit_sums(
+        self, table: StaticTable | ByteTable, tokens: Sequence[Tokens]
+    ) -> NDArray[np.float64]:
+        # A row and its weight have 27 bits, a text 8: float64 adds them without error.
         totals = np.empty((len(tokens), DIM), np.float64)
         for total, text in zip(totals, tokens, strict=True):
             rows = table.rows.take(text.ids, axis=0).astype(np.float64)
@@ -196,7 +198,7 @@ class FastEncoder:
 
 
 def _unit_sum(
-    table: StaticTable, weights: NDArray[np.float64], text: Tokens
+    table: StaticTable | ByteTable, weights: NDArray[np.float64], text: Tokens
 ) -> NDArray[np.float32]:
     """As ``_unit_sums`` for one text, the same bits in fewer calls: float32[dim]."""
     rows = table.rows.take(text.ids, 0).astype(np.float64)
@@ -215,11 +217,11 @@ def ranks_of(tokens_count: int) -> NDArray[np.int64]:
     return np.maximum(np.arange(tokens_count) - (_FIRST_WORD - 1), 1)
 
 
-def _weights(tokens_count: int, *, is_weighted: bool) -> NDArray[np.float64]:
+def _weights(table: StaticTable | ByteTable) -> NDArray[np.float64]:
     """Weight of each token id in whole steps of 1 / 4096: float64[tokens]."""
-    if not is_weighted:
-        return np.full(tokens_count, float(1 << _WEIGHT_BITS))
-    ranks = ranks_of(tokens_count)
+    if isinstance(table, ByteTable):
+        return table.factors.astype(np.float64)
+    ranks = ranks_of(len(table.rows))
     steps: NDArray[np.int64] = ((ranks + RANK_ADDED) << _WEIGHT_BITS) // (ranks + RANK_HALF)
     return steps.astype(np.float64)
 
@@ -234,7 +236,5 @@ def fingerprint_of(model: FastModel) -> str:
         "dtype": "float32",
         "version": _VERSION,
     }
-    if not model.is_weighted:
-        identity["weights"] = "none"
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

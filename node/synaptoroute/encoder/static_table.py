@@ -41,13 +41,55 @@ TOKENS_MAX: Final = 512
 """More tokens of a text than this are left out, so that sums stay exact."""
 
 ROW_PEAK: Final = 32_767
+BYTE_PEAK: Final = 127
 _EXACT_TOKENS: Final = 128
 """Up to so many, float64 adds the squares of a sum's components without error."""
 _TOKENS_A_RUN: Final = 1_024
 _TEXTS_A_BLOCK: Final = 256
 
+FACTOR_BITS: Final = 12
+"""Of the factors of a ``ByteTable``: one counts in steps of 1 / 4096."""
+
 Rows: TypeAlias = NDArray[np.int16]
 Int8s: TypeAlias = NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class ByteTable:
+    """Rows of bytes by token id, each with a factor of its own; any thread.
+
+    Half as large as a ``StaticTable``; a calibration of a cascade names none.
+
+    Attributes:
+        fingerprint: Fingerprint of the encoder whose vectors it resembles.
+        rows: int8[tokens, dim].
+        factors: int32[tokens], in steps of 1 / 4096.
+    """
+
+    fingerprint: str
+    rows: Int8s
+    factors: NDArray[np.int32]
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of fingerprint, rows and factors, hexadecimal; they must not change."""
+        digest = hashlib.sha256(f"bytes|{self.fingerprint}|{self.rows.shape}|".encode())
+        digest.update(np.ascontiguousarray(self.rows).data)
+        digest.update(np.ascontiguousarray(self.factors, "<i4").data)
+        return digest.hexdigest()
+
+
+def in_bytes(fingerprint: str, rows: NDArray[np.float32]) -> ByteTable:
+    """Scale each row to bytes, the greatest of all to ``ROW_PEAK`` steps of its factor.
+
+    Args:
+        rows: float32[tokens, dim].
+    """
+    peaks = np.abs(rows).max(axis=1).astype(np.float64)
+    scale = ROW_PEAK / max(float(peaks.max()), 1e-30)
+    factors = np.ceil(peaks * scale / BYTE_PEAK * (1 << FACTOR_BITS)).astype(np.int32)
+    steps = np.maximum(factors, 1)[:, np.newaxis] / (scale * (1 << FACTOR_BITS))
+    return ByteTable(fingerprint, np.rint(rows / steps).astype(np.int8), factors)
 
 
 class Distillable(Protocol):

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from synaptoroute.encoder import Encoder
-from synaptoroute.encoder.static_table import StaticTable, distil
+from synaptoroute.encoder.static_table import ByteTable, StaticTable, distil
 from synaptoroute.encoder.table_files import DISTILLED_TABLE, FITTED_TABLE, save_table
 from synaptoroute.encoder_graph.build import build_files
 from synaptoroute.encoder_graph.fitted_table import fit_table, read_texts
 
 
-def write_table(make: Callable[[Encoder], StaticTable], file: Path) -> None:
+def write_table(make: Callable[[Encoder], StaticTable | ByteTable], file: Path) -> None:
     """Make a table of the bundled encoder and write it into the package."""
     encoder = Encoder()
     try:

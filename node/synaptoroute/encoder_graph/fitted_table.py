@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.contract import Vocabulary, freeze_tokens
 from synaptoroute.encoder.fast_encoder import RANK_ADDED, RANK_HALF, ranks_of
-from synaptoroute.encoder.static_table import DIM, ROW_PEAK, StaticTable
+from synaptoroute.encoder.static_table import DIM, ByteTable, in_bytes
 from synaptoroute.errors import ConfigError
 from synaptoroute.threads import single_blas_thread
 
@@ -67,7 +67,7 @@ def read_texts(folder: Path) -> list[str]:
     return texts
 
 
-def fit_table(encoder: TextEncoder, texts: Sequence[str]) -> StaticTable:
+def fit_table(encoder: TextEncoder, texts: Sequence[str]) -> ByteTable:
     """Fit the table of an encoder with a vocabulary; a millisecond of one core a text.
 
     Raises:
@@ -85,10 +85,9 @@ def fit_table(encoder: TextEncoder, texts: Sequence[str]) -> StaticTable:
         wanted = wanted @ chosen
         wanted /= _lengths(wanted)[:, np.newaxis]
         rows = _fitted(counts, wanted, alone @ chosen)
-    rows *= ROW_PEAK / float(np.abs(rows).max())
-    table = np.zeros((vocabulary.count, DIM), np.int16)
-    table[:, : rows.shape[1]] = np.rint(rows)
-    return StaticTable(encoder.fingerprint, table)
+    table = np.zeros((vocabulary.count, DIM), np.float32)
+    table[:, : rows.shape[1]] = rows
+    return in_bytes(encoder.fingerprint, table)
 
 
 class TokenCounts:
