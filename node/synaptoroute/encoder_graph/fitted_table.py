@@ -21,15 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.encoder import TextEncoder
-from synaptoroute.encoder.contract import Vocabulary, freeze_tokens
+from synaptoroute.encoder.contract import Tokens, Vocabulary, freeze_tokens
 from synaptoroute.encoder.fast_encoder import RANK_ADDED, RANK_HALF, ranks_of
-from synaptoroute.encoder.static_table import DIM, ByteTable, in_bytes
+from synaptoroute.encoder.static_table import DIM, ByteTable, Distillable, in_bytes
 from synaptoroute.errors import ConfigError
 from synaptoroute.threads import single_blas_thread
 
@@ -67,15 +66,15 @@ def read_texts(folder: Path) -> list[str]:
     return texts
 
 
-def fit_table(encoder: TextEncoder, texts: Sequence[str]) -> ByteTable:
-    """Fit the table of an encoder with a vocabulary; a millisecond of one core a text.
+class Fittable(Distillable, Protocol):
+    """An encoder as fitting needs it."""
 
-    Raises:
-        ConfigError: It has no vocabulary.
-    """
-    if not hasattr(encoder, "vocabulary"):
-        raise ConfigError("this encoder has no vocabulary, so no table can be fitted to it")
-    vocabulary: Vocabulary = encoder.vocabulary()
+    def tokenize_utterances(self, texts: Sequence[str]) -> list[Tokens]: ...
+
+
+def fit_table(encoder: Fittable, texts: Sequence[str]) -> ByteTable:
+    """Fit the table of an encoder with a vocabulary; a millisecond of one core a text."""
+    vocabulary = encoder.vocabulary()
     counts, wanted = _encoded(encoder, vocabulary, texts)
     alone = _vectors_alone(encoder, vocabulary)
     with single_blas_thread():
@@ -144,7 +143,8 @@ def _fitted(counts: TokenCounts, wanted: Float32s, alone: Float32s) -> Float32s:
         alone: Vectors of the tokens, in the same directions; zero for special ones.
     """
     ranks = ranks_of(len(alone)).astype(np.float32)
-    start = alone * ((ranks + RANK_ADDED) / (ranks + RANK_HALF))[:, np.newaxis]
+    weights = _float32((ranks + RANK_ADDED) / (ranks + RANK_HALF))
+    start = alone * weights[:, np.newaxis]
     sums = counts.sums(start)
     scales = (1.0 / np.maximum(_lengths(sums), 1e-6)).astype(np.float32)
     sums *= scales[:, np.newaxis]
@@ -153,7 +153,7 @@ def _fitted(counts: TokenCounts, wanted: Float32s, alone: Float32s) -> Float32s:
     residue = counts.transposed((wanted - sums) * scales[:, np.newaxis])
     residue[~known] = 0.0
     step = _solved(counts, scales**2, prior, residue, known)
-    return start + step
+    return _float32(start + step)
 
 
 def _solved(
@@ -164,9 +164,9 @@ def _solved(
     known: NDArray[np.bool_],
 ) -> Float32s:
     """Solve ``(C' W C + prior) x = residue`` for every column by conjugate gradients."""
-    conditions = (counts.squares(np.sqrt(weights)) + prior)[:, np.newaxis]
+    conditions = _float32(counts.squares(np.sqrt(weights)) + prior)[:, np.newaxis]
     found = np.zeros_like(residue)
-    scaled = residue / conditions
+    scaled = _float32(residue / conditions)
     direction, product = scaled.copy(), _dots(residue, scaled)
     first = float(_dots(residue, residue).sum())
     for _ in range(STEPS_MAX):
@@ -178,14 +178,15 @@ def _solved(
         residue = residue - (length * image).astype(np.float32)
         if float(_dots(residue, residue).sum()) <= RESIDUE_MAX * first:
             break
-        scaled = residue / conditions
+        scaled = _float32(residue / conditions)
         former, product = product, _dots(residue, scaled)
-        direction = scaled + (product / np.maximum(former, 1e-30) * direction).astype(np.float32)
+        step = _float32(product / np.maximum(former, 1e-30) * direction)
+        direction = _float32(scaled + step)
     return found
 
 
 def _encoded(
-    encoder: TextEncoder, vocabulary: Vocabulary, texts: Sequence[str]
+    encoder: Fittable, vocabulary: Vocabulary, texts: Sequence[str]
 ) -> tuple[TokenCounts, Float32s]:
     """Token counts and vectors of the texts that have two tokens or more."""
     special = np.array(sorted(vocabulary.special), np.int64)
@@ -199,7 +200,7 @@ def _encoded(
     return TokenCounts(ids, vocabulary.count), np.concatenate(vectors)
 
 
-def _vectors_alone(encoder: TextEncoder, vocabulary: Vocabulary) -> Float32s:
+def _vectors_alone(encoder: Fittable, vocabulary: Vocabulary) -> Float32s:
     """Centred vectors of the tokens alone, float32[tokens, dim]; zero for special ones."""
     ids = [each for each in range(vocabulary.count) if each not in vocabulary.special]
     found = [
@@ -215,6 +216,10 @@ def _vectors_alone(encoder: TextEncoder, vocabulary: Vocabulary) -> Float32s:
     alone = np.zeros((vocabulary.count, vectors.shape[1]), np.float32)
     alone[ids] = vectors - vectors.mean(axis=0)
     return alone
+
+
+def _float32(values: NDArray[np.floating]) -> Float32s:
+    return np.asarray(values, np.float32)
 
 
 def _lengths(rows: Float32s) -> Float32s:

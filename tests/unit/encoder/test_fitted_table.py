@@ -55,7 +55,7 @@ def made_texts(count: int, seed: int) -> list[str]:
 
 
 def fitted(texts: Sequence[str]) -> ByteTable:
-    return fit_table(WordEncoder(), texts)  # type: ignore[arg-type]
+    return fit_table(WordEncoder(), texts)
 
 
 def wide(table: ByteTable) -> NDArray[np.float64]:
