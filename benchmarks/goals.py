@@ -25,9 +25,17 @@ REASONS = {
     "on caches that went cold since the last write.",
     "cold boot": "the checkpoint's bytes are read and checked, three fifths of the time, and then "
     "copied into the tensor; phases_of_boot.py has the parts.",
-    "scoring 50,000 utterances": "a query reads every row once, so it is as fast as memory is; "
-    "the rounds of one run differ by half and more with the machine's phase.",
-    "defaults, 150 routes": "queries that the static stage leaves cost as ever.",
+    "scoring 50,000 utterances": "a query reads the bytes of every row once, so it is as fast as "
+    "memory is.",
+    "defaults, 150 routes": "the static stage answers what it separates from texts of no route, "
+    "half to three fifths of them; the others cost what the encoder costs (ADR 0077, 0079).",
+    "encoder alone, queries a second": "integer products take three fifths of a text in a batch "
+    "and run near the speed of the core; what is beside them would need operators that ONNX "
+    "Runtime does not have (ADR 0079).",
+    "fast, p50 of a call": "a call ranks all utterances exactly and gives a confidence; half of "
+    "its time is one read of the rows as float32 (ADR 0073).",
+    "float32 of another": "products take nine tenths of the time and run at the speed of the "
+    "core; padding is what a packed graph saves (ADR 0075).",
     "accuracy gained with defaults": "the guard is chosen on the route set alone, by leaving one "
     "utterance out; these are other texts.",
     "query p50 under 100 mutations": "encoder, applier and scorer share two cores.",
@@ -38,7 +46,8 @@ REASONS = {
     "encoder alone, HTTP p50": "the node's own p50 is stable; that of the peer varies.",
     "accuracy with defaults": "the bound holds with 95 % for texts that are drawn again, so a "
     "small test split alone widens it.",
-    "resident memory": "most of it is the interpreter, the encoder's session and the vectors.",
+    "resident memory": "a third of it is vectors and their bytes, a fifth mapped files, the rest "
+    "the encoder's session, the interpreter and its objects (ADR 0082).",
     "HTTP throughput": "client, server and encoder share the machine's cores.",
 }
 """Reasons for missed goals, by the beginning of the goal's name."""
