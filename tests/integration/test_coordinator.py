@@ -25,6 +25,8 @@ from redis_logs import join, opened, put, report
 from servers import Server
 from synaptoroute.cluster import RedisLog
 from synaptoroute.core.mutation import Audit, ImportAbort, Position
+from synaptoroute.sequencer.lease import Held
+from synaptoroute.sequencer.presence import NodeCommand
 from synaptoroute.web.api_keys import key_line, make_key
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
@@ -155,6 +157,26 @@ async def test_late_action_of_a_frozen_leader_is_fenced(valkey_server: Server) -
         assert "refused refused None\n" == said
         assert 1 == getattr(head, "floor", 0)
         assert {} == await log.node_commands.all_pending()
+
+
+async def test_order_that_comes_while_another_is_executed_is_kept(valkey_server: Server) -> None:
+    """A node removes the order that it has read, not the one that took its place."""
+    async with opened(valkey_server.url) as log:
+        await log.append([put("r")])
+        lease = log.lease("coordinator", "one#1")
+        held = await lease.acquire()
+        assert isinstance(held, Held)
+        orders = [NodeCommand(name, "scrub", "a test", 1) for name in ("first", "second")]
+        await log.node_commands.send(held, "a", orders[0])
+        assert orders[0] == await log.node_commands.pending("a")
+        await log.node_commands.send(held, "a", orders[1])
+        await log.node_commands.complete("a")
+
+        assert orders[1] == await log.node_commands.pending("a")
+
+        await log.node_commands.complete("a")
+
+        assert await log.node_commands.pending("a") is None
 
 
 async def floor_reached(log: RedisLog, wanted: int, at: Position) -> int:

@@ -327,6 +327,7 @@ class NodeCommands:
         self._link = link
         self._reader = reader
         self._key = scripts.keys.node_commands
+        self._row_read = b""  # Of the command that ``pending`` found last
 
     async def send(
         self, held: Held, node_id: str, command: NodeCommand, signer: Signer | None = None
@@ -350,6 +351,7 @@ class NodeCommands:
         row = await self._fetch("HGET", node_id)
         if row is None:
             return None
+        self._row_read = bytes(row)
         try:
             return self._read(node_id, row)
         except ProtocolError as error:
@@ -377,8 +379,11 @@ class NodeCommands:
             return None
 
     async def complete(self, node_id: str) -> None:
-        """Remove a node's command, because it was executed or given up."""
-        await self._link.call("HDEL", self._key, node_id)
+        """Remove the command that ``pending`` found, because it was executed or given up.
+
+        One that a coordinator left meanwhile stays.
+        """
+        await self._scripts.run(Script.COMMAND_DONE, [self._key], [node_id, self._row_read])
 
     def _read(self, node_id: str, row: bytes) -> NodeCommand:
         document = parse_document(row, COMMAND_BYTES_MAX)

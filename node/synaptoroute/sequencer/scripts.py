@@ -37,6 +37,7 @@ class Script(Enum):
     APPEND = "append"
     AUDIT = "audit"
     BALLOT = "ballot"
+    COMMAND_DONE = "command_done"
     KEEPALIVE = "keepalive"
     HEAD = "head"
     HEARTBEAT = "heartbeat"
