@@ -26,7 +26,7 @@ from synaptoroute.version import __version__
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
 
-WHEEL_BYTES_MAX = 18_000_000
+WHEEL_BYTES_MAX = 26_000_000
 """The size that docs/installation.md and README.md state; the limit of a release is 60 MB."""
 START_SECONDS_MAX = 60
 """Processor time from an empty environment to the first answer; other tests run meanwhile."""
@@ -238,6 +238,7 @@ def test_wheel_holds_the_packages_and_nothing_else(build: Build) -> None:
         "synaptoroute/examples/routes.yaml",
         "synaptoroute/sequencer/append.lua",
         "synaptoroute/storage/schema.sql",
+        "synaptoroute/encoder/data/all-MiniLM-L6-v2/fitted.table",
         "synaptoroute/encoder/data/all-MiniLM-L6-v2/static.table",
         f"{info}/licenses/LICENSE",
         f"{info}/licenses/NOTICE",
