@@ -256,7 +256,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     # A node shares its CPUs with its own HTTP server, which must go first under overload; a
     # router inside another program leaves priorities alone.
     lanes_nice: int = Field(default=4, ge=0, le=19)
-    writes_nice: int = Field(default=10, ge=0, le=19)
+    writes_nice: int = Field(default=6, ge=0, le=19)
     port: int = Field(default=8080, ge=0, le=65_535)
     model: str = DEFAULT_MODEL
     encoder_precision: Precision = "auto"
