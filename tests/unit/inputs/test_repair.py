@@ -128,7 +128,7 @@ def test_words_of_a_text_are_looked_at_by_the_pattern(text: str) -> None:
 
 
 def test_a_repair_follows_the_words() -> None:
-    """What was found for a word is found again once the words are others."""
+    """The kept nearest word of a text is dropped when the known words change."""
     own = lexicon("the blockade")
     assert own.repair("blokade")[0] == "blockade"
     own.remove(["the blockade"])

@@ -89,7 +89,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, stall: Stall) -> tuple[float, float]:
 
 
 def test_few_answers_are_late_where_the_machine_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waited when it stalled is answered in time all the same."""
+    """Queries that wait during a stall are answered within their deadline."""
     good, late = offer(monkeypatch, stalls)
 
     assert late < 0.04
