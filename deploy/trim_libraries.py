@@ -23,7 +23,10 @@ UNUSED: Final = {
     "sources and headers of compiled modules": tuple(
         f"**/*.{kind}" for kind in ("a", "c", "h", "proto", "pxd", "pyx")
     ),
-    "lists of the parts of compiled modules": ("*.dist-info/sboms",),
+    "lists of the parts of compiled modules, and of installed files": (
+        "*.dist-info/sboms",
+        "*.dist-info/RECORD",
+    ),
     "the library for C; the module for Python contains its own": (
         "onnxruntime/capi/libonnxruntime.so*",
     ),
@@ -34,11 +37,16 @@ UNUSED: Final = {
     "a second protocol of downloads; without it they use HTTPS": ("hf_xet", "hf_xet-*"),
     "formats of pictures and fonts; fastembed imports Pillow, and a node reads no picture": (
         "PIL/_avif*",
+        "PIL/_imagingcms*",
         "PIL/_imagingft*",
         "PIL/_webp*",
         "pillow.libs/libavif*",
+        "pillow.libs/libbrotli*",
         "pillow.libs/libfreetype*",
         "pillow.libs/libharfbuzz*",
+        "pillow.libs/liblcms*",
+        "pillow.libs/libpng*",
+        "pillow.libs/libsharpyuv*",
         "pillow.libs/libwebp*",
     ),
     "compilers of modules, and modules for numpy's own tests": (
@@ -47,9 +55,36 @@ UNUSED: Final = {
         "numpy/_core/_*_tests.*.so",
         "numpy/_core/_simd.*.so",
     ),
-    "languages that a terminal could colour": ("pygments/lexers/[a-z]*.py",),
+    "languages that a terminal could colour": (
+        "pygments/lexers/[a-z]*.py",
+        "pygments/lexers/_*_builtins.py",
+    ),
+    "functions of numpy that nothing here calls": (
+        "numpy/fft",
+        "numpy/polynomial",
+        "numpy/testing",
+    ),
+    "the former interface of pydantic": ("pydantic/v1",),
+    "names of what is traced in programs of other kinds": (
+        "opentelemetry/semconv/_incubating/attributes/[a-z]*.py",
+        "opentelemetry/semconv/_incubating/metrics/[a-z]*.py",
+    ),
+    "commands, and clients of models that run elsewhere": (
+        "huggingface_hub/_sandbox.py",
+        "huggingface_hub/cli",
+        "huggingface_hub/inference/_generated",
+        "huggingface_hub/inference/_mcp",
+    ),
+    "the writer and reader of bindings; what was bound needs the compiled module alone": (
+        "cffi",
+        "pycparser",
+    ),
 }
-KEPT: Final = ("pygments/lexers/python.py",)
+KEPT: Final = (
+    "opentelemetry/semconv/_incubating/attributes/otel_attributes.py",
+    "opentelemetry/semconv/_incubating/metrics/otel_metrics.py",
+    "pygments/lexers/python.py",
+)
 # What a node and a coordinator import.  Their byte code, and that of all that they import, is kept;
 # other modules start a little later, because the root of a container may be read-only.
 IMPORTED: Final = (

@@ -55,7 +55,7 @@ from synaptoroute.web.tls import ServerTls, client_tls, peer_files, server_tls
 from synaptoroute.web.tracing import RequestTracer, start_tracing
 
 DRAIN_SECONDS: Final = 0.5
-SWITCH_SECONDS: Final = 0.000_5
+SWITCH_SECONDS: Final = 0.000_2
 COLLECT_OBJECTS: Final = 4_000
 """New objects after which the youngest generation is collected, in less than a millisecond.
 
@@ -187,7 +187,8 @@ def tune_interpreter() -> None:
     """Adapt the interpreter to a process that only serves; once a process.
 
     A query crosses several threads.  Each crossing may have to wait until a thread that
-    applies a large import gives up the interpreter, by default after 5 ms.  A full garbage
+    applies a large import, or an event loop that refuses thousands of queries a second, gives up
+    the interpreter, by default after 5 ms.  A full garbage
     collection stops all threads while it looks at every object.  A library leaves such
     settings to its host; here the process is the host.
 

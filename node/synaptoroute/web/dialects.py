@@ -7,11 +7,16 @@ and of the HTTP layer have the right shape too.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any, Final
 
-from synaptoroute.web.problems import DETAIL_CHARACTERS_MAX, PROBLEM_JSON, Problem, shorten
+from synaptoroute.web.problems import (
+    DETAIL_CHARACTERS_MAX,
+    PROBLEM_JSON,
+    Problem,
+    shorten,
+    write_ascii,
+)
 
 OPENAI_PATHS: Final = frozenset({"/v1/decisions"})
 SYSTEM_ONE_PATHS: Final = frozenset({"/v1/systemone"})
@@ -50,7 +55,7 @@ def _openai_error(problem: Problem) -> bytes:
     # What an operator looks up in the log.
     if "incident" in problem.fields:
         error["incident"] = problem.fields["incident"]
-    return json.dumps({"error": error}, separators=(",", ":")).encode("ascii")
+    return write_ascii({"error": error}).encode("ascii")
 
 
 def _type_of(status: int) -> str:

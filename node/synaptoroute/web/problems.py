@@ -28,6 +28,8 @@ DETAIL_CHARACTERS_MAX: Final = 500
 FIELD_CHARACTERS_MAX: Final = 120
 FIELD_ERRORS_MAX: Final = 20
 RETRY_AFTER_SECONDS_DEFAULT: Final = 1.0
+write_ascii: Final = json.JSONEncoder(separators=(",", ":")).encode
+"""Writes JSON in ASCII; made once, because an overloaded node mostly writes refusals."""
 
 # --- errors that exist only over HTTP ----------------------------------------------------
 
@@ -225,7 +227,7 @@ class Problem:
             **self.fields,
         }
         # ASCII keeps even a lone surrogate in a message a valid document.
-        return json.dumps(document, separators=(",", ":")).encode("ascii")
+        return write_ascii(document).encode("ascii")
 
 
 def status_phrase(status: int) -> str:
