@@ -56,9 +56,12 @@ def send(fleet: Fleet, method: str, path: str, body: Any) -> Any:
 def answers(fleet: Fleet, text: str, name: str = "support") -> set[tuple[str | None, str]]:
     """Route and set of the answers of all nodes."""
     found = set()
+    # The node that took the write shows it; ``ack=all`` says of the others that they have it.
+    shown = httpx.get(f"{fleet.nodes[0].url}/v1/settings", trust_env=False).headers["SR-Version"]
     for node in fleet.nodes:
         url = f"{node.url}/v1/sets/{name.replace('@', '%40')}/query"
-        answer = httpx.post(url, json={"text": text}, trust_env=False)
+        headers = {"SR-Min-Version": shown}
+        answer = httpx.post(url, json={"text": text}, headers=headers, trust_env=False)
         assert answer.status_code == 200, answer.text
         found.add((answer.json()["route"], answer.json()["route_set"]))
     return found

@@ -6,7 +6,6 @@ one is killed, and one joins by a snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -58,9 +57,10 @@ def routes_of(found: dict[str, Any]) -> dict[str, list[str | None]]:
     return {name: [each["route"] for each in given] for name, given in found.items()}
 
 
-def one_answer(members: Sequence[Member]) -> dict[str, Any]:
+def one_answer(cluster: Cluster) -> dict[str, Any]:
     """The answers that all nodes give; fails where two differ."""
-    found = [answers(member) for member in members]
+    cluster.settle()  # ``ack=all`` says that nodes have a write on disk, not that they show it
+    found = [answers(member) for member in cluster.members]
     for name in QUERIES:
         assert [found[0][name]] * len(found) == [each[name] for each in found], name
     return found[0]
@@ -87,7 +87,7 @@ def test_every_input_has_one_effect_on_all_nodes(start_cluster: StartCluster) ->
     fitted = cluster[2].http.post("/v1/settings/calibration?ack=all", timeout=30)
     assert 200 == fitted.status_code, fitted.text
 
-    first = one_answer(cluster.members)
+    first = one_answer(cluster)
     got = routes_of(first)
     assert ["parcel"] == got["plain"] == got["ignored"] == got["misspelled"] == got["described"]
     assert first["plain"] == first["ignored"]
@@ -101,7 +101,7 @@ def test_every_input_has_one_effect_on_all_nodes(start_cluster: StartCluster) ->
     cluster[0].http.patch("/v1/routes/invoice?ack=all", json=changed).raise_for_status()
     without = {**settings, "ignore": [], "repair_words": False}
     cluster[0].http.put("/v1/settings?ack=all", json=without).raise_for_status()
-    second = one_answer(cluster.members)
+    second = one_answer(cluster)
     assert ["refund"] == routes_of(second)["negative"]
     assert routes_of(second)["plain"] == ["parcel"]
     assert second["ignored"] != first["ignored"]
@@ -113,10 +113,9 @@ def test_every_input_has_one_effect_on_all_nodes(start_cluster: StartCluster) ->
     newcomer = cluster.add(3)
     newcomer.start()
     newcomer.wait_ready()
-    cluster.settle()
-    assert second == one_answer(cluster.members)
+    assert second == one_answer(cluster)
     cluster[3].http.put("/v1/settings?ack=all", json=settings).raise_for_status()
-    third = one_answer(cluster.members)
+    third = one_answer(cluster)
     assert third["ignored"] == third["plain"]
     until(lambda: len({member.http.get("/-/digest").text for member in cluster.members}) == 1)
     cluster.judge()

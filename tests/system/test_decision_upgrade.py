@@ -136,6 +136,7 @@ def test_feedback_waits_for_all_nodes_and_none_is_lost(
     settings = cluster[2].http.get("/v1/settings").json()
     wanted = {**settings, "feedback": {"items_max": 10}}
     cluster[2].http.put("/v1/settings?ack=all", json=wanted).raise_for_status()
+    cluster.settle()  # every node must show it before it takes feedback
     for number in range(6):
         said = {"text": f"said {number % 5}", "route": "apple"}
         cluster[number % 3].http.post("/v1/feedback?ack=all", json=said).raise_for_status()

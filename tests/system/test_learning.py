@@ -25,6 +25,7 @@ def switch_on(cluster: Cluster, **queue: Any) -> None:
     settings = cluster[0].http.get("/v1/settings").json()
     answer = cluster[0].http.put("/v1/settings?ack=all", json={**settings, "feedback": queue})
     assert 200 == answer.status_code, answer.text
+    cluster.settle()  # every node must show it before it takes feedback
 
 
 def say(member: Member, text: str, route: str | None) -> dict[str, Any]:
