@@ -112,6 +112,60 @@ def test_own_model_answers_by_its_table_on_every_node(
     assert "on" == again["state"]
 
 
+@pytest.mark.slow
+def test_node_killed_while_it_distils_is_replaced(tmp_path: Path, valkey_server: Server) -> None:
+    """Another node makes the table once the lease has ended, and the first reads it from there."""
+    model = own_model(tmp_path / "own")
+    routes, asked = mixed_things()
+    nodes = []
+    for name in ("first", "second"):
+        settings = {
+            "model": str(model),
+            "model_cache_dir": str(tmp_path / name / "cache"),
+            "redis_url": valkey_server.url,
+            "namespace": "distilled",
+            "port": str(free_port()),
+            "distil_tokens_max": "65536",
+        }
+        nodes.append(NodeProcess(tmp_path / name, settings))
+    first, second = nodes
+    try:
+        first.start()
+        second.start()
+        body = "\n".join(json.dumps(route.model_dump(exclude={"vectors"})) for route in routes)
+        headers = {"content-type": "application/x-ndjson"}
+        httpx.put(f"{first.url}/v1/settings", json=_by_score(first)).raise_for_status()
+        httpx.post(
+            f"{first.url}/v1/import", content=body, headers=headers, timeout=60
+        ).raise_for_status()
+        killed = _distilling(nodes)
+        killed.kill()
+        (other,) = (node for node in nodes if node is not killed)
+        before = when_on(other)
+        killed.start()
+        after = when_on(killed)
+        found = [answers(node, asked[::3]) for node in nodes]
+    finally:
+        for node in nodes:
+            node.end()
+
+    assert before["table"] == after["table"]
+    assert found[0] == found[1]
+    assert "static" in {stage for _, stage in found[0]}
+
+
+def _distilling(nodes: list[NodeProcess]) -> NodeProcess:
+    """The node that has made a part of the table."""
+    give_up_at = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < give_up_at:
+        for node in nodes:
+            report = httpx.get(f"{node.url}/v1/settings/cascade").json()
+            if report.get("reason") == "distilling" and report["distilled_share"] > 0:
+                return node
+        time.sleep(0.05)
+    raise AssertionError("no node distils")
+
+
 def _by_score(node: NodeProcess) -> dict[str, Any]:
     """Settings by which the model needs no numbers of its own."""
     settings = httpx.get(f"{node.url}/v1/settings").json()
