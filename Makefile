@@ -103,8 +103,12 @@ tidy integration system browser:
 .PHONY: environments conformance
 environments: $(VENV)/.dev-installed ## Install other projects' packages for the conformance tests
 	@PYTHONPATH=tests/support $(BIN)/python -m environments
+# The longest files come first, so that no worker is left with one at the end.
+CONFORMANCE_LONGEST := $(patsubst %,tests/conformance/test_%.py,packages route_file_checks)
+CONFORMANCE_TESTS := $(CONFORMANCE_LONGEST) \
+	$(filter-out $(CONFORMANCE_LONGEST),$(wildcard tests/conformance/test_*.py))
 conformance: $(VENV)/.dev-installed ## Test with other projects' clients, files and packages
-	@$(PYTEST) tests/conformance $(PARALLEL) $(MARKS) $(PYTEST_ARGS)
+	@$(PYTEST) $(CONFORMANCE_TESTS) $(PARALLEL) $(MARKS) $(PYTEST_ARGS)
 
 .PHONY: deploy-test images
 images: ## Build the images for the container tests (needs Docker)
