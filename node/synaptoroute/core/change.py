@@ -88,6 +88,12 @@ class RouteRecord(NamedTuple):
             return self.slots
         return tuple(sorted((*self.slots, self.description_slot)))
 
+    def texts(self) -> list[str]:
+        """Texts of all rows of the route, in the order of ``rows``."""
+        if self.description is None or self.description_slot is None:
+            return [*self.utterances, *self.negatives]
+        return [*self.utterances, self.description, *self.negatives]
+
     def rows(self) -> list[tuple[int, int, str]]:
         """All rows of the route: slot, owner (see ``core.rows``) and text."""
         own = self.route_id

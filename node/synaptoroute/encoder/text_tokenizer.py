@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -93,20 +92,18 @@ class TextTokenizer:
         return self._words
 
     def _find_words(self) -> dict[str, int]:
-        words: dict[str, int] = {}
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
-        first = [token[:1] for token in vocabulary]
+        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+        first = "".join([token[:1] for token in tokens])
         # Word pieces mark what continues a word, the others what begins one.
         mark = max(_WORD_MARKS, key=first.count)
-        if first.count(mark) < _MARKED_SHARE_MIN * len(first):
+        if first.count(mark) >= _MARKED_SHARE_MIN * len(tokens):
+            tokens = [token[1:] for token in tokens if token.startswith(mark)]
+        else:
             mark = ""
-        for token, _ in sorted(vocabulary.items(), key=itemgetter(1)):
-            word = token.removeprefix(mark).lower()
-            if token.startswith(mark) and word.isalpha() and (word.isascii() or mark != "\u0120"):
-                words.setdefault(word, len(words))
-            if len(words) == WHOLE_WORDS_MAX:
-                break
-        return words
+        words = dict.fromkeys([word for token in tokens if (word := token.lower()).isalpha()])
+        kept = [word for word in words if word.isascii()] if mark == "\u0120" else list(words)
+        return {word: rank for rank, word in enumerate(kept[:WHOLE_WORDS_MAX])}
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> tuple[list[Tokens], int]:
         """Tokenize texts; also returns how many of them were truncated."""

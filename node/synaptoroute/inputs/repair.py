@@ -82,8 +82,12 @@ def count_words(utterances: Iterable[str]) -> Counter[str]:
     # Nothing that the pattern looks at lies beyond white space, so each token is looked at
     # once, however often it occurs.
     for token, count in tokens.items():
-        for word in _WORD.findall(token):
-            counts[word] += count
+        # The pattern takes letters as they are and digits never, and costs ten times the question.
+        if token.isalpha():
+            counts[token] += count
+        elif not token.isdecimal():
+            for word in _WORD.findall(token):
+                counts[word] += count
     return counts
 
 

@@ -112,7 +112,7 @@ class TextPreparation:
         lexicon = None
         if records is not None and (words := _words_of(self._encoder)):
             lexicon = Lexicon(words)
-            lexicon.add(text for record in records for _, _, text in record.rows())
+            lexicon.add(chain.from_iterable([record.texts() for record in records]))
         elif self._lexicon is None:
             return None
         gone = {slot for slot, _ in change.replaced}
@@ -184,7 +184,7 @@ class TextPreparation:
             self._lexicon = None
         else:
             lexicon = Lexicon(words)
-            lexicon.add(text for each in tensor.routes.values() for _, _, text in each.rows())
+            lexicon.add(chain.from_iterable([each.texts() for each in tensor.routes.values()]))
             self._lexicon = lexicon
 
 

@@ -57,6 +57,7 @@ def test_description_and_negatives_have_rows_of_their_own(world: World) -> None:
     assert ((0, 1), 2, (3, 4)) == (held.slots, held.description_slot, held.negative_slots)
     assert ("about a", ("not a", "never a")) == (held.description, held.negatives)
     assert (0, 1, 2) == held.example_slots
+    assert [text for _, _, text in held.rows()] == held.texts()
     assert 0.25 == held.confidence_min
 
 

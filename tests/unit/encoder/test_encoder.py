@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import subprocess
 import sys
@@ -245,6 +246,14 @@ def test_fingerprint_is_stable_and_includes_max_tokens(encoder: Encoder) -> None
     assert encoder.fingerprint != shorter.fingerprint
     assert 64 == len(encoder.fingerprint)
     assert 64 == shorter.tokenize([text_of(500, 1)])[0].count
+
+
+def test_words_of_the_bundled_model_stay(encoder: Encoder) -> None:
+    """Nodes of all releases repair by the same words and ranks."""
+    words = encoder.whole_words()
+
+    assert list(range(22_501)) == list(words.values())
+    assert "562ebb218828d300" == hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
 def test_micro_batch_size_does_not_change_the_fingerprint_or_the_vectors(

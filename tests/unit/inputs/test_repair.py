@@ -113,7 +113,12 @@ def test_an_utterance_is_never_altered(utterances: list[str]) -> None:
 
 
 @given(
-    st.lists(st.text(alphabet="ab\u03a3\u0130\u00e9 .:@#/&'t_1\n\t\x1c\u00a0\u2028-", max_size=20))
+    st.lists(
+        st.text(
+            alphabet="12\u0663\u00b2ab\u03a3\u0130\u00e9 .:@#/&'t_1\n\t\x1c\u00a0\u2028-",
+            max_size=20,
+        )
+    )
 )
 def test_words_are_counted_as_in_one_text(utterances: list[str]) -> None:
     """A name or an address is left out, wherever white space of any kind ends it."""

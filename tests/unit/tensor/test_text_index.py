@@ -127,3 +127,23 @@ def test_slots_of_one_text_are_counted_once() -> None:
     assert (5,) == index.find("a")
     assert (3,) == index.find("b!")
     assert ["B"] == index.known(["B", "c"])
+
+
+def test_texts_that_come_at_once_are_found_as_one_by_one() -> None:
+    """Also where two slots have one text, and in an index that was emptied."""
+    draw = random.Random(0)
+    for _ in range(300):
+        slots = draw.sample(range(40), draw.randrange(0, 20))
+        texts = [f"text {draw.randrange(12)}" for _ in slots]
+        at_once, one_by_one = TextIndex(), TextIndex()
+        if draw.random() < 0.5:
+            for index in (at_once, one_by_one):
+                index.put([50], text_keys(["gone"]))
+                index.free([50])
+        at_once.put(slots, text_keys(texts))
+        for slot, key in zip(slots, text_keys(texts), strict=True):
+            one_by_one.put([slot], [key])
+        for text in {*texts, "gone"}:
+            assert at_once.find(text) == one_by_one.find(text)
+        at_once.free(slots)
+        assert 0 == len(at_once)
