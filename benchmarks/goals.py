@@ -23,8 +23,8 @@ REASONS = {
     "published to visible": "three nodes and the server share the cores of one machine.",
     "hot add, apply to visible": "most of it is one SQLite transaction, and many small steps "
     "on caches that went cold since the last write.",
-    "cold boot": "the checkpoint's bytes are read and checked, three fifths of the time, and then "
-    "copied into the tensor; phases_of_boot.py has the parts.",
+    "cold boot": "a third of the time reads and checks the checkpoint, the rest makes Python "
+    "objects: routes, the index of texts, and the words of encoder and utterances for word repair.",
     "scoring 50,000 utterances": "a query reads the bytes of every row once, so it is as fast as "
     "memory is.",
     "defaults, 150 routes": "the static stage answers what it separates from texts of no route, "
@@ -41,8 +41,9 @@ REASONS = {
     "query p50 under 100 mutations": "encoder, applier and scorer share two cores.",
     "goodput at 4x": "thousands of refusals a second and the client take their share of two cores.",
     "goodput over HTTP": "each refusal is a request that is read, parsed and answered, on the same "
-    "two cores, and so is the client's part of it.",
-    "defaults, HTTP p50": "the node's own p50 is stable; that of the peer varies from run to run.",
+    "two cores, and so is the client's part of it (ADR 0083).",
+    "defaults, HTTP p50": "at ten utterances a route the static stage answers half of the texts: "
+    "the median falls now on its answers, now on the encoder's, which take several times as long.",
     "encoder alone, HTTP p50": "the node's own p50 is stable; that of the peer varies.",
     "accuracy with defaults": "the bound holds with 95 % for texts that are drawn again, so a "
     "small test split alone widens it.",
