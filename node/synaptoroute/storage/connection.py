@@ -267,6 +267,14 @@ class FileLock:
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
+        """Give the lock back, also where a forked child has not dropped its copy yet."""
+        if self._descriptor is not None:
+            with suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the file; in a forked child the parent keeps the lock."""
         # The lock file stays: if it were removed, a process that still waits for the
         # removed file and one that makes a new file would both believe to hold the lock.
         if self._descriptor is not None:

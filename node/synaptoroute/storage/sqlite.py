@@ -97,7 +97,7 @@ class SQLiteStorage:
     def _leave_to_parent(self) -> None:
         """Give up the copies of a forked process."""
         # A descriptor in the child would keep the lock of a parent that has closed or ended.
-        self._lock.release()
+        self._lock.drop()
         if self._remove_folder is not None:
             # The child's end must not remove the parent's folder.
             self._remove_folder.detach()
