@@ -85,7 +85,8 @@ def confidences(
     if not scores:
         return [], 1.0
     top, scale = scores[0], levels.temperature
-    weights = _exps([scale * (score - top) for score in scores])
+    # The first is e^0.
+    weights = [1.0, *_exps([scale * (score - top) for score in scores[1:]])]
     total = 0.0
     for weight in weights[:BEST_ROUTES]:
         total += weight
@@ -105,14 +106,19 @@ def none_odds(
         shift = levels.cohesion_slope * (cohesion - levels.cohesion_mean)
         inside += shift
         outside += OUTSIDE_SLOPE * shift
-    least = outside - LEVELS_BEYOND * outside_spread
-    level = min(max(level, least), inside + LEVELS_BEYOND * inside_spread)
+    # Comparisons, since calls of ``min`` and ``max`` cost more than the arithmetic.
+    least, most = outside - LEVELS_BEYOND * outside_spread, inside + LEVELS_BEYOND * inside_spread
+    if level < least:
+        level = least
+    if level > most:
+        level = most
     # Two densities of different width cross twice: far out the wider one would win again, and
     # a text nearer to the routes would count as more foreign.  Stop where the odds turn.
     near, far = 1.0 / (inside_spread * inside_spread), 1.0 / (outside_spread * outside_spread)
     if near != far:
         turn = (inside * near - outside * far) / (near - far)
-        level = min(level, turn) if near > far else max(level, turn)
+        if (level > turn) if near > far else (level < turn):
+            level = turn
     nearer = (level - inside) / inside_spread
     farther = (level - outside) / outside_spread
     found = 0.5 * (nearer * nearer - farther * farther)

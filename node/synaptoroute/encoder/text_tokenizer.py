@@ -115,6 +115,8 @@ class TextTokenizer:
             ids = self._plain.ids_of(text) if isinstance(text, str) else None
             tokens = None if ids is None else self._tokens_of(text, ids, self._special_count)
             found.append(tokens)
+        if len(found) == 1 and found[0] is not None:
+            return [found[0]], 0
         left = [text for text, tokens in zip(texts, found, strict=True) if tokens is None]
         others, truncated_count = self._tokenize_by_library(left, prefix) if left else ([], 0)
         rest = iter(others)

@@ -69,6 +69,8 @@ def make_query(
     text: str, options: QueryArguments = _NO_OPTIONS, *, is_checked: bool = False
 ) -> Query:
     """Validate and make a query."""
+    if not options and isinstance(text, str):  # as most are
+        return Query(text if is_checked else _checked(text), 1, None, False)
     limit, routes = options.get("limit", 1), options.get("routes")
     query = Query(text, limit, None, options.get("explain", False), options.get("use_cache", True))
     context, prior = options.get("context", ()), options.get("prior")
@@ -80,10 +82,7 @@ def make_query(
         return query
     if not isinstance(text, str):
         raise InvalidQuery("text must be a string")
-    try:
-        query.text = check_text(text, QUERY_BYTES_MAX)
-    except ValueError as error:
-        raise InvalidQuery(f"text {error}") from error
+    query.text = _checked(text)
     if not 1 <= limit <= CANDIDATES_MAX:
         raise InvalidQuery(f"limit must be 1 to {CANDIDATES_MAX}, got {limit}")
     if isinstance(routes, str):
@@ -101,6 +100,13 @@ def make_query(
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidQuery(f"prior: {error}") from error
     return query
+
+
+def _checked(text: str) -> str:
+    try:
+        return check_text(text, QUERY_BYTES_MAX)
+    except ValueError as error:
+        raise InvalidQuery(f"text {error}") from error
 
 
 def begin_query(
@@ -178,6 +184,8 @@ def query_alone(
 def answer_on_this_thread(engine: QueryEngine, queries: Sequence[Query]) -> list[Match]:
     """Answer on the caller's thread, before ``start``."""
     found = engine.answer_sure(queries)
+    if len(queries) == 1:
+        return [found[0] or engine.answer_now(queries)[0]]
     left = [query for query, match in zip(queries, found, strict=True) if match is None]
     rest = iter(engine.answer_now(left) if left else ())
     return [match or next(rest) for match in found]

@@ -12,7 +12,7 @@ are scanned as a batch is; their candidates are scored here all the same (``rank
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -102,6 +102,7 @@ class _Plan:
         self._is_in_order = bool((block.order == np.arange(used)).all())
         self._by_route = self._flat[:used] if self._is_in_order else np.empty(used, np.float32)
         self._bounds = [*block.starts.tolist(), len(block.order)]
+        self._read: dict[int, Callable[[], list[float]]] = {}
         self._largest = np.empty(routes, np.float32)
         self.upper, self.leading = np.empty(routes), np.empty(routes)
         self.is_candidate = np.empty(routes, np.bool_)
@@ -151,17 +152,29 @@ class _Plan:
         Returns:
             Their places in the order of the block, and how many each route has.
         """
-        by_route, bounds = self._by_route, self._bounds
+        bounds, read = self._bounds, self._read
         places: list[int] = []
         counts: list[int] = []
         for route_id in route_ids:
-            start = bounds[route_id]
-            own = by_route[start : bounds[route_id + 1]].tolist()
-            bar = max(own) - margin
-            close = [at for at, value in enumerate(own, start) if value >= bar]
+            own = (read.get(route_id) or self._reader(route_id))()
+            largest, start = max(own), bounds[route_id]
+            bar, at = largest - margin, own.index(largest)
+            own[at] = -math.inf
+            if max(own) < bar:  # as most routes have one utterance that is nearest by far
+                places.append(start + at)
+                counts.append(1)
+                continue
+            own[at] = largest
+            close = [place for place, value in enumerate(own, start) if value >= bar]
             places += close
             counts.append(len(close))
         return places, counts
+
+    def _reader(self, route_id: int) -> Callable[[], list[float]]:
+        """Make what reads the similarities of a route's utterances, and keep it."""
+        own = self._by_route[self._bounds[route_id] : self._bounds[route_id + 1]]
+        found = self._read[route_id] = own.tolist
+        return found
 
     def gather(
         self, places: list[int], route_ids: list[int], rule: DecisionRule
@@ -173,7 +186,7 @@ class _Plan:
             centroids, if those count, then of their terms; and whether the centroids are there.
         """
         block, room = self._block, self._gathered
-        within = block.order.take(places)
+        within = places if self._is_in_order else block.order.take(places).tolist()
         count, more = len(places), len(route_ids)
         stop = count
         block.rows.take(within, 0, room[:count], "clip")
@@ -183,8 +196,7 @@ class _Plan:
                 vectors.take(route_ids, 0, room[stop : stop + more], "clip")
                 stop += more
         base = block.base_slot
-        slots = within.tolist()
-        return [slot + base for slot in slots] if base else slots, room[:stop], has_centroids
+        return [slot + base for slot in within] if base else within, room[:stop], has_centroids
 
 
 def _is_small(view: TensorView, scratch: Scratch) -> bool:
@@ -358,6 +370,6 @@ def _scores(
             score = largest * adaptive.largest + values[terms + place]
             score += adaptive.offsets.item(route_id)
         # No two routes share a slot, so the tuples differ before they reach the score.
-        scores.append((-score, slot, ExactScore(route_id, score, slot, largest, judged)))
+        scores.append((-score, slot, (route_id, score, slot, largest, judged)))
     scores.sort()
     return [score for _, _, score in scores]

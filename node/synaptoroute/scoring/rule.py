@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -29,24 +28,13 @@ FALLBACK_THRESHOLD: Final = 0.49
 _WIDENED: Final = (QuerySpec(BEST_ROUTES - 1),)
 
 
-class ExactScore(NamedTuple):
-    """The exact score of one route for a query.
+ExactScore: TypeAlias = "tuple[int, float, int, float, float | None]"
+"""The exact score of one route for a query: a plain tuple, since a query makes several.
 
-    Attributes:
-        score: Of the aggregation in use.
-        slot: Its most similar example.
-        similarity: Cosine similarity of that example.
-        judged: What the threshold is compared with; None for the score, or without thresholds.
-    """
-
-    route_id: int
-    score: float
-    slot: int
-    similarity: float
-    judged: float | None = None
-
-
-_SCORE: Final = attrgetter("score")
+Id of the route; its score in the aggregation in use; its most similar example, by slot; cosine
+similarity of that example; and what the threshold is compared with, None for the score or
+without thresholds.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,19 +112,19 @@ class DecisionRule:
         p_none = None
         if self.levels is not None:
             shares, p_none = confidences(
-                [*map(_SCORE, found)],
+                [each[1] for each in found],
                 self.levels,
                 self.unmatched_share,
-                cohesion=cohesion_of(view, found[0].route_id),
+                cohesion=cohesion_of(view, found[0][0]),
             )
         thresholds, needed = self.thresholds, self.confidence_mins
         best = None
-        for place, (each, share) in enumerate(zip(found, shares, strict=True)):
-            route_id = each.route_id
+        for place, (route_id, score, _, _, compared) in enumerate(found):
+            share = shares[place]
             # Which lower routes were scored depends on the limit, unless they pass at any rank.
             if place >= BEST_ROUTES and (self.bars is None or self.bars.item(route_id) == math.inf):
                 continue
-            judged = each.score if each.judged is None else each.judged
+            judged = score if compared is None else compared
             if judged >= thresholds.item(route_id) and (
                 share is None or share >= needed.item(route_id)
             ):

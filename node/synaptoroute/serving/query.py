@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,8 @@ class OptionSet:
     texts: Sequence[str]
     vectors: NDArray[np.float32]
 
+
+_ONE_OF_ALL: Final = QuerySpec()
 
 StageAt: TypeAlias = "Revision | tuple[int, Revision]"
 """Place of the rows of a first stage; with the number of its set if that is not ``default``."""
@@ -148,6 +150,8 @@ class Query:
 
     def spec(self, routes: Mapping[str, RouteRecord]) -> QuerySpec:
         """Translate it to the numbers that scoring understands."""
+        if self.routes is None and self.limit == 1 and not self.explain:
+            return _ONE_OF_ALL
         ids = None
         if self.routes is not None:
             ids = frozenset(routes[name].route_id for name in self.routes if name in routes)

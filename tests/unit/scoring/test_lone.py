@@ -45,6 +45,29 @@ def test_plan_gives_the_ranking_of_a_batch(aggregation: Aggregation) -> None:
     assert together == alone
 
 
+@pytest.mark.parametrize("is_in_order", [True, False])
+def test_utterances_that_are_equally_near_give_the_ranking_of_a_batch(*, is_in_order: bool) -> None:
+    """Routes have one utterance, two that are equal, and two within the error of the scan."""
+    rows = unit_rows(3 * ROUTES, DIM, 11)
+    rows[1::3] = rows[::3]
+    rows[2::3] = np.nextafter(rows[::3], np.float32(1.0))
+    owners = [place // 3 for place in range(3 * ROUTES)]
+    owners[-1] = ROUTES
+    order = (
+        np.arange(len(rows)) if is_in_order else np.random.default_rng(12).permutation(len(rows))
+    )
+    settings = Settings(aggregation="max", threshold=0.2)
+    tensor = loaded(rows[order], [owners[place] for place in order], settings)
+    view = tensor.view()
+    rule = DecisionRule.of(view, view.calibration)
+    queries = np.concatenate([rows[::3][:10], asked(13, 10)])
+
+    together = rank(tensor, queries, [QuerySpec()] * len(queries))
+    alone = [rank_small(view, query, QuerySpec(), Scratch(), rule) for query in queries]
+
+    assert together == alone
+
+
 def test_one_scratch_serves_route_sets_in_turn() -> None:
     """Arrays kept for one route set answer neither for another set nor for an earlier state."""
     sets = [small_set(seed, routes=routes) for seed, routes in ((3, 30), (4, 30), (5, 17))]
