@@ -59,6 +59,7 @@ _FIRST_WORD: Final = 1_996
 RANK_ADDED: Final = 10
 RANK_HALF: Final = 40
 _WEIGHT_BITS: Final = FACTOR_BITS
+_STEP: Final = 1.0 / (1 << _WEIGHT_BITS)
 _TEXTS_A_BLOCK: Final = 256
 
 
@@ -202,11 +203,13 @@ def _unit_sum(
 ) -> NDArray[np.float32]:
     """As ``_unit_sums`` for one text, the same bits in fewer calls: float32[dim]."""
     rows = table.rows.take(text.ids, 0).astype(np.float64)
-    sums = weights.take(text.ids).dot(rows).astype(np.int64)
-    sums >>= _WEIGHT_BITS
-    square = int(sums.dot(sums))
+    sums = weights.take(text.ids).dot(rows)
+    sums *= _STEP
+    np.floor(sums, sums)
+    # Whole numbers whose squares sum to less than 2^53: float64 adds them without error.
+    square = float(sums.dot(sums))
     if not square:
-        sums[0] = square = 1
+        sums[0] = square = 1.0
     # A square root is correctly rounded in C and in numpy alike.
     unit: NDArray[np.float32] = np.divide(sums, math.sqrt(square)).astype(np.float32)
     return unit

@@ -117,6 +117,10 @@ def test_longest_text_of_the_largest_rows_is_exact(model: str) -> None:
 
     assert total < 2**53
     assert (total >> fast_encoder._WEIGHT_BITS) ** 2 * encoder.dim < 2**63
+    lengths = np.linalg.norm(table.rows.astype(np.float64), axis=1) * weights
+    longest = lengths.max() * encoder.max_tokens / 2**fast_encoder._WEIGHT_BITS
+    # Rounding down takes less than one of each component.
+    assert (longest + encoder.dim**0.5) ** 2 < 2**53
 
 
 def test_texts_that_it_cannot_read_are_not_understood(encoder: TextEncoder) -> None:
