@@ -52,7 +52,10 @@ class PlainText:
             return None
         if not isinstance(tokenizer.pre_tokenizer, BertPreTokenizer):
             return None
-        if not isinstance(tokenizer.model, WordPiece):
+        model = tokenizer.model
+        if not isinstance(model, WordPiece):
+            return None
+        if model.max_input_chars_per_word < _WORD_CHARACTERS_MAX:  # longer words are unknown
             return None
         added = tokenizer.get_added_tokens_decoder().values()
         if not all(token.content.startswith(_MARK) for token in added):
@@ -76,8 +79,14 @@ class PlainText:
         return ids if len(ids) <= self._tokens_max else None
 
     def _look_up(self, word: str) -> tuple[int, ...]:
-        found = tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
-        if len(word) <= _WORD_CHARACTERS_MAX:
+        is_short = len(word) <= _WORD_CHARACTERS_MAX
+        # The longest piece comes first, so a word of the vocabulary is one piece.
+        whole = self._tokenizer.token_to_id(word) if is_short else None
+        if whole is None:
+            found = tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        else:
+            found = (whole,)
+        if is_short:
             if len(self._pieces) >= WORDS_KEPT:
                 self._pieces.clear()
             self._pieces[word] = found

@@ -42,6 +42,16 @@ def test_ids_equal_those_of_the_library(tokenizer, plain: PlainText, text: str) 
     assert found == (None if "[" in text else tokenizer.encode(text).ids)
 
 
+def test_words_of_the_vocabulary_have_the_ids_of_the_library(tokenizer) -> None:
+    plain = PlainText.of(tokenizer, TOKENS_MAX)
+    assert plain is not None
+    words = [word for word in tokenizer.get_vocab() if word.isascii() and "[" not in word]
+
+    for start in range(0, len(words), 25):
+        text = " ".join(words[start : start + 25])
+        assert tokenizer.encode(text).ids == plain.ids_of(text)
+
+
 @pytest.mark.parametrize(
     "text",
     ["[SEP] me", "caf\u00e9", "two\nlines", "a\x7fb", "x" * (TEXT_CHARACTERS_MAX + 1), "a " * 255],
@@ -70,6 +80,10 @@ def test_vocabulary_with_other_rules_is_left_to_the_library(tokenizer) -> None:
     cased.normalizer = BertNormalizer(lowercase=False)
 
     assert PlainText.of(cased, TOKENS_MAX) is None
+
+    short = Tokenizer.from_str(tokenizer.to_str())
+    short.model.max_input_chars_per_word = 8
+    assert PlainText.of(short, TOKENS_MAX) is None
 
 
 def test_texts_of_a_batch_get_the_tokens_that_they_get_alone() -> None:
