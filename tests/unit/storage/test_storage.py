@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from synaptoroute.encoder.packed_session import OUTPUT
 from synaptoroute.encoder.recipe import bundled_recipe, fingerprint, verify_files
 from synaptoroute.errors import EncoderMismatch, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, writer
+from synaptoroute.storage.connection import FileLock
 from synaptoroute.storage.loader import OPENVINO_FINGERPRINT
 
 pytestmark = pytest.mark.unit
@@ -381,3 +383,20 @@ def test_open_stored_needs_no_encoder(storage: SQLiteStorage) -> None:
 def test_sqlite_version_is_exposed() -> None:
     """It decides whether SQLite has the WAL-reset bug, and is logged."""
     assert sqlite3.sqlite_version == SQLiteStorage.sqlite_version
+
+
+def test_lock_is_given_back_although_a_child_has_its_file(tmp_path: Path) -> None:
+    """A copy of the descriptor stands for that of a child that has just been forked."""
+    path = tmp_path / "node.sqlite.lock"
+    lock, other = FileLock(path), FileLock(path)
+    lock.acquire()
+    with pytest.raises(StorageUnavailable):
+        other.acquire()
+    assert lock._descriptor is not None
+    copied = os.dup(lock._descriptor)
+    try:
+        lock.release()
+        other.acquire()
+        other.release()
+    finally:
+        os.close(copied)
