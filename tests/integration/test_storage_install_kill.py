@@ -21,6 +21,7 @@ pytestmark = pytest.mark.integration
 
 SUPPORT = Path(__file__).parents[1] / "support"
 KILLS = 30
+WINDOW_SECONDS = 0.15
 CHECKPOINTS = """
 import sys
 from histories import DIM, FINGERPRINT
@@ -76,11 +77,13 @@ def test_killed_checkpoint_is_harmless(tmp_path: Path) -> None:
     storage.commit(history.write(*(put(f"r{seed}", 40, seed) for seed in range(100))))
     storage.close()
     draw = random.Random(7)
-    quick_count = 0
+    quick_count, window_seconds = 0, WINDOW_SECONDS
     for number in range(KILLS):
-        run_until_killed(CHECKPOINTS, [str(path)], draw.uniform(0.0, 0.15))
+        run_until_killed(CHECKPOINTS, [str(path)], draw.uniform(0.0, window_seconds))
         stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
         quick_count += stored.is_from_checkpoint
+        if not stored.is_from_checkpoint:  # a busy machine writes none in so short a time
+            window_seconds *= 1.5
         assert_holds(stored, history)
         storage.commit(history.write(PatchRoute(f"r{number}", threshold=0.5)))
         storage.close()
@@ -110,11 +113,13 @@ def test_killed_install_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
     node_id = storage.node_id
     storage.close()
     draw = random.Random(11)
-    seen = set()
+    seen, window_seconds = set(), WINDOW_SECONDS
     for _ in range(KILLS):
-        run_until_killed(INSTALLS, [str(path), *sources], draw.uniform(0.0, 0.15))
+        run_until_killed(INSTALLS, [str(path), *sources], draw.uniform(0.0, window_seconds))
         stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
         seen.add(stored.digest)
+        if len(seen) < 2:  # a busy machine installs nothing in so short a time
+            window_seconds *= 1.5
 
         assert_holds(stored, histories[stored.digest])
         assert node_id == storage.node_id
