@@ -63,6 +63,12 @@ def shoot() -> Callable[[Any, str], None]:
     return keep
 
 
+IS_STILL = """() => {
+  const toast = document.querySelector(".toast");
+  return toast === null || ["0", "1"].includes(getComputedStyle(toast).opacity);
+}"""
+
+
 @pytest.fixture
 def audit() -> Callable[[Any], list[str]]:
     """Judge a page by axe-core: its serious violations, and values that are no text."""
@@ -71,6 +77,7 @@ def audit() -> Callable[[Any], list[str]]:
     from axe_playwright_python.sync_playwright import Axe
 
     def judge(page: Any) -> list[str]:
+        page.wait_for_function(IS_STILL)  # what fades has another contrast at each moment
         place = page.url.partition("#")[2]
         left_out = [f"{place} shows {each}" for each in page.evaluate(LEFT_OUT)]
         return left_out + [
