@@ -20,6 +20,7 @@ from processes import NodeProcess
 from servers import Server
 from synaptoroute.encoder import Encoder, distil, save_table, table_file
 from synaptoroute.encoder.table_files import kept_tables
+from synaptoroute.models import Route
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 WAIT_SECONDS = 60.0
@@ -38,6 +39,33 @@ def own_model(folder: Path) -> Path:
     recipe = {"pooling": "mean", "query_prefix": "query: ", "utterance_prefix": "query: "}
     (folder / "synaptoroute.json").write_text(json.dumps(recipe), encoding="utf-8")
     return folder
+
+
+def two_nodes(
+    folder: Path, model: Path, server: Server, **settings: str
+) -> tuple[NodeProcess, NodeProcess]:
+    """Two nodes of one cluster, each with a cache of its own; not started."""
+
+    def node(name: str) -> NodeProcess:
+        own = {
+            "model": str(model),
+            "model_cache_dir": str(folder / name / "cache"),
+            "redis_url": server.url,
+            "namespace": "own",
+            "port": str(free_port()),
+        }
+        return NodeProcess(folder / name, {**own, **settings})
+
+    return node("first"), node("second")
+
+
+def fill(node: NodeProcess, routes: list[Route]) -> None:
+    """Import routes that are decided by their scores."""
+    httpx.put(f"{node.url}/v1/settings", json=_by_score(node)).raise_for_status()
+    body = "\n".join(json.dumps(route.model_dump(exclude={"vectors"})) for route in routes)
+    headers = {"content-type": "application/x-ndjson"}
+    found = httpx.post(f"{node.url}/v1/import", content=body, headers=headers, timeout=60)
+    found.raise_for_status()
 
 
 def when_on(node: NodeProcess, name: str = "default") -> dict[str, Any]:
@@ -70,26 +98,12 @@ def test_own_model_answers_by_its_table_on_every_node(
     save_table(distil(encoder), table_file(fingerprint, tmp_path / "first" / "cache"))
     encoder.close()
     routes, asked = mixed_things()
-    nodes = []
-    for name in ("first", "second"):
-        settings = {
-            "model": str(model),
-            "model_cache_dir": str(tmp_path / name / "cache"),
-            "redis_url": valkey_server.url,
-            "namespace": "own",
-            "port": str(free_port()),
-        }
-        nodes.append(NodeProcess(tmp_path / name, settings))
+    nodes = two_nodes(tmp_path, model, valkey_server)
     first, second = nodes
     try:
         first.start()
         second.start()
-        body = "\n".join(json.dumps(route.model_dump(exclude={"vectors"})) for route in routes)
-        headers = {"content-type": "application/x-ndjson"}
-        httpx.put(f"{first.url}/v1/settings", json=_by_score(first)).raise_for_status()
-        httpx.post(
-            f"{first.url}/v1/import", content=body, headers=headers, timeout=60
-        ).raise_for_status()
+        fill(first, routes)
         reports = [when_on(node) for node in nodes]
         before = [answers(node, asked[::3]) for node in nodes]
         second.kill()
@@ -117,27 +131,12 @@ def test_node_killed_while_it_distils_is_replaced(tmp_path: Path, valkey_server:
     """Another node makes the table once the lease has ended, and the first reads it from there."""
     model = own_model(tmp_path / "own")
     routes, asked = mixed_things()
-    nodes = []
-    for name in ("first", "second"):
-        settings = {
-            "model": str(model),
-            "model_cache_dir": str(tmp_path / name / "cache"),
-            "redis_url": valkey_server.url,
-            "namespace": "distilled",
-            "port": str(free_port()),
-            "distil_tokens_max": "65536",
-        }
-        nodes.append(NodeProcess(tmp_path / name, settings))
+    nodes = two_nodes(tmp_path, model, valkey_server, distil_tokens_max="65536")
     first, second = nodes
     try:
         first.start()
         second.start()
-        body = "\n".join(json.dumps(route.model_dump(exclude={"vectors"})) for route in routes)
-        headers = {"content-type": "application/x-ndjson"}
-        httpx.put(f"{first.url}/v1/settings", json=_by_score(first)).raise_for_status()
-        httpx.post(
-            f"{first.url}/v1/import", content=body, headers=headers, timeout=60
-        ).raise_for_status()
+        fill(first, routes)
         killed = _distilling(nodes)
         killed.kill()
         (other,) = (node for node in nodes if node is not killed)
@@ -154,7 +153,7 @@ def test_node_killed_while_it_distils_is_replaced(tmp_path: Path, valkey_server:
     assert "static" in {stage for _, stage in found[0]}
 
 
-def _distilling(nodes: list[NodeProcess]) -> NodeProcess:
+def _distilling(nodes: tuple[NodeProcess, ...]) -> NodeProcess:
     """The node that has made a part of the table."""
     give_up_at = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < give_up_at:
