@@ -51,13 +51,13 @@ class ScoredRoutes:
     def of_query(self, query: int) -> list[ExactScore]:
         part = slice(self.bounds[query], self.bounds[query + 1])
         return list(
-            zip(
+            map(
+                ExactScore,
                 self.route_ids[part].tolist(),
                 self.scores[part].tolist(),
                 self.slots[part].tolist(),
                 self.similarities[part].tolist(),
                 repeat(None) if self.judged is None else self.judged[part].tolist(),
-                strict=False,
             )
         )
 

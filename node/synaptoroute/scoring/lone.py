@@ -370,6 +370,6 @@ def _scores(
             score = largest * adaptive.largest + values[terms + place]
             score += adaptive.offsets.item(route_id)
         # No two routes share a slot, so the tuples differ before they reach the score.
-        scores.append((-score, slot, (route_id, score, slot, largest, judged)))
+        scores.append((-score, slot, ExactScore(route_id, score, slot, largest, judged)))
     scores.sort()
     return [score for _, _, score in scores]

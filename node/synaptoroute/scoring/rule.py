@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -28,13 +29,24 @@ FALLBACK_THRESHOLD: Final = 0.49
 _WIDENED: Final = (QuerySpec(BEST_ROUTES - 1),)
 
 
-ExactScore: TypeAlias = "tuple[int, float, int, float, float | None]"
-"""The exact score of one route for a query: a plain tuple, since a query makes several.
+class ExactScore(NamedTuple):
+    """The exact score of one route for a query.
 
-Id of the route; its score in the aggregation in use; its most similar example, by slot; cosine
-similarity of that example; and what the threshold is compared with, None for the score or
-without thresholds.
-"""
+    Attributes:
+        score: Of the aggregation in use.
+        slot: Its most similar example.
+        similarity: Cosine similarity of that example.
+        judged: What the threshold is compared with; None for the score, or without thresholds.
+    """
+
+    route_id: int
+    score: float
+    slot: int
+    similarity: float
+    judged: float | None = None
+
+
+_SCORE: Final = attrgetter("score")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,19 +124,19 @@ class DecisionRule:
         p_none = None
         if self.levels is not None:
             shares, p_none = confidences(
-                [each[1] for each in found],
+                [*map(_SCORE, found)],
                 self.levels,
                 self.unmatched_share,
-                cohesion=cohesion_of(view, found[0][0]),
+                cohesion=cohesion_of(view, found[0].route_id),
             )
         thresholds, needed = self.thresholds, self.confidence_mins
         best = None
-        for place, (route_id, score, _, _, compared) in enumerate(found):
-            share = shares[place]
+        for place, (each, share) in enumerate(zip(found, shares, strict=True)):
+            route_id = each.route_id
             # Which lower routes were scored depends on the limit, unless they pass at any rank.
             if place >= BEST_ROUTES and (self.bars is None or self.bars.item(route_id) == math.inf):
                 continue
-            judged = score if compared is None else compared
+            judged = each.score if each.judged is None else each.judged
             if judged >= thresholds.item(route_id) and (
                 share is None or share >= needed.item(route_id)
             ):

@@ -56,6 +56,7 @@ from synaptoroute.web.tracing import RequestTracer, start_tracing
 
 DRAIN_SECONDS: Final = 0.5
 SWITCH_SECONDS: Final = 0.000_2
+"""Time after which a thread that waits for the interpreter asks for it; see ADR 0083."""
 COLLECT_OBJECTS: Final = 4_000
 """New objects after which the youngest generation is collected, in less than a millisecond.
 
@@ -186,11 +187,10 @@ async def _serve(
 def tune_interpreter() -> None:
     """Adapt the interpreter to a process that only serves; once a process.
 
-    A query crosses several threads.  Each crossing may have to wait until a thread that
-    applies a large import, or an event loop that refuses thousands of queries a second, gives up
-    the interpreter, by default after 5 ms.  A full garbage
-    collection stops all threads while it looks at every object.  A library leaves such
-    settings to its host; here the process is the host.
+    A query crosses several threads.  Each crossing may have to wait until a thread that applies a
+    large import, or an event loop that refuses thousands of queries a second, gives up the
+    interpreter, by default after 5 ms.  A full garbage collection stops all threads while it looks
+    at every object.  A library leaves such settings to its host; here the process is the host.
 
     Sources: https://docs.python.org/3/library/sys.html#sys.setswitchinterval and
     https://docs.python.org/3/library/gc.html#gc.freeze.

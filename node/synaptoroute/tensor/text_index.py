@@ -50,7 +50,7 @@ class TextIndex:
         if not self._slots:
             slots, keys = list(slots), list(keys)
             found: dict[int, int | set[int]] = dict(zip(keys, slots, strict=True))
-            if len(found) == len(slots) == len(set(slots)):  # each text once: a third of the time
+            if len(found) == len(slots) == len(set(slots)):  # each text once: half of the time
                 if (count := max(slots, default=-1) + 1) > len(self._keys):
                     self._grow(count)
                 self._keys[slots] = keys
