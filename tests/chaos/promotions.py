@@ -2,6 +2,9 @@
 
 Every draft says in its route which one it is.  So an answer that mixes two sets, or comes from a
 set that was replaced before the version that the client named, shows.
+
+While whoever controls Redis shows two orders of entries, a version of that epoch may name two of
+them (ADR 0043): an answer of such an epoch is not judged by the version that was named.
 """
 
 from __future__ import annotations
@@ -38,12 +41,14 @@ class Promotions:
         history: What clients saw; promotions are writes of it.
         found: Answers that no order of promotions explains.
         counts: What was done.
+        ambiguous_epochs: Epochs in which somebody showed two orders of entries.
     """
 
     members: Callable[[], list[Member]]
     history: History
     found: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    ambiguous_epochs: set[int] = field(default_factory=set)
     _made: deque[str] = field(default_factory=deque)
     _number: int = 0
     _held: tuple[int, str] = (0, "")  # The newest draft that a quorum holds, and its version
@@ -97,8 +102,13 @@ class Promotions:
         answered, payload = document["route_set"], document.get("payload")
         if payload is None or answered != f"{ALIAS}@{payload['draft']}":
             self.found.append(f"{member.name} answered {payload} from {answered}")
-        elif headers and payload["draft"] < held:
+        elif headers and payload["draft"] < held and not self._is_ambiguous(version, answer):
             self.found.append(f"{member.name} answered {payload} after {held} at {version}")
+
+    def _is_ambiguous(self, wanted: str, answer: httpx.Response) -> bool:
+        """Whether the wanted version may name another entry where the node stands."""
+        epochs = {wanted.partition(".")[0], answer.headers["SR-Version"].partition(".")[0]}
+        return len(epochs) == 1 and int(epochs.pop()) in self.ambiguous_epochs
 
     def _send(
         self,

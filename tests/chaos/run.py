@@ -58,8 +58,8 @@ class Outcome:
 ATTACK_SHARE = 0.7
 """How often an attack strikes in a run that has some."""
 ATTACKS = ("adversary", "adversary", "lying peer", "two orders")
-RETURN_SECONDS_MAX = 5.0
-"""Writes are back so soon after an attack, if nothing else is broken."""
+RETURN_SECONDS_MAX = 15.0
+"""Writes are back so soon after an attack, if nothing else is broken, on a busy machine as well."""
 
 
 def say(line: str) -> None:

@@ -162,6 +162,8 @@ class Storm:
         shown = self.new_server(self.server.kind)
         copy_log(self.server, shown)
         node = self._node()
+        epoch = max(member.version.epoch for member in self.cluster.members)
+        self.clients.promotions.ambiguous_epochs.add(epoch)
         self._lead(shown, [node])
         time.sleep(self.draw.uniform(1.0, 3.0))
         self._lead(self.server, [node])
