@@ -33,6 +33,7 @@ STEP_SECONDS_MAX: Final = 180.0
 POLL_SECONDS: Final = 0.2
 COMMAND_SECONDS_MAX: Final = 300
 REQUEST_SECONDS_MAX: Final = 60
+BACKUP_SECONDS_MAX: Final = 30.0
 RESTORED_NODE: Final = "node-1"
 ResultT = TypeVar("ResultT")
 
@@ -94,8 +95,7 @@ class Drill:
         self.ask("/v1/import?ack=all", lines, kind="application/x-ndjson")
         # Nodes fit a changed route set in the background, which changes the digest.
         self.ask("/v1/settings/calibration", "{}")
-        state = self.wait("all nodes hold one state", self.state)
-        self.say(f"{state['routes']} routes at {state['version']}, digest {state['digest']}")
+        self.wait("all nodes hold one state", self.state)
 
     def back_up(self) -> tuple[str, dict[str, str]]:
         """Take a backup, and copy it out together with the cluster secret.
@@ -114,12 +114,13 @@ class Drill:
         for path in self.kept.iterdir():
             path.chmod(0o644)
         self.say(f"kept elsewhere: {backup['name']} and the cluster secret")
+        self.say(f"{state['routes']} routes at {state['version']}, digest {state['digest']}")
         return str(backup["name"]), state
 
     def backed_up(self) -> tuple[dict[str, Any], dict[str, str]] | None:
-        """Order a backup and wait for it; None if it does not have the newest state.
+        """Order a backup and wait for it; None if it failed or has not the newest state.
 
-        A node may write an entry by itself while the backup is taken.
+        A node may write an entry by itself while the backup is taken, or have got its vote since.
         """
         known = {each["name"] for each in self.backups()}
         try:
@@ -129,12 +130,17 @@ class Drill:
                 return None
             raise
 
-        def finished() -> dict[str, Any] | None:
-            return next((each for each in self.backups() if each["name"] not in known), None)
-
-        backup = self.wait("the backup is verified", finished)
+        give_up_at = time.monotonic() + BACKUP_SECONDS_MAX
+        while not (made := [each for each in self.backups() if each["name"] not in known]):
+            if self.has_failed_backup() or time.monotonic() > give_up_at:
+                return None
+            time.sleep(POLL_SECONDS)
         state = self.state()
-        return (backup, state) if state and state["version"] == backup["version"] else None
+        return (made[0], state) if state and state["version"] == made[0]["version"] else None
+
+    def has_failed_backup(self) -> bool:
+        alarms = self.ask("/v1/alarms", port=self.fleet_port)["alarms"]
+        return any(each["code"] == "backup_failed" and not each["is_over"] for each in alarms)
 
     def backups(self) -> list[dict[str, Any]]:
         return list(self.ask("/v1/backups", port=self.fleet_port)["backups"])

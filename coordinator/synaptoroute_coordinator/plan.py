@@ -18,6 +18,7 @@ FIRST_AUDIT_SECONDS: Final = 5.0
 """Delay of the first audit after a coordinator became active."""
 TRIM_STEP_MIN: Final = 64
 VOTER_CHANGE_SECONDS: Final = 5.0
+BACKUP_RETRY_SECONDS: Final = 60.0
 """Time between two changes of the voters: a majority has to hold the first."""
 REPAIRS_MAX: Final = 3
 """Repairs of one node in a row; after that its memory or disk is probably broken."""
@@ -123,6 +124,7 @@ class ControllerState:
     audit_seconds: float | None = None  # of the newest audit; None for never
     scrub_seconds: float | None = None
     backup_seconds: float | None = None  # of the newest attempt
+    is_backup_failed: bool = False  # the newest attempt
     pending: PendingAudit | None = None
     verdict: AuditVerdict | None = None
     deep_verdict: AuditVerdict | None = None
@@ -315,7 +317,11 @@ def _donors(by_id: dict[str, NodeView], verdict: AuditVerdict) -> tuple[str, ...
 def _plan_backup(
     view: FleetView, policy: Policy, state: ControllerState, now_seconds: float
 ) -> Iterator[Action]:
-    if not _is_due(state.backup_seconds, policy.backup_seconds, now_seconds):
+    every = policy.backup_seconds
+    if state.is_backup_failed:
+        # A restart or an election fails a backup, and is over long before the next one is due.
+        every = min(every, BACKUP_RETRY_SECONDS)
+    if not _is_due(state.backup_seconds, every, now_seconds):
         return
     node = choose_backup_source(view)
     if node is not None:

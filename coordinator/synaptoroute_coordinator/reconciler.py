@@ -443,10 +443,10 @@ class Reconciler:
         try:
             backup = await self.backups.take(node, url)
         except (SynaptoRouteError, OSError) as error:
-            self.backup_error = str(error)
+            self.backup_error, self.state.is_backup_failed = str(error), True
             await self.record_result(SELF, "backup", ActionResult("failed", str(error)))
             return
-        self.backup_error = ""
+        self.backup_error, self.state.is_backup_failed = "", False
         self.feed.add(Event("backup", "good", f"backup {backup.name} was taken"))
         await self.record_result(
             SELF, "backup", ActionResult("done", f"{backup.name}, {backup.size_bytes} bytes")

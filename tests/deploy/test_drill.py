@@ -61,26 +61,31 @@ def test_objects_of_the_chart_drill_are_valid(
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
 
 
-def test_backup_behind_the_cluster_is_taken_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("first", ["1.13", ""])
+def test_backup_that_failed_or_is_behind_is_taken_again(
+    first: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A node writes an entry by itself while the first backup is taken."""
-    versions, taken = ["1.13", "1.14"], list[dict[str, object]]()
+    """A node writes an entry by itself, or has got its vote, while the first backup is taken."""
+    ordered, taken = list[str](), list[dict[str, object]]()
+    newest = {"version": "1.14", "digest": "d", "routes": "3"}
 
     def ask(path: str, *_: object, **__: object) -> object:
         if path == "/v1/actions/backup":
-            version = versions[len(taken)]
-            taken.append({"name": f"b{version}", "version": version, "is_certified": True})
-        return {"backups": taken}
+            ordered.append("1.14" if ordered else first)
+            if version := ordered[-1]:
+                taken.append({"name": f"b{version}", "version": version, "is_certified": True})
+        has_failed = ordered[-1:] == [""]
+        alarms = [{"code": "backup_failed", "is_over": False}] if has_failed else []
+        return {"backups": taken, "alarms": alarms}
 
     found = drill.Drill(1, tmp_path)
     monkeypatch.setattr(found, "ask", ask)
-    monkeypatch.setattr(found, "state", lambda: {"version": "1.14", "digest": "d"})
+    monkeypatch.setattr(found, "state", lambda: newest)
     monkeypatch.setattr(found, "docker", lambda *_: "")
     monkeypatch.setattr(found, "container", lambda _: "")
 
-    assert ("b1.14", {"version": "1.14", "digest": "d"}) == found.back_up()
-    assert 2 == len(taken)
+    assert ("b1.14", newest) == found.back_up()
+    assert 2 == len(ordered)
 
 
 def test_destroyed_cluster_is_restored_from_its_backup() -> None:

@@ -230,7 +230,7 @@ async def test_newcomer_asks_busy_donors_less_often(tmp_path: Path, server: Serv
         is_waiting = catch_up._waits_for_donors(Position())
         for _ in range(2):
             donor._snapshots.release()
-        await found.settle()
+        await newcomer.router.wait_ready(30)
 
     assert is_waiting
     assert 1 == newcomer.follower.session.counts.snapshots
