@@ -101,7 +101,7 @@ tidy integration system browser:
 	@$(PYTEST) tests/$@ $(PYTEST_ARGS)
 
 .PHONY: environments conformance
-environments: $(VENV)/.dev-installed ## Install other projects' packages for the conformance tests
+environments: $(VENV)/.dev-installed $(BIN)/uv ## Install packages of other projects for the tests
 	@PYTHONPATH=tests/support $(BIN)/python -m environments
 # The longest files come first, so that no worker is left with one at the end.
 CONFORMANCE_LONGEST := $(patsubst %,tests/conformance/test_%.py,packages route_file_checks)

@@ -22,6 +22,7 @@ from repository import ROOT
 
 LOCKS = ROOT / "tests" / "conformance" / "locks"
 PROGRAMS = ROOT / "tests" / "conformance" / "programs"
+UV = Path(sys.executable).with_name("uv")
 ENVIRONMENTS = ROOT / ".cache" / "environments"
 INSTALL_SECONDS_MAX = 3_600
 """Against a package index that hangs; beside tests an install gets next to no processor time."""
@@ -43,12 +44,28 @@ def python_of(name: str, interpreter: str | Path = sys.executable) -> Path:
     with _locked(folder.with_name(f"{folder.name}.lock")):
         if stamp.exists() and stamp.read_text() == wanted:
             return python
-        _run([str(interpreter), "-m", "venv", "--clear", str(folder)], "a virtual environment")
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
-        install = ["install", "--quiet", "--require-hashes", "--requirement", str(lock)]
-        _run([*pip, *install], f"the packages of {lock.name} (a package index)")
+        if not _is_installed_by_uv(lock, interpreter, folder):
+            _run([str(interpreter), "-m", "venv", "--clear", str(folder)], "a virtual environment")
+            pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+            failed = f"the packages of {lock.name} (a package index)"
+            _run([*pip, "install", "--quiet", *_required(lock)], failed)
         stamp.write_text(wanted)
     return python
+
+
+def _required(lock: Path) -> list[str]:
+    return ["--require-hashes", "--requirement", str(lock)]
+
+
+def _is_installed_by_uv(lock: Path, interpreter: str | Path, folder: Path) -> bool:
+    """Install with uv, in a tenth of pip's time; it knows nothing of an index that pip is given."""
+    if not UV.exists():
+        return False
+    venv = [str(UV), "venv", "--quiet", "--clear", "--python", str(interpreter), str(folder)]
+    install = [str(UV), "pip", "install", "--quiet", "--no-cache", "--python", str(folder)]
+    return all(
+        _finished(command).returncode == 0 for command in (venv, [*install, *_required(lock)])
+    )
 
 
 def run_program(
@@ -83,8 +100,8 @@ def _variables() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
-def _run(command: list[str], what: str) -> None:
-    finished = subprocess.run(
+def _finished(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -93,6 +110,10 @@ def _run(command: list[str], what: str) -> None:
         env=_variables(),
         check=False,
     )
+
+
+def _run(command: list[str], what: str) -> None:
+    finished = _finished(command)
     if finished.returncode:
         lacking(f"{what}: {finished.stderr[-2000:]}")
 

@@ -6,9 +6,6 @@ HAProxy, real nodes.
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,51 +14,22 @@ from pathlib import Path
 import httpx
 import pytest
 
+from haproxies import configuration, haproxy
 from needs import require, require_valkey
 from node_cluster import Cluster, cluster_on, until
 from ports import free_port
-from repository import ROOT
 from servers import Server
 from tls_files import TestTls
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
-SHIPPED = ROOT / "deploy/haproxy/haproxy.cfg"
-
-
-def configuration(cluster: Cluster, port: int) -> str:
-    """The shipped file with ports of the loopback, and servers that need no resolver."""
-    text = SHIPPED.read_text(encoding="utf-8")
-    text = text.replace(":8080", f"127.0.0.1:{port}")
-    text = text.replace(":8090", f"127.0.0.1:{free_port()}")
-    text = text.replace(":8404", f"127.0.0.1:{free_port()}")
-    text = text.replace("init-addr none resolvers names", "init-addr last,libc,none")
-    servers = "\n".join(
-        f"    server n{at} 127.0.0.1:{member.process.port}"
-        for at, member in enumerate(cluster.members)
-    )
-    text = re.sub(r"^ *server-template last .*$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^ *server-template coordinator .*$", "", text, flags=re.MULTILINE)
-    return re.sub(r"^ *server-template node .*$", servers, text, flags=re.MULTILINE)
-
 
 @contextmanager
-def haproxy(cluster: Cluster, folder: Path, **variables: str) -> Iterator[str]:
+def https_door(cluster: Cluster, folder: Path, **variables: str) -> Iterator[str]:
     port = free_port()
-    file = folder / "haproxy.cfg"
-    file.write_text(configuration(cluster, port))
-    with (folder / "haproxy.log").open("ab") as log:
-        process = subprocess.Popen(
-            [require("haproxy"), "-W", "-db", "-f", file],
-            env={**os.environ, **variables},
-            stdout=log,
-            stderr=log,
-        )
-    try:
+    nodes = [member.process.port for member in cluster.members]
+    with haproxy(configuration(nodes, port), folder, variables):
         yield f"https://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +67,7 @@ def ask(cluster: Cluster, url: str, path: str = "/v1/query") -> int:
 
 def test_queries_and_checks_pass_over_tls(cluster: Cluster, tmp_path: Path) -> None:
     """A node that stops is found by the health check, over TLS as well."""
-    with haproxy(cluster, tmp_path, **variables(cluster, "router.routing.svc")) as url:
+    with https_door(cluster, tmp_path, **variables(cluster, "router.routing.svc")) as url:
         until(lambda: ask(cluster, url) == 200)
         assert [200] * 20 == [ask(cluster, url) for _ in range(20)]
         assert 404 == ask(cluster, url, "/peer/v1/log")
@@ -109,7 +77,7 @@ def test_queries_and_checks_pass_over_tls(cluster: Cluster, tmp_path: Path) -> N
 
 
 def test_nodes_with_another_name_are_not_asked(cluster: Cluster, tmp_path: Path) -> None:
-    with haproxy(cluster, tmp_path, **variables(cluster, "other.routing.svc")) as url:
+    with https_door(cluster, tmp_path, **variables(cluster, "other.routing.svc")) as url:
         until(lambda: ask(cluster, url) == 503)
         time.sleep(2.5)
         assert 503 == ask(cluster, url)
