@@ -11,7 +11,6 @@ Usage: make drill, with KUBECONFIG.  DRILL_HELM_ARGS has arguments of `helm inst
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -134,8 +133,11 @@ class ChartDrill:
 
     def _backups_after_order(self, pod: str) -> list[dict[str, Any]]:
         """Order a backup and wait for one; none if it failed, as it does where a vote is new."""
-        with contextlib.suppress(DrillFailed):  # no node has been audited yet
+        try:
             self.ask(pod, 8090, "POST", "/v1/actions/backup", "{}")
+        except DrillFailed:  # no node has been audited yet, or a backup is running
+            time.sleep(2)
+            return []
         give_up_at = time.monotonic() + BACKUP_SECONDS_MAX
         found: list[dict[str, Any]] = []
         while not found and time.monotonic() < give_up_at:

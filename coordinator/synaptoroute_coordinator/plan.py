@@ -18,8 +18,9 @@ FIRST_AUDIT_SECONDS: Final = 5.0
 """Delay of the first audit after a coordinator became active."""
 TRIM_STEP_MIN: Final = 64
 VOTER_CHANGE_SECONDS: Final = 5.0
-BACKUP_RETRY_SECONDS: Final = 60.0
 """Time between two changes of the voters: a majority has to hold the first."""
+BACKUP_RETRY_SECONDS: Final = 60.0
+"""Time from a backup that failed to the next try, if backups are taken less often."""
 REPAIRS_MAX: Final = 3
 """Repairs of one node in a row; after that its memory or disk is probably broken."""
 DEEP_WAIT_FACTOR: Final = 12
