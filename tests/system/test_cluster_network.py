@@ -134,7 +134,7 @@ def test_ack_of_all_waits_for_the_slowest_and_says_where_to_look(shared: Cluster
             json={"utterances": ["be patient"]},
         )
         quorum = shared[0].http.put(
-            "/v1/routes/hasty?ack=quorum&ack_timeout=15", json={"utterances": ["two will do"]}
+            "/v1/routes/hasty?ack=quorum&ack_timeout=30", json={"utterances": ["two will do"]}
         )
     finally:
         shared[2].signal(signal.SIGCONT)
