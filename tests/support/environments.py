@@ -44,7 +44,7 @@ def python_of(name: str, interpreter: str | Path = sys.executable) -> Path:
     with _locked(folder.with_name(f"{folder.name}.lock")):
         if stamp.exists() and stamp.read_text() == wanted:
             return python
-        if not _is_installed_by_uv(lock, interpreter, folder):
+        if not _install_with_uv(lock, interpreter, folder):
             _run([str(interpreter), "-m", "venv", "--clear", str(folder)], "a virtual environment")
             pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
             failed = f"the packages of {lock.name} (a package index)"
@@ -57,8 +57,11 @@ def _required(lock: Path) -> list[str]:
     return ["--require-hashes", "--requirement", str(lock)]
 
 
-def _is_installed_by_uv(lock: Path, interpreter: str | Path, folder: Path) -> bool:
-    """Install with uv, in a tenth of pip's time; it knows nothing of an index that pip is given."""
+def _install_with_uv(lock: Path, interpreter: str | Path, folder: Path) -> bool:
+    """Install with uv, in a tenth of pip's time; False where it fails.
+
+    It does not know an index that only pip is configured for.
+    """
     if not UV.exists():
         return False
     venv = [str(UV), "venv", "--quiet", "--clear", "--python", str(interpreter), str(folder)]

@@ -50,7 +50,7 @@ def test_answer_of_another_set_is_found_in_every_epoch() -> None:
 
 
 def _found(answer: Any, ambiguous: set[int]) -> list[str]:
-    """What one client finds that names a version in its query."""
+    """Let one client name a version in its query; return its findings."""
     member = cast(Member, SimpleNamespace(name="n0", process=SimpleNamespace(url="http://n0")))
     checked = Promotions(lambda: [member], History(), ambiguous_epochs=ambiguous)
     checked._held = 12, WANTED
