@@ -20,7 +20,7 @@ TRIM_STEP_MIN: Final = 64
 VOTER_CHANGE_SECONDS: Final = 5.0
 """Time between two changes of the voters: a majority has to hold the first."""
 BACKUP_RETRY_SECONDS: Final = 60.0
-"""Time from a backup that failed to the next try, if backups are taken less often."""
+"""Time from a backup that failed to the next try, doubled with each failure in a row."""
 REPAIRS_MAX: Final = 3
 """Repairs of one node in a row; after that its memory or disk is probably broken."""
 DEEP_WAIT_FACTOR: Final = 12
@@ -125,7 +125,7 @@ class ControllerState:
     audit_seconds: float | None = None  # of the newest audit; None for never
     scrub_seconds: float | None = None
     backup_seconds: float | None = None  # of the newest attempt
-    is_backup_failed: bool = False  # the newest attempt
+    backup_failures: int = 0  # in a row
     pending: PendingAudit | None = None
     verdict: AuditVerdict | None = None
     deep_verdict: AuditVerdict | None = None
@@ -319,9 +319,9 @@ def _plan_backup(
     view: FleetView, policy: Policy, state: ControllerState, now_seconds: float
 ) -> Iterator[Action]:
     every = policy.backup_seconds
-    if state.is_backup_failed:
+    if state.backup_failures:
         # A restart or an election fails a backup, and is over long before the next one is due.
-        every = min(every, BACKUP_RETRY_SECONDS)
+        every = min(every, BACKUP_RETRY_SECONDS * 2.0 ** min(state.backup_failures - 1, 16))
     if not _is_due(state.backup_seconds, every, now_seconds):
         return
     node = choose_backup_source(view)

@@ -443,10 +443,11 @@ class Reconciler:
         try:
             backup = await self.backups.take(node, url)
         except (SynaptoRouteError, OSError) as error:
-            self.backup_error, self.state.is_backup_failed = str(error), True
+            self.backup_error = str(error)
+            self.state.backup_failures += 1
             await self.record_result(SELF, "backup", ActionResult("failed", str(error)))
             return
-        self.backup_error, self.state.is_backup_failed = "", False
+        self.backup_error, self.state.backup_failures = "", 0
         self.feed.add(Event("backup", "good", f"backup {backup.name} was taken"))
         await self.record_result(
             SELF, "backup", ActionResult("done", f"{backup.name}, {backup.size_bytes} bytes")

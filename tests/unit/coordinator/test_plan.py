@@ -245,18 +245,19 @@ def test_backup_source_is_sound_and_least_busy() -> None:
     assert TakeBackup("c", "http://c") == action
 
 
-@pytest.mark.parametrize(("every", "due_after"), [(86_400, 60), (10, 10)])
-def test_backup_that_failed_is_tried_again_soon(every: int, due_after: int) -> None:
-    """A restart at the wrong moment does not cost the backup of a day."""
+@pytest.mark.parametrize(
+    ("every", "failures", "due_after"),
+    [(86_400, 0, 86_400), (86_400, 1, 60), (86_400, 3, 240), (86_400, 99, 86_400), (10, 1, 10)],
+)
+def test_backup_that_failed_is_tried_again_soon(every: int, failures: int, due_after: int) -> None:
+    """A restart costs no backup of a day, and a full disk does not fill the audit log."""
     controller, asked = controller_state(), policy(backup_seconds=every)
-    controller.backup_seconds, controller.is_backup_failed = NOW, True
+    controller.backup_seconds, controller.backup_failures = NOW, failures
 
     assert () == plan_actions(fleet(), asked, controller, NOW + due_after - 1)
     assert (TakeBackup("a", "http://a"),) == plan_actions(
         fleet(), asked, controller, NOW + due_after
     )
-    controller.is_backup_failed = False
-    assert every == 10 or () == plan_actions(fleet(), asked, controller, NOW + due_after)
 
 
 def test_voter_is_missing_after_a_long_silence_only() -> None:
